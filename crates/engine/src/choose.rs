@@ -1,0 +1,262 @@
+//! From what a program needs and what the backends offer to a place, with reasons. Pure.
+
+use casemate_backend::contract::{Offer, Usable};
+use casemate_model::guarantee::Guarantees;
+use casemate_model::limit::Limit;
+use casemate_model::outcome::Placement;
+use casemate_screen::Cleared;
+use thiserror::Error;
+
+/// What one backend lacked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lack {
+    /// The backend.
+    pub backend: String,
+    /// Why not.
+    pub why: String,
+}
+
+/// No backend fits.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("no backend fits: {}", describe(lacks))]
+pub struct NoPlace {
+    /// What each one lacked.
+    pub lacks: Vec<Lack>,
+}
+
+fn describe(lacks: &[Lack]) -> String {
+    if lacks.is_empty() {
+        return "there is none".to_owned();
+    }
+    let each: Vec<String> = lacks
+        .iter()
+        .map(|lack| format!("{}: {}", lack.backend, lack.why))
+        .collect();
+    each.join("; ")
+}
+
+/// The walls a cleared job must have: its policy's, the caller's and those that screening asks for.
+pub fn needs(cleared: &Cleared) -> Guarantees {
+    let job = cleared.job();
+    job.policy
+        .require
+        .union(&job.demand.guarantees)
+        .union(&cleared.screening().verdict.guarantees())
+}
+
+/// The cheapest backend whose offer covers what the job needs.
+///
+/// # Errors
+/// [`NoPlace`] with what each backend lacked.
+pub fn choose(cleared: &Cleared, offers: &[Offer]) -> Result<Placement, NoPlace> {
+    let asked = needs(cleared);
+    let mut lacks = Vec::new();
+    let mut fitting = Vec::new();
+    for offer in offers {
+        match lack(cleared, &asked, offer) {
+            None => fitting.push(offer),
+            Some(why) => lacks.push(Lack {
+                backend: offer.backend.clone(),
+                why,
+            }),
+        }
+    }
+    let best = fitting.iter().min_by_key(|offer| offer.cost);
+    match best {
+        Some(offer) => {
+            let mut reasons = vec![format!("covers the {} walls asked for", asked.len())];
+            match &cleared.job().demand.backend {
+                Some(_) => reasons.push("asked for by name".to_owned()),
+                None if fitting.len() > 1 => reasons.push("the cheapest that does".to_owned()),
+                None => reasons.push("the only one that does".to_owned()),
+            }
+            reasons.extend(
+                lacks
+                    .iter()
+                    .map(|lack| format!("not {}: {}", lack.backend, lack.why)),
+            );
+            Ok(Placement {
+                backend: offer.backend.clone(),
+                reasons,
+            })
+        }
+        None => {
+            if let Some(name) = &cleared.job().demand.backend
+                && offers.iter().all(|offer| offer.backend != *name)
+            {
+                let why = "there is no such backend; `casemate doctor` lists them".to_owned();
+                lacks = vec![Lack {
+                    backend: name.clone(),
+                    why,
+                }];
+            }
+            Err(NoPlace { lacks })
+        }
+    }
+}
+
+fn lack(cleared: &Cleared, asked: &Guarantees, offer: &Offer) -> Option<String> {
+    let job = cleared.job();
+    if let Some(name) = &job.demand.backend
+        && *name != offer.backend
+    {
+        return Some(format!("{name} was asked for by name"));
+    }
+    match &offer.usable {
+        Usable::Yes => {}
+        Usable::AfterSetup { what } => {
+            return Some(format!("not set up; run `casemate setup` ({what})"));
+        }
+        Usable::No { why, fix } => return Some(format!("{why}; {fix}")),
+    }
+    let missing = asked.missing_from(&offer.guarantees);
+    if !missing.is_empty() {
+        return Some(format!("cannot give {missing}"));
+    }
+    if let Limit::At(memory) = job.policy.limits.memory {
+        if memory < offer.memory_floor {
+            return Some(format!(
+                "Python needs at least {} of memory; raise --memory",
+                offer.memory_floor
+            ));
+        }
+        if memory > offer.memory_ceiling {
+            return Some(format!(
+                "a guest can have at most {} of memory; lower --memory",
+                offer.memory_ceiling
+            ));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use casemate_model::guarantee::Guarantee;
+    use casemate_model::job::{Demand, JobBuilder, Language, Program, RunId};
+    use casemate_model::policy::{Policy, base_guarantees};
+    use casemate_model::unit::ByteSize;
+    use casemate_screen::{Mode, clear};
+
+    use super::*;
+
+    fn offer(backend: &str, cost: u32) -> Offer {
+        Offer {
+            backend: backend.into(),
+            usable: Usable::Yes,
+            guarantees: base_guarantees(),
+            memory_floor: ByteSize::mib(4),
+            memory_ceiling: ByteSize::mib(1024),
+            cost,
+            notes: Vec::new(),
+        }
+    }
+
+    fn cleared(demand: Demand, memory: u64) -> Cleared {
+        let program = Program {
+            source: b"print(1)".to_vec(),
+            name: "a.py".into(),
+            language: Language::Python,
+        };
+        let mut policy = Policy::default();
+        policy.limits.memory = Limit::At(ByteSize(memory));
+        let job = JobBuilder::new(RunId::from_bits(1), program, policy)
+            .demand(demand)
+            .build()
+            .unwrap();
+        clear(job, Mode::Off).unwrap()
+    }
+
+    fn demand(backend: Option<&str>, guarantees: &[Guarantee]) -> Demand {
+        Demand {
+            guarantees: guarantees.iter().copied().collect(),
+            backend: backend.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn the_table_of_choices() {
+        let (plain, mib) = (demand(None, &[]), 1 << 20);
+        let mut unset = offer("wasm", 1);
+        unset.usable = Usable::AfterSetup {
+            what: "compile".into(),
+        };
+        let mut strong = offer("vm", 50);
+        strong.guarantees.insert(Guarantee::SeparateKernel);
+        let both = [offer("wasm", 1), strong.clone()];
+        type Row<'a> = (&'a str, Demand, u64, &'a [Offer], Result<&'a str, &'a str>);
+        let table: [Row<'_>; 8] = [
+            ("cheapest", plain.clone(), 128 * mib, &both, Ok("wasm")),
+            (
+                "by name",
+                demand(Some("vm"), &[]),
+                128 * mib,
+                &both,
+                Ok("vm"),
+            ),
+            (
+                "by guarantee",
+                demand(None, &[Guarantee::SeparateKernel]),
+                128 * mib,
+                &both,
+                Ok("vm"),
+            ),
+            (
+                "no such name",
+                demand(Some("moon"), &[]),
+                128 * mib,
+                &both,
+                Err("no such backend"),
+            ),
+            (
+                "not set up",
+                plain.clone(),
+                128 * mib,
+                &[unset],
+                Err("casemate setup"),
+            ),
+            (
+                "too little memory",
+                plain.clone(),
+                1,
+                &both,
+                Err("at least 4 MiB"),
+            ),
+            (
+                "too much memory",
+                plain.clone(),
+                4096 * mib,
+                &both,
+                Err("at most 1 GiB"),
+            ),
+            ("nothing there", plain, 128 * mib, &[], Err("there is none")),
+        ];
+        for (name, demand, memory, offers, expected) in table {
+            let got = choose(&cleared(demand, memory), offers);
+            match (got, expected) {
+                (Ok(placement), Ok(backend)) => assert_eq!(placement.backend, backend, "{name}"),
+                (Err(error), Err(part)) => {
+                    assert!(error.to_string().contains(part), "{name}: {error}")
+                }
+                (got, _) => panic!("{name}: {got:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn reasons_say_why_the_others_were_not_taken() {
+        let placement = choose(
+            &cleared(demand(Some("vm"), &[]), 1 << 27),
+            &[offer("wasm", 1), offer("vm", 9)],
+        )
+        .unwrap();
+        assert!(
+            placement
+                .reasons
+                .iter()
+                .any(|reason| reason.contains("not wasm")),
+            "{:?}",
+            placement.reasons
+        );
+    }
+}

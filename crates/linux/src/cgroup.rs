@@ -1,0 +1,361 @@
+//! Control groups: memory, tasks and processor time of a process, capped and measured from
+//! outside it, on version 1, on version 2 and on the mixture of both.
+//!
+//! A group is made below the group this process is in, so whatever limits an operator has put on
+//! us hold for our children too. On version 2, where a group with processes may not have
+//! controlled children, the nearest ancestor that can is used.
+//!
+//! A controller that is not there makes a [`Step`] that did not stand, never a silent success.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::limit::Limit;
+use crate::step::{Step, failed, plain};
+
+mod layout;
+mod limits;
+mod owner;
+mod remove;
+#[cfg(test)]
+mod tests;
+
+pub use layout::{Kind, Layout};
+
+use layout::{Controller, Version};
+
+/// The names of the walls in a group's steps.
+pub mod wall {
+    /// Memory, with the page cache the group causes.
+    pub const MEMORY: &str = "cgroup_memory";
+    /// No way around the memory limit through swap.
+    pub const SWAP: &str = "cgroup_swap";
+    /// Processes and threads.
+    pub const PIDS: &str = "cgroup_pids";
+    /// Processor time per period.
+    pub const CPU: &str = "cgroup_cpu";
+}
+
+/// What a group may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CgroupLimits {
+    /// Memory in bytes; rounded down to whole pages by the kernel.
+    pub memory_bytes: Limit,
+    /// Processes and threads together.
+    pub pids: Limit,
+    /// Processor time in thousandths of one processor: 1500 is one and a half.
+    pub cpu_millicores: Limit,
+}
+
+/// No group could be made at all. The steps say why, one a limit.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("no control group: {why}")]
+pub struct Missing {
+    /// The reason in one line.
+    pub why: String,
+    /// Every limit that was asked, each as a wall that does not stand.
+    pub steps: Vec<Step>,
+}
+
+/// A group, in as many hierarchies as its controllers need. Dropping it kills what is in it and
+/// removes it.
+#[derive(Debug)]
+pub struct Cgroup {
+    layout: Layout,
+    places: BTreeMap<Controller, Place>,
+    steps: Vec<Step>,
+}
+
+/// Where one controller has the group.
+#[derive(Debug, Clone)]
+struct Place {
+    version: Version,
+    dir: PathBuf,
+}
+
+impl Place {
+    fn read(&self, file: &str) -> io::Result<String> {
+        std::fs::read_to_string(self.dir.join(file))
+    }
+
+    fn number(&self, file: &str) -> io::Result<u64> {
+        parse_number(self.read(file)?.trim())
+    }
+
+    /// A value from a file of "key value" lines.
+    fn keyed(&self, file: &str, key: &str) -> io::Result<u64> {
+        let text = self.read(file)?;
+        let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+        let (_, value) = lines
+            .find(|(name, _)| *name == key)
+            .ok_or_else(|| io::Error::other(format!("{file} has no {key}")))?;
+        parse_number(value.trim())
+    }
+
+    /// Writes a value; never creates a file, so that a feature that is absent is an error.
+    fn write(&self, file: &str, value: &str) -> io::Result<()> {
+        write_existing(&self.dir.join(file), value)
+    }
+
+    fn has(&self, file: &str) -> bool {
+        self.dir.join(file).exists()
+    }
+}
+
+fn parse_number(text: &str) -> io::Result<u64> {
+    text.parse()
+        .map_err(|_| io::Error::other(format!("not a number: {text}")))
+}
+
+fn write_existing(path: &Path, value: &str) -> io::Result<()> {
+    use std::io::Write;
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).truncate(true).open(path)?;
+    // In one call: the kernel takes each write as a whole value.
+    file.write_all(value.as_bytes())
+}
+
+impl Cgroup {
+    /// Makes a group on this machine. `name` is for people: lower-case letters, digits, `-` and
+    /// `_`, at most 32; what makes it unique is added.
+    ///
+    /// # Errors
+    /// [`Missing`] when no controller could be had. A group that has some of its limits is not
+    /// an error: look at [`Cgroup::steps`].
+    pub fn create(name: &str, limits: &CgroupLimits) -> Result<Self, Missing> {
+        let layout = Layout::detect().map_err(|error| missing(plain(&error), limits))?;
+        layout.create(name, limits)
+    }
+
+    /// What was asked of the group and what the kernel gave, one step a limit.
+    #[must_use]
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The group's directories, one a hierarchy.
+    #[must_use]
+    pub fn paths(&self) -> Vec<&Path> {
+        self.dirs().collect()
+    }
+
+    /// Changes the memory limit, in bytes, and reads it back.
+    ///
+    /// # Errors
+    /// When there is no memory controller, or the kernel cannot push usage below the limit.
+    pub fn set_memory(&self, bytes: u64) -> io::Result<()> {
+        let set = limits::set_memory(self.memory()?, Limit::At(bytes));
+        set.map(drop).map_err(io::Error::other)
+    }
+
+    /// The most memory the group ever had, in bytes.
+    ///
+    /// # Errors
+    /// When there is no memory controller, or the kernel does not record the peak (before 5.19
+    /// on version 2).
+    pub fn memory_peak(&self) -> io::Result<u64> {
+        let place = self.memory()?;
+        match place.version {
+            Version::V1 => place.number("memory.max_usage_in_bytes"),
+            Version::V2 => place.number("memory.peak"),
+        }
+    }
+
+    /// The memory the group has now, in bytes.
+    ///
+    /// # Errors
+    /// When there is no memory controller.
+    pub fn memory_usage(&self) -> io::Result<u64> {
+        let place = self.memory()?;
+        match place.version {
+            Version::V1 => place.number("memory.usage_in_bytes"),
+            Version::V2 => place.number("memory.current"),
+        }
+    }
+
+    /// How many processes of the group were killed for memory.
+    ///
+    /// # Errors
+    /// When there is no memory controller.
+    pub fn oom_kills(&self) -> io::Result<u64> {
+        let place = self.memory()?;
+        match place.version {
+            Version::V1 => place.keyed("memory.oom_control", "oom_kill"),
+            Version::V2 => place.keyed("memory.events", "oom_kill"),
+        }
+    }
+
+    /// The processor time the group has used.
+    ///
+    /// # Errors
+    /// When neither `cpuacct` nor version 2's accounting is there.
+    pub fn cpu_usage(&self) -> io::Result<Duration> {
+        if let Some(place) = self.places.get(&Controller::Cpuacct) {
+            return Ok(Duration::from_nanos(place.number("cpuacct.usage")?));
+        }
+        let mut version_2 = self.places.values().filter(|p| p.version == Version::V2);
+        let place = version_2
+            .next()
+            .ok_or_else(|| io::Error::other("there is no cpuacct controller"))?;
+        Ok(Duration::from_micros(
+            place.keyed("cpu.stat", "usage_usec")?,
+        ))
+    }
+
+    /// Kills everything in the group.
+    ///
+    /// # Errors
+    /// When a process could not be signalled.
+    pub fn kill(&self) -> io::Result<()> {
+        self.dirs().try_for_each(remove::kill_all)
+    }
+
+    /// Kills what is in the group and removes it, waiting up to two seconds for the kernel.
+    ///
+    /// # Errors
+    /// The directory that could not be removed, and why.
+    pub fn remove(mut self) -> io::Result<()> {
+        self.take_down()
+    }
+
+    /// The files through which a child enters the group, open for writing.
+    pub(crate) fn open_procs(&self) -> impl Iterator<Item = io::Result<OwnedFd>> + '_ {
+        self.dirs().map(|dir| {
+            let file = std::fs::OpenOptions::new()
+                .write(true)
+                .open(dir.join("cgroup.procs"))?;
+            Ok(OwnedFd::from(file))
+        })
+    }
+
+    /// Each directory once: hierarchies may carry several controllers.
+    fn dirs(&self) -> impl Iterator<Item = &Path> {
+        let dirs: std::collections::BTreeSet<&Path> = self
+            .places
+            .values()
+            .map(|place| place.dir.as_path())
+            .collect();
+        dirs.into_iter()
+    }
+
+    fn memory(&self) -> io::Result<&Place> {
+        self.places
+            .get(&Controller::Memory)
+            .ok_or_else(|| io::Error::other("there is no memory controller"))
+    }
+
+    fn take_down(&mut self) -> io::Result<()> {
+        let mut done = Ok(());
+        // Each is tried, whatever became of the others.
+        for dir in self.dirs() {
+            done = done.and(remove::remove(&self.layout, dir));
+        }
+        self.places.clear();
+        done
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // What cannot be removed now is found by `reclaim_stale` at the next start.
+        self.take_down().ok();
+    }
+}
+
+impl Layout {
+    /// As [`Cgroup::create`], in this layout.
+    ///
+    /// # Errors
+    /// As [`Cgroup::create`].
+    pub fn create(&self, name: &str, limits: &CgroupLimits) -> Result<Cgroup, Missing> {
+        let full = unique_name(name).map_err(|why| missing(why, limits))?;
+        let mut places = BTreeMap::new();
+        let mut reasons = BTreeMap::new();
+        let bases = self.bases().into_iter();
+        for (controller, base) in bases.filter(|(controller, _)| needed(*controller, limits)) {
+            let made = base.and_then(|base| {
+                let dir = self.make(controller, &base, &full)?;
+                Ok(Place {
+                    version: base.0,
+                    dir,
+                })
+            });
+            match made {
+                Ok(place) => drop(places.insert(controller, place)),
+                Err(why) => drop(reasons.insert(controller, why)),
+            }
+        }
+        if places.is_empty() {
+            let why = reasons.into_values().next().unwrap_or_default();
+            return Err(missing(why, limits));
+        }
+        let steps = limits::apply(&places, &reasons, limits);
+        Ok(Cgroup {
+            layout: self.clone(),
+            places,
+            steps,
+        })
+    }
+
+    /// Removes groups whose maker no longer runs, killing what is left in them. Returns how many
+    /// directories went.
+    ///
+    /// # Errors
+    /// The first group that could not be removed; the others are still tried.
+    pub fn reclaim_stale(&self) -> io::Result<usize> {
+        let mut removed = 0;
+        let mut result = Ok(());
+        for dir in self.parents() {
+            for group in owner::stale_groups(&dir) {
+                match remove::remove(self, &group) {
+                    Ok(()) => removed += 1,
+                    Err(error) => result = result.and(Err(error)),
+                }
+            }
+        }
+        result.map(|()| removed)
+    }
+}
+
+/// Removes what earlier processes left behind on this machine; see [`Layout::reclaim_stale`].
+///
+/// # Errors
+/// As [`Layout::reclaim_stale`], and when the layout cannot be read.
+pub fn reclaim_stale() -> io::Result<usize> {
+    Layout::detect()?.reclaim_stale()
+}
+
+/// Entering a group costs the kernel a wait in every hierarchy, so one without a limit to hold or
+/// a number to read is left out. Memory and processor time are always measured.
+const fn needed(controller: Controller, limits: &CgroupLimits) -> bool {
+    match controller {
+        Controller::Memory | Controller::Cpuacct => true,
+        Controller::Pids => limits.pids.value().is_some(),
+        Controller::Cpu => limits.cpu_millicores.value().is_some(),
+    }
+}
+
+fn unique_name(name: &str) -> Result<String, String> {
+    static SEQUENCE: AtomicU64 = AtomicU64::new(0);
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+    if name.is_empty() || name.len() > 32 || !name.chars().all(fits) {
+        return Err(format!(
+            "{name:?} is not 1 to 32 lower-case letters, digits, - or _"
+        ));
+    }
+    let owner = owner::Owner::this_process().map_err(|e| failed("/proc/self", e))?;
+    let sequence = SEQUENCE.fetch_add(1, Ordering::Relaxed);
+    Ok(format!("{name}.{owner}.{sequence}"))
+}
+
+fn missing(why: String, limits: &CgroupLimits) -> Missing {
+    let steps = limits::asked(limits)
+        .into_iter()
+        .map(|(wall, asked)| Step::missing(wall, asked, why.clone()))
+        .collect();
+    Missing { why, steps }
+}

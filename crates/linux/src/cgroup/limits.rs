@@ -1,0 +1,186 @@
+//! Writing limits and reading them back.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use super::layout::{Controller, Version, unreadable};
+use super::{CgroupLimits, Place, wall};
+use crate::limit::Limit;
+use crate::step::{Step, failed};
+
+/// The period over which processor time is given out, in microseconds: the kernel's default.
+const PERIOD_US: u64 = 100_000;
+/// The smallest quota the kernel takes, in microseconds.
+const SMALLEST_QUOTA_US: u64 = 1_000;
+
+const NOT_LIMITED: &str = "not limited, as asked";
+
+/// What each wall is asked for, in words.
+pub(super) fn asked(limits: &CgroupLimits) -> [(&'static str, String); 4] {
+    let unit = |limit: Limit, unit: &str| match limit {
+        Limit::At(value) => format!("{value} {unit}"),
+        Limit::Unlimited => "unlimited".to_owned(),
+    };
+    [
+        (wall::MEMORY, unit(limits.memory_bytes, "bytes")),
+        (wall::SWAP, "none".to_owned()),
+        (wall::PIDS, unit(limits.pids, "tasks")),
+        (
+            wall::CPU,
+            unit(limits.cpu_millicores, "thousandths of a processor"),
+        ),
+    ]
+}
+
+pub(super) fn apply(
+    places: &BTreeMap<Controller, Place>,
+    reasons: &BTreeMap<Controller, String>,
+    limits: &CgroupLimits,
+) -> Vec<Step> {
+    let place = |controller| {
+        places.get(&controller).ok_or_else(|| {
+            let reason = reasons.get(&controller).cloned();
+            reason.unwrap_or_else(|| "the controller is not there".to_owned())
+        })
+    };
+    asked(limits)
+        .into_iter()
+        .map(|(name, words)| {
+            Step::run(name, words, || match name {
+                wall::MEMORY => set_memory(place(Controller::Memory)?, limits.memory_bytes),
+                wall::SWAP => no_swap(place(Controller::Memory)?, limits.memory_bytes),
+                wall::PIDS => match limits.pids {
+                    Limit::Unlimited => Ok(NOT_LIMITED.to_owned()),
+                    Limit::At(count) => set_pids(place(Controller::Pids)?, count),
+                },
+                _ => match limits.cpu_millicores {
+                    Limit::Unlimited => Ok(NOT_LIMITED.to_owned()),
+                    Limit::At(milli) => set_cpu(place(Controller::Cpu)?, milli),
+                },
+            })
+        })
+        .collect()
+}
+
+/// Sets the memory limit and, where the group has one, the limit on memory and swap together.
+pub(super) fn set_memory(place: &Place, limit: Limit) -> Result<String, String> {
+    match place.version {
+        Version::V1 => set_memory_v1(place, limit),
+        Version::V2 => {
+            set(place, "memory.max", &word(limit, "max"))?;
+            verify(place, "memory.max", limit)?;
+            if place.has("memory.oom.group") {
+                set(place, "memory.oom.group", "1")?;
+            }
+            Ok(format!("{limit} bytes, read back"))
+        }
+    }
+}
+
+/// The sum with swap may never be below the limit, so the order depends on the direction.
+fn set_memory_v1(place: &Place, limit: Limit) -> Result<String, String> {
+    const MEMORY: &str = "memory.limit_in_bytes";
+    const SUM: &str = "memory.memsw.limit_in_bytes";
+    let value = word(limit, "-1");
+    if place.has(SUM) {
+        let now = place.number(SUM).map_err(|e| unreadable(SUM, e))?;
+        let raising = limit.value().is_none_or(|value| value > now);
+        let order = if raising {
+            [SUM, MEMORY]
+        } else {
+            [MEMORY, SUM]
+        };
+        for file in order {
+            set(place, file, &value)?;
+        }
+        verify(place, SUM, limit)?;
+    } else {
+        set(place, MEMORY, &value)?;
+    }
+    verify(place, MEMORY, limit)?;
+    Ok(format!("{limit} bytes, read back"))
+}
+
+fn no_swap(place: &Place, memory: Limit) -> Result<String, String> {
+    match place.version {
+        Version::V1 if place.has("memory.memsw.limit_in_bytes") => {
+            if memory == Limit::Unlimited {
+                set(place, "memory.swappiness", "0")?;
+                return Ok("swappiness 0".to_owned());
+            }
+            Ok("memory and swap share one limit".to_owned())
+        }
+        Version::V2 if place.has("memory.swap.max") => {
+            set(place, "memory.swap.max", "0")?;
+            verify(place, "memory.swap.max", Limit::At(0))?;
+            Ok("swap 0, read back".to_owned())
+        }
+        _ if machine_has_no_swap() => Ok("this machine has no swap".to_owned()),
+        _ => Err("the kernel does not account swap (boot with swapaccount=1)".to_owned()),
+    }
+}
+
+/// `/proc/swaps` has one line of headings and one for every area.
+fn machine_has_no_swap() -> bool {
+    std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() <= 1)
+}
+
+fn set_pids(place: &Place, count: u64) -> Result<String, String> {
+    set(place, "pids.max", &count.to_string())?;
+    verify(place, "pids.max", Limit::At(count))?;
+    Ok(format!("{count} tasks, read back"))
+}
+
+fn set_cpu(place: &Place, millicores: u64) -> Result<String, String> {
+    let quota = (millicores.saturating_mul(PERIOD_US) / 1000).max(SMALLEST_QUOTA_US);
+    match place.version {
+        Version::V1 => {
+            set(place, "cpu.cfs_period_us", &PERIOD_US.to_string())?;
+            set(place, "cpu.cfs_quota_us", &quota.to_string())?;
+            expect(place, "cpu.cfs_quota_us", &quota.to_string())?;
+        }
+        Version::V2 => {
+            let line = format!("{quota} {PERIOD_US}");
+            set(place, "cpu.max", &line)?;
+            expect(place, "cpu.max", &line)?;
+        }
+    }
+    Ok(format!(
+        "{quota} of every {PERIOD_US} microseconds, read back"
+    ))
+}
+
+fn word(limit: Limit, unlimited: &str) -> String {
+    limit
+        .value()
+        .map_or_else(|| unlimited.to_owned(), |v| v.to_string())
+}
+
+fn set(place: &Place, file: &str, value: &str) -> Result<(), String> {
+    place
+        .write(file, value)
+        .map_err(|e| failed(&format!("writing {value} to {file}"), e))
+}
+
+fn expect(place: &Place, file: &str, value: &str) -> Result<(), String> {
+    let read = place.read(file).map_err(|e| unreadable(file, e))?;
+    if read.trim() == value {
+        return Ok(());
+    }
+    Err(format!("{file} says {} instead of {value}", read.trim()))
+}
+
+/// Reads a limit back. The kernel rounds memory down to whole pages.
+fn verify(place: &Place, file: &str, limit: Limit) -> Result<(), String> {
+    let Some(wanted) = limit.value() else {
+        return Ok(());
+    };
+    let read = place
+        .number(file)
+        .map_err(|e: io::Error| unreadable(file, e))?;
+    let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
+    if read == wanted || (file.starts_with("memory.") && read == wanted / page * page) {
+        return Ok(());
+    }
+    Err(format!("{file} says {read} instead of {wanted}"))
+}

@@ -1,0 +1,355 @@
+//! Seccomp filters as data: JSON files in `policies/seccomp`, each rule with its reason.
+//!
+//! A file is an allowlist. A system call no rule names, or whose arguments no rule matches, kills
+//! the process, as does any call through the 32-bit or the x32 door. A rule with `errno` answers
+//! with that error instead of allowing. The files are part of the program; they are compiled to
+//! BPF when they are installed, because one rule needs the number of the process.
+
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
+use serde::Deserialize;
+
+mod names;
+
+/// The filter a worker runs under while it loads its module.
+pub const WASM_WORKER: &str = include_str!("../../../policies/seccomp/wasm-worker.json");
+/// The narrower filter on top of it, once the module is mapped.
+pub const WASM_WORKER_SEALED: &str =
+    include_str!("../../../policies/seccomp/wasm-worker-sealed.json");
+
+/// Why a filter could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterError {
+    /// The text is not a filter file.
+    #[error("seccomp policy is not well formed: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// A word in it is unknown here.
+    #[error("seccomp policy names an unknown {kind}: {word}")]
+    Unknown {
+        /// `system call`, `constant` or `error`.
+        kind: &'static str,
+        /// The word.
+        word: String,
+    },
+    /// A rule says two things about one call that cannot both hold.
+    #[error("seccomp policy contradicts itself about {0}")]
+    Contradiction(String),
+    /// A rule without a reason.
+    #[error("seccomp policy gives no reason for {0}")]
+    NoReason(String),
+    /// The compiler refused it.
+    #[error("seccomp policy does not compile: {0}")]
+    Compile(#[from] seccompiler::BackendError),
+}
+
+/// One filter file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// The file's name without its ending.
+    pub name: String,
+    /// What the filter is for.
+    pub purpose: String,
+    /// The rules, in no particular order.
+    pub rules: Vec<Rule>,
+}
+
+/// One rule of a file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// The system call's name.
+    pub syscall: String,
+    /// All of these must hold; with none the arguments do not matter.
+    #[serde(default)]
+    pub when: Vec<Condition>,
+    /// Answer with this error instead of allowing the call.
+    #[serde(default)]
+    pub errno: Option<String>,
+    /// Only on this processor architecture, in Rust's words for it.
+    #[serde(default)]
+    pub only: Option<String>,
+    /// Why the rule exists.
+    pub reason: String,
+}
+
+/// A condition on one argument.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Condition {
+    /// The argument's index, from 0.
+    pub arg: u8,
+    /// How much of it the kernel reads.
+    pub size: Size,
+    /// Compare only these bits.
+    #[serde(default)]
+    pub mask: Option<Value>,
+    /// What the argument, or its masked bits, must equal.
+    pub equals: Value,
+}
+
+/// The width of an argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Size {
+    /// 32 bits, as a C `int`.
+    U32,
+    /// 64 bits, as a pointer or a C `long`.
+    U64,
+}
+
+/// A number, the name of one, or several names whose bits are joined. A name after `!` stands
+/// for all other bits of 32.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum Value {
+    /// The number itself.
+    Number(u64),
+    /// A constant from the kernel's headers, or `SELF_PID`.
+    Name(String),
+    /// The union of constants.
+    Names(Vec<String>),
+}
+
+/// A compiled file: the programs to install, one after the other.
+#[derive(Debug, Clone)]
+pub struct Compiled {
+    /// The filter file's name.
+    pub name: String,
+    /// Answering programs first, the allowlist last, because it may forbid installing more.
+    pub programs: Vec<BpfProgram>,
+    /// How many rules went in.
+    pub rules: usize,
+}
+
+impl Policy {
+    /// Reads a file and checks it: known names, a reason everywhere, no contradiction.
+    ///
+    /// # Errors
+    /// Each of [`FilterError`]'s kinds but `Compile`.
+    pub fn parse(text: &str) -> Result<Self, FilterError> {
+        let mut policy: Self = serde_json::from_str(text)?;
+        let here = std::env::consts::ARCH;
+        policy
+            .rules
+            .retain(|rule| rule.only.as_deref().is_none_or(|only| only == here));
+        for rule in &policy.rules {
+            rule.check()?;
+        }
+        Ok(policy)
+    }
+
+    /// Compiles for the running process.
+    ///
+    /// # Errors
+    /// An unknown word, a contradiction, or the compiler's refusal.
+    pub fn compile(&self) -> Result<Compiled, FilterError> {
+        let mut allowed: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+        let mut answered: BTreeMap<u32, BTreeMap<i64, Vec<SeccompRule>>> = BTreeMap::new();
+        for rule in &self.rules {
+            let number = rule.number()?;
+            // The allowlist has to let an answered call through, or its "kill" would win.
+            add(&mut allowed, number, rule)?;
+            if let Some(errno) = &rule.errno {
+                let errno = names::errno(errno).ok_or_else(|| unknown("error", errno))?;
+                add(answered.entry(errno).or_default(), number, rule)?;
+            }
+        }
+        let mut programs = Vec::new();
+        for (errno, rules) in answered {
+            let answer = SeccompAction::Errno(errno);
+            programs.push(program(rules, SeccompAction::Allow, answer)?);
+        }
+        let kill = SeccompAction::KillProcess;
+        programs.push(program(allowed, kill, SeccompAction::Allow)?);
+        Ok(Compiled {
+            name: self.name.clone(),
+            programs,
+            rules: self.rules.len(),
+        })
+    }
+}
+
+impl Rule {
+    /// The system call's number on this machine.
+    ///
+    /// # Errors
+    /// When the name is unknown.
+    pub fn number(&self) -> Result<i64, FilterError> {
+        names::syscall(&self.syscall).ok_or_else(|| unknown("system call", &self.syscall))
+    }
+
+    fn check(&self) -> Result<(), FilterError> {
+        self.number()?;
+        if self.reason.trim().is_empty() {
+            return Err(FilterError::NoReason(self.syscall.clone()));
+        }
+        self.lower().map(drop)
+    }
+
+    fn lower(&self) -> Result<Option<SeccompRule>, FilterError> {
+        if self.when.is_empty() {
+            return Ok(None);
+        }
+        let conditions: Result<Vec<_>, _> = self.when.iter().map(Condition::lower).collect();
+        Ok(Some(SeccompRule::new(conditions?)?))
+    }
+}
+
+impl Condition {
+    fn lower(&self) -> Result<SeccompCondition, FilterError> {
+        let op = match &self.mask {
+            Some(mask) => SeccompCmpOp::MaskedEq(mask.resolve()?),
+            None => SeccompCmpOp::Eq,
+        };
+        let len = match self.size {
+            Size::U32 => SeccompCmpArgLen::Dword,
+            Size::U64 => SeccompCmpArgLen::Qword,
+        };
+        Ok(SeccompCondition::new(
+            self.arg,
+            len,
+            op,
+            self.equals.resolve()?,
+        )?)
+    }
+}
+
+impl Value {
+    fn resolve(&self) -> Result<u64, FilterError> {
+        match self {
+            Self::Number(number) => Ok(*number),
+            Self::Name(name) => constant(name),
+            Self::Names(names) => names.iter().try_fold(0, |bits, name| {
+                let more = constant(name)?;
+                Ok(bits | more)
+            }),
+        }
+    }
+}
+
+fn constant(name: &str) -> Result<u64, FilterError> {
+    if let Some(inverted) = name.strip_prefix('!') {
+        let bits = inverted.split('|').try_fold(0, |bits, name| {
+            let more = constant(name)?;
+            Ok::<_, FilterError>(bits | more)
+        })?;
+        return Ok(!bits & u64::from(u32::MAX));
+    }
+    names::constant(name).ok_or_else(|| unknown("constant", name))
+}
+
+fn unknown(kind: &'static str, word: &str) -> FilterError {
+    FilterError::Unknown {
+        kind,
+        word: word.to_owned(),
+    }
+}
+
+/// Adds a rule. An empty list means "whatever the arguments", so a call may not have both kinds.
+fn add(
+    rules: &mut BTreeMap<i64, Vec<SeccompRule>>,
+    number: i64,
+    rule: &Rule,
+) -> Result<(), FilterError> {
+    let lowered = rule.lower()?;
+    let known = rules.contains_key(&number);
+    let list = rules.entry(number).or_default();
+    match lowered {
+        Some(lowered) if !known || !list.is_empty() => list.push(lowered),
+        None if !known => {}
+        _ => return Err(FilterError::Contradiction(rule.syscall.clone())),
+    }
+    Ok(())
+}
+
+fn program(
+    rules: BTreeMap<i64, Vec<SeccompRule>>,
+    otherwise: SeccompAction,
+    matched: SeccompAction,
+) -> Result<BpfProgram, FilterError> {
+    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+    let filter = SeccompFilter::new(rules, otherwise, matched, arch)?;
+    Ok(BpfProgram::try_from(filter)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        Policy::parse(text)
+            .and_then(|policy| policy.compile())
+            .unwrap_err()
+            .to_string()
+    }
+
+    fn policy(rules: &str) -> String {
+        format!(r#"{{"name":"n","purpose":"p","rules":[{rules}]}}"#)
+    }
+
+    #[test]
+    fn shipped_files_compile() {
+        for text in [WASM_WORKER, WASM_WORKER_SEALED] {
+            let compiled = Policy::parse(text).unwrap().compile().unwrap();
+            assert_eq!(compiled.programs.len(), 2, "one answers, one allows");
+            assert!(compiled.rules > 30);
+        }
+    }
+
+    #[test]
+    fn a_file_without_a_reason_is_refused() {
+        let text = policy(r#"{"syscall":"read","reason":" "}"#);
+        assert_eq!(refused(&text), "seccomp policy gives no reason for read");
+    }
+
+    #[test]
+    fn unknown_words_are_refused() {
+        let call = policy(r#"{"syscall":"raed","reason":"r"}"#);
+        assert_eq!(
+            refused(&call),
+            "seccomp policy names an unknown system call: raed"
+        );
+        let key = policy(r#"{"syscall":"read","reason":"r","alow":1}"#);
+        assert!(refused(&key).contains("unknown field"));
+        let constant = policy(
+            r#"{"syscall":"prctl","reason":"r","when":[{"arg":0,"size":"u32","equals":"PR_X"}]}"#,
+        );
+        assert_eq!(
+            refused(&constant),
+            "seccomp policy names an unknown constant: PR_X"
+        );
+        let errno = policy(r#"{"syscall":"read","reason":"r","errno":"EFOO"}"#);
+        assert_eq!(
+            refused(&errno),
+            "seccomp policy names an unknown error: EFOO"
+        );
+    }
+
+    #[test]
+    fn both_with_and_without_conditions_is_a_contradiction() {
+        let free = r#"{"syscall":"prctl","reason":"r"}"#;
+        let bound =
+            r#"{"syscall":"prctl","reason":"r","when":[{"arg":0,"size":"u32","equals":1}]}"#;
+        for rules in [format!("{free},{bound}"), format!("{bound},{free}")] {
+            assert_eq!(
+                refused(&policy(&rules)),
+                "seccomp policy contradicts itself about prctl"
+            );
+        }
+    }
+
+    #[test]
+    fn values_resolve_to_the_headers_numbers() {
+        let names = Value::Names(vec!["PROT_READ".into(), "PROT_EXEC".into()]);
+        assert_eq!(names.resolve().unwrap(), 5);
+        let others = Value::Name("!PROT_READ|PROT_EXEC".into());
+        assert_eq!(others.resolve().unwrap(), 0xffff_fffa);
+        let me = Value::Name("SELF_PID".into());
+        assert_eq!(me.resolve().unwrap(), u64::from(std::process::id()));
+    }
+}

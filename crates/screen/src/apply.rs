@@ -1,0 +1,858 @@
+//! What calls do: facts from a function and its arguments, through the program's own functions.
+
+use std::rc::Rc;
+
+use casemate_model::manifest::{Access, Certainty};
+use ruff_python_ast::{Expr, ExprCall, InterpolatedStringElement, Operator};
+use ruff_text_size::{Ranged, TextRange};
+
+use crate::arguments::parts;
+use crate::bindings::Binding;
+use crate::call::partial_call;
+use crate::effects;
+use crate::facts::{Link, SeenFile, Use};
+use crate::resolve::{HIDDEN, names_of, runs_code, text_of, texts_of};
+use crate::value::{Args, Cx, Value};
+use crate::walk::Walker;
+
+/// The deepest nesting of the program's own functions that is looked into.
+const MAX_INSIDE: usize = 5;
+/// Calls inside the program's own functions that are looked at with the arguments of a call.
+const MAX_INLINED: usize = 4_000;
+/// The most texts and the most names that one call is taken to carry.
+const MAX_CARRIED: usize = 64;
+/// What stands for the part of a text that is not known.
+pub(crate) const GAP: &str = "…";
+
+impl<'a> Walker<'a, '_> {
+    /// The facts of calling a value with these arguments.
+    pub(crate) fn apply(
+        &mut self,
+        callee: &Value<'a>,
+        args: &Args<'a>,
+        range: TextRange,
+        certainty: Certainty,
+    ) {
+        if self.depth > 2 * MAX_INSIDE {
+            return;
+        }
+        self.depth += 1;
+        match callee {
+            Value::Name(name) => self.apply_name(name, args, range, certainty),
+            Value::Function(..) | Value::Lambda(..) | Value::Method(_) => {
+                self.inline(callee, args, range)
+            }
+            Value::Instance(_, scope) => self.apply_method(callee, *scope, "__call__", args, range),
+            Value::Class(class, scope) => {
+                let object = Value::Instance(class, *scope);
+                let cx = Cx::at(
+                    self.resolver
+                        .bindings
+                        .scope(*scope)
+                        .and_then(|scope| scope.parent)
+                        .unwrap_or(0),
+                );
+                for base in class.bases().iter().take(4) {
+                    for base in self.resolver.values(base, &cx) {
+                        if matches!(base, Value::Name(_)) {
+                            self.apply(&base, args, range, Certainty::Likely);
+                        }
+                    }
+                }
+                self.apply_method(&object, *scope, "__init__", args, range);
+            }
+            Value::Made(made) => match &*made.maker {
+                "functools.partial" => {
+                    let (callees, merged) = partial_call(made, args);
+                    for callee in &callees {
+                        self.apply(callee, &merged, range, certainty);
+                    }
+                }
+                "operator.methodcaller" => {
+                    for name in texts_of(made.args.at(0)) {
+                        for object in args.at(0) {
+                            let cx = self.cx.clone();
+                            for callee in self.resolver.attribute_path(object, &name, &cx, 0) {
+                                self.apply(&callee, &made.args.skip(1), range, certainty);
+                            }
+                        }
+                    }
+                }
+                _ => {}
+            },
+            _ => {}
+        }
+        self.depth -= 1;
+    }
+
+    fn apply_method(
+        &mut self,
+        object: &Value<'a>,
+        scope: usize,
+        name: &str,
+        args: &Args<'a>,
+        range: TextRange,
+    ) {
+        for binding in self.resolver.bindings.member(scope, name) {
+            if let Binding::Function(function, home) = binding {
+                let function = Value::Function(function, home, None);
+                let method = Value::Method(Rc::new((function, object.clone())));
+                self.inline(&method, args, range);
+            }
+        }
+    }
+
+    fn apply_name(
+        &mut self,
+        name: &Rc<str>,
+        args: &Args<'a>,
+        range: TextRange,
+        certainty: Certainty,
+    ) {
+        let plain = name
+            .strip_prefix("builtins.")
+            .is_some_and(crate::names::is_plain);
+        if name.ends_with("getattr") || name.ends_with("__getattribute__") {
+            for base in names_of(args.at(0)) {
+                for text in texts_of(args.at(1)) {
+                    self.by_text(&base, &text, range);
+                }
+            }
+            for text in texts_of(args.at(1)) {
+                self.attribute(&text, range);
+            }
+        }
+        if let Some(what) = crate::smells::allocation(name, args.at(0)) {
+            self.resource(what, range);
+        }
+        if name.starts_with("re.")
+            && texts_of(args.at(0))
+                .iter()
+                .any(|pattern| crate::smells::backtracks(pattern))
+        {
+            self.resource("a pattern with a repetition inside a repetition", range);
+        }
+        if !plain || name.ends_with("getattr") {
+            let used = self.describe(name, args, range, certainty);
+            self.effects(&used, args, range);
+            self.facts.uses.push(used);
+        }
+        self.callbacks(name, args, range);
+    }
+
+    /// A function that is passed to another one may be called there, with what stands after it.
+    fn callbacks(&mut self, name: &str, args: &Args<'a>, range: TextRange) {
+        let callable = |value: &Value<'a>| match value {
+            Value::Name(name) => effects::matters(name),
+            Value::Function(..) | Value::Lambda(..) | Value::Method(_) | Value::Made(_) => true,
+            _ => false,
+        };
+        if matches!(
+            name,
+            "builtins.getattr" | "builtins.setattr" | "builtins.callable" | "builtins.print"
+        ) {
+            return;
+        }
+        let mut called: Vec<(Value<'a>, Args<'a>)> = Vec::new();
+        let named = |name: &&str| args.get(usize::MAX, &[name]).to_vec();
+        for (index, values) in args.positional.iter().enumerate().take(8) {
+            for value in values
+                .iter()
+                .flat_map(Value::spread)
+                .filter(|value| callable(value))
+            {
+                called.push((value, args.skip(index + 1)));
+            }
+        }
+        let given = ["args", "initargs", "iterable"]
+            .iter()
+            .map(named)
+            .find(|values| !values.is_empty());
+        for value in [
+            "target",
+            "func",
+            "function",
+            "callback",
+            "initializer",
+            "fn",
+            "key",
+            "action",
+        ]
+        .iter()
+        .flat_map(named)
+        {
+            if callable(&value) {
+                let rest = given.clone().unwrap_or_else(|| args.at(0).to_vec());
+                called.push((value, Args::of(vec![rest])));
+            }
+        }
+        for (callee, rest) in called {
+            // `args=(a, b)`, `[a, b]` and what `map` goes through are given one by one.
+            let spread: Vec<_> = match rest.positional.as_slice() {
+                [one] => one
+                    .iter()
+                    .filter_map(|value| match value {
+                        Value::List(items) => {
+                            Some(items.iter().take(16).map(Value::spread).collect::<Vec<_>>())
+                        }
+                        _ => None,
+                    })
+                    .collect(),
+                _ => Vec::new(),
+            };
+            for items in spread {
+                for item in items.iter().take(8) {
+                    self.apply(
+                        &callee,
+                        &Args {
+                            positional: vec![item.clone()],
+                            ..rest.clone()
+                        },
+                        range,
+                        Certainty::Likely,
+                    );
+                }
+                if items.len() > 1 {
+                    self.apply(
+                        &callee,
+                        &Args {
+                            positional: items,
+                            ..rest.clone()
+                        },
+                        range,
+                        Certainty::Likely,
+                    );
+                }
+            }
+            self.apply(&callee, &rest, range, Certainty::Likely);
+        }
+    }
+
+    /// Looks at the calls inside one of the program's functions with the arguments of this call.
+    fn inline(&mut self, callee: &Value<'a>, args: &Args<'a>, range: TextRange) {
+        let tells = args
+            .positional
+            .iter()
+            .chain(args.named.iter().map(|(_, values)| values))
+            .flatten();
+        let mut tells = tells.filter(|value| !matches!(value, Value::Int(_) | Value::Nothing));
+        let closed = matches!(
+            callee,
+            Value::Function(_, _, Some(_)) | Value::Lambda(_, _, Some(_))
+        );
+        if self.depth > MAX_INSIDE
+            || tells.next().is_none() && !closed && !matches!(callee, Value::Method(_))
+        {
+            return;
+        }
+        let Some(at) = self.resolver.inside(callee, args, 0) else {
+            return;
+        };
+        let calls = self
+            .resolver
+            .bindings
+            .scope(at.scope)
+            .map(|scope| scope.calls.clone())
+            .unwrap_or_default();
+        let outer = std::mem::replace(&mut self.cx, at);
+        self.trail.push(Link {
+            what: format!("the call of `{}`", called_name(callee)),
+            range: self.range(range),
+        });
+        for call in calls {
+            self.inlined += 1;
+            if self.inlined > MAX_INLINED {
+                break;
+            }
+            let cx = self.cx.clone();
+            let callees = self.resolver.values(&call.func, &cx);
+            let interesting =
+                |value: &&Value<'a>| !matches!(value, Value::Name(name) if effects::dull(name));
+            let callees: Vec<_> = callees.iter().filter(interesting).cloned().collect();
+            if callees.is_empty() {
+                continue;
+            }
+            let args = self.resolver.args(call, &cx, 0);
+            for callee in &callees {
+                self.apply(callee, &args, call.range(), Certainty::Likely);
+            }
+        }
+        self.trail.pop();
+        self.cx = outer;
+    }
+
+    /// A call of something that is not in sight: it matters when it gets something hidden.
+    pub(crate) fn unresolved(&mut self, call: &'a ExprCall, cx: &Cx<'a>) {
+        if call.func.is_attribute_expr() {
+            return;
+        }
+        for expr in call.arguments.args.iter().take(4) {
+            let names = self.resolver.names(expr, cx);
+            if names.iter().any(|name| &**name == HIDDEN) {
+                let seen = self.seen(
+                    "a call that cannot be resolved",
+                    call.range(),
+                    Certainty::Possible,
+                );
+                self.facts.hidden.push(seen);
+            }
+        }
+    }
+
+    fn describe(
+        &mut self,
+        name: &Rc<str>,
+        args: &Args<'a>,
+        range: TextRange,
+        certainty: Certainty,
+    ) -> Use {
+        let (mut texts, mut carries) = (Vec::new(), Vec::new());
+        let values = args
+            .positional
+            .iter()
+            .chain(args.named.iter().map(|(_, values)| values));
+        for values in values.take(32) {
+            describe_values(values, &mut texts, &mut carries, 0);
+        }
+        if effects::carries(name) {
+            for (expr, cx) in args.exprs.iter().take(16) {
+                self.carry(expr, cx, &mut carries, 0);
+            }
+        }
+        if effects::network(name)
+            && texts.is_empty()
+            && let Some((expr, cx)) = args.exprs.first()
+        {
+            let outer = std::mem::replace(&mut self.cx, cx.clone());
+            texts.extend(self.partial(expr, 0).map(Rc::from));
+            self.cx = outer;
+        }
+        Use {
+            name: Rc::clone(name),
+            called: true,
+            texts,
+            keywords: args
+                .named
+                .iter()
+                .map(|(name, _)| name.to_string())
+                .collect(),
+            carries,
+            loops: self.loops,
+            constant: args
+                .positional
+                .first()
+                .map(|first| text_of(first).is_some()),
+            range: self.range(range),
+            certainty,
+            chain: self.trail.clone(),
+        }
+    }
+
+    /// The names that go into an expression, through the names it is put together from.
+    fn carry(&mut self, expr: &'a Expr, cx: &Cx<'a>, carries: &mut Vec<Rc<str>>, depth: usize) {
+        if depth > 5 || carries.len() >= MAX_CARRIED {
+            return;
+        }
+        for name in self.resolver.names(expr, cx) {
+            if !carries.contains(&name) {
+                carries.push(name);
+            }
+        }
+        match expr {
+            Expr::Name(name) => {
+                let bound = self.resolver.bindings.lookup(name.id.as_str(), cx.scope);
+                let bound: Vec<_> = bound
+                    .map(|(_, bound)| bound.iter().take(6).cloned().collect())
+                    .unwrap_or_default();
+                for binding in bound {
+                    let (value, scope) = match binding {
+                        Binding::Value(value, scope) | Binding::Item(value, scope) => {
+                            (value, scope)
+                        }
+                        Binding::Changed(ruff_python_ast::Stmt::AugAssign(assign), scope) => {
+                            (&*assign.value, scope)
+                        }
+                        _ => continue,
+                    };
+                    let at = Cx {
+                        scope,
+                        env: cx.env.clone(),
+                    };
+                    self.carry(value, &at, carries, depth + 1);
+                }
+            }
+            Expr::Call(call) => {
+                for name in self.resolver.names(&call.func, cx) {
+                    carries.extend(crate::names::join(&name, "()"));
+                }
+                self.carry_parts(expr, cx, carries, depth);
+            }
+            _ => self.carry_parts(expr, cx, carries, depth),
+        }
+    }
+
+    fn carry_parts(
+        &mut self,
+        expr: &'a Expr,
+        cx: &Cx<'a>,
+        carries: &mut Vec<Rc<str>>,
+        depth: usize,
+    ) {
+        for part in parts(expr).into_iter().take(16) {
+            self.carry(part, cx, carries, depth + 1);
+        }
+    }
+
+    fn effects(&mut self, used: &Use, args: &Args<'a>, range: TextRange) {
+        let name = &*used.name;
+        for &(position, access) in effects::paths(name) {
+            self.path(args, position, access, range, used.certainty);
+        }
+        if effects::opens(name) {
+            let mode = text_of(args.get(1, &["mode"]));
+            self.path(
+                args,
+                0,
+                effects::mode_access(mode.as_deref()),
+                range,
+                used.certainty,
+            );
+        }
+        if effects::fetches(name) {
+            let seen = self.seen("?", range, Certainty::Possible);
+            self.facts.hosts.push(seen);
+        } else if effects::network(name) {
+            self.hosts(used, range);
+        }
+        if effects::process(name) {
+            self.processes(used, args, range);
+        }
+        if effects::native(name) {
+            let seen = self.seen(name, range, used.certainty);
+            self.facts.native.push(seen);
+        }
+        if effects::dynamic(name) {
+            let seen = self.seen(name, range, used.certainty);
+            self.facts.dynamic.push(seen);
+        }
+        if effects::deserialises(name) {
+            let seen = self.seen(name, range, used.certainty);
+            self.facts.deserialisation.push(seen);
+            self.pickles(args, range);
+        }
+        let known_runs = runs_code(name)
+            || effects::process(name)
+            || name == "builtins.__import__"
+            || name == "importlib.import_module";
+        if known_runs
+            && used
+                .carries
+                .iter()
+                .any(|carried| carried.starts_with(HIDDEN))
+        {
+            let seen = self.seen(name, range, Certainty::Possible);
+            self.facts.hidden.push(seen);
+        }
+        self.reads_environment(used, range);
+    }
+
+    fn reads_environment(&mut self, used: &Use, range: TextRange) {
+        let name = &*used.name;
+        let value = match name {
+            "os.getenv"
+            | "os.getenvb"
+            | "os.environ.get"
+            | "os.environ.pop"
+            | "os.environ.setdefault"
+            | "os.environ.__getitem__" => used.texts.first().map_or("*", |text| text),
+            "os.environ.update" => return,
+            _ if name.starts_with("os.environ.") => "*",
+            _ => return,
+        };
+        let seen = self.seen(value, range, used.certainty);
+        self.facts.env.push(seen);
+    }
+
+    fn processes(&mut self, used: &Use, args: &Args<'a>, range: TextRange) {
+        let mut commands = Vec::new();
+        command_texts(
+            args.get(0, &["args", "cmd", "command", "program"]),
+            &mut commands,
+        );
+        let words = ["exec", "spawn"].iter().any(|way| used.name.contains(way))
+            || used.name.ends_with("Process");
+        if words && used.texts.len() > 1 {
+            let words = used
+                .texts
+                .iter()
+                .take(16)
+                .map(|text| &**text)
+                .collect::<Vec<_>>();
+            commands.push(words.join(" ").into());
+        }
+        if commands.is_empty()
+            && let Some((expr, cx)) = args.exprs.first()
+        {
+            let outer = std::mem::replace(&mut self.cx, cx.clone());
+            commands.extend(self.partial(expr, 0).map(Rc::from));
+            self.cx = outer;
+        }
+        if commands.is_empty() {
+            commands.push("?".into());
+        }
+        for value in args.get(0, &["args", "cmd", "command"]).to_vec() {
+            self.python_command(&value, range);
+        }
+        for command in commands {
+            let seen = self.seen(&command, range, used.certainty);
+            self.facts.processes.push(seen);
+        }
+    }
+
+    /// `["python", "-c", CODE]`: the code is read like the program itself.
+    fn python_command(&mut self, value: &Value<'a>, range: TextRange) {
+        let words: Vec<Rc<str>> = match value {
+            Value::List(items) => items
+                .iter()
+                .take(16)
+                .filter_map(|item| text_of(&item.spread()))
+                .collect(),
+            Value::Text(text) => match text.split_once(" -c ") {
+                Some((program, code)) => vec![
+                    program.trim().into(),
+                    "-c".into(),
+                    code.trim().trim_matches(['\'', '"']).into(),
+                ],
+                None => return,
+            },
+            _ => return,
+        };
+        let [program, rest @ ..] = words.as_slice() else {
+            return;
+        };
+        let base = program.rsplit('/').next().unwrap_or(program);
+        let place = rest
+            .iter()
+            .position(|word| &**word == "-c")
+            .and_then(|at| rest.get(at + 1));
+        if let (true, Some(code)) = (base.starts_with("python"), place)
+            && let Some(body) = self.resolver.parse(code)
+        {
+            self.resolver.bindings.add(body, 0);
+            self.inner_code(body, range);
+        }
+    }
+
+    fn hosts(&mut self, used: &Use, range: TextRange) {
+        let mut hosts: Vec<String> = used
+            .texts
+            .iter()
+            .filter_map(|text| effects::url_host(text))
+            .map(str::to_owned)
+            .collect();
+        let reaches = [
+            ".connect",
+            ".connect_ex",
+            ".create_connection",
+            ".sendto",
+            ".bind",
+        ];
+        let reaches = reaches.iter().any(|method| used.name.ends_with(method));
+        if hosts.is_empty() && reaches {
+            let first = used
+                .texts
+                .first()
+                .map(|text| text.split_whitespace().next().unwrap_or("?").to_owned());
+            hosts.extend(first);
+        }
+        // What is done with a connection or an answer says nothing new about where it goes.
+        if hosts.is_empty() && (reaches || !used.name.contains("()")) {
+            hosts.push("?".to_owned());
+        }
+        for host in hosts {
+            let seen = self.seen(&host, range, used.certainty);
+            self.facts.hosts.push(seen);
+        }
+    }
+
+    /// Pickles in sight are read as opcodes: what they import and call is what loading them does.
+    fn pickles(&mut self, args: &Args<'a>, range: TextRange) {
+        for value in args.positional.iter().flatten() {
+            let Value::Bytes(bytes) = value else { continue };
+            for (name, texts) in crate::pickles::calls(bytes) {
+                let given = texts
+                    .into_iter()
+                    .filter_map(Value::text)
+                    .map(|text| vec![text])
+                    .collect();
+                let callee = Value::name(crate::names::canonical(&name));
+                self.apply(&callee, &Args::of(given), range, Certainty::Likely);
+            }
+        }
+    }
+
+    /// Methods of objects that are not in sight: `df.to_csv("x")`, `p.read_text()`.
+    pub(crate) fn methods(&mut self, call: &'a ExprCall) {
+        let Expr::Attribute(attribute) = &*call.func else {
+            return;
+        };
+        let method = attribute.attr.as_str();
+        let cx = self.cx.clone();
+        let saves = effects::saving_method(method);
+        let on_path = method == "open" || effects::path_method(method).is_some();
+        if !saves && !on_path {
+            return;
+        }
+        if saves {
+            let args = self.resolver.args(call, &cx, 0);
+            self.path(&args, 0, Access::Write, call.range(), Certainty::Likely);
+        }
+        let receiver = self.resolver.values(&attribute.value, &cx);
+        if !names_of(&receiver)
+            .iter()
+            .any(|name| name.starts_with("pathlib."))
+        {
+            return;
+        }
+        let access = if method == "open" {
+            let args = self.resolver.args(call, &cx, 0);
+            effects::mode_access(text_of(args.get(0, &["mode"])).as_deref())
+        } else {
+            effects::path_method(method).unwrap_or(Access::Unknown)
+        };
+        for path in texts_of(&receiver) {
+            self.file(&path, access, attribute.value.range(), Certainty::Certain);
+        }
+    }
+
+    fn path(
+        &mut self,
+        args: &Args<'a>,
+        position: usize,
+        access: Access,
+        range: TextRange,
+        certainty: Certainty,
+    ) {
+        let names: &[&str] = match position {
+            0 => &[
+                "file",
+                "filepath_or_buffer",
+                "path",
+                "io",
+                "fname",
+                "filename",
+                "path_or_buf",
+                "src",
+                "name",
+                "top",
+            ],
+            _ => &["dst", "dest", "target"],
+        };
+        let values = args.get(position, names).to_vec();
+        let mut paths = texts_of(&values);
+        for value in &values {
+            if let Value::List(items) = value {
+                paths.extend(items.iter().take(16).filter_map(Value::as_text));
+            }
+        }
+        if paths.is_empty()
+            && let Some((expr, cx)) = args.exprs.get(position)
+        {
+            let outer = std::mem::replace(&mut self.cx, cx.clone());
+            paths.extend(self.partial(expr, 0).map(Rc::from));
+            self.cx = outer;
+        }
+        for path in paths {
+            self.file(&path, access, range, certainty);
+        }
+    }
+
+    fn file(&mut self, path: &str, access: Access, range: TextRange, certainty: Certainty) {
+        if let Some(host) = effects::url_host(path) {
+            let seen = self.seen(host, range, certainty);
+            self.facts.hosts.push(seen);
+        } else if !path.is_empty() && !path.contains('\n') && !path.starts_with(GAP) {
+            let file = SeenFile {
+                path: path.to_owned(),
+                access,
+                range: self.range(range),
+                certainty,
+                chain: self.trail.clone(),
+            };
+            self.facts.files.push(file);
+        }
+    }
+
+    /// The text of an expression with [`GAP`] for what is not known; nothing when all of it is not.
+    pub(crate) fn partial(&mut self, expr: &'a Expr, depth: usize) -> Option<String> {
+        let cx = self.cx.clone();
+        if let Some(text) = self.resolver.text(expr, &cx) {
+            return Some(text.to_string());
+        }
+        if depth > 40 {
+            return None;
+        }
+        let text = match expr {
+            Expr::FString(literal) => {
+                let mut text = String::new();
+                for element in literal.value.elements() {
+                    match element {
+                        InterpolatedStringElement::Literal(piece) => text.push_str(&piece.value),
+                        InterpolatedStringElement::Interpolation(hole) => {
+                            text.push_str(
+                                &self
+                                    .partial(&hole.expression, depth + 1)
+                                    .unwrap_or_else(|| GAP.to_owned()),
+                            );
+                        }
+                    }
+                }
+                text
+            }
+            Expr::BinOp(op) if op.op == Operator::Add => {
+                let left = self.partial(&op.left, depth + 1);
+                let right = self.partial(&op.right, depth + 1);
+                if left.is_none() && right.is_none() {
+                    return None;
+                }
+                left.unwrap_or_else(|| GAP.to_owned()) + &right.unwrap_or_else(|| GAP.to_owned())
+            }
+            Expr::BinOp(op) if op.op == Operator::Mod => {
+                let form = self.partial(&op.left, depth + 1)?;
+                form.replace("%s", GAP).replace("%d", GAP)
+            }
+            Expr::Call(call) => match &*call.func {
+                Expr::Attribute(method) if method.attr.as_str() == "format" => {
+                    let form = self.partial(&method.value, depth + 1)?;
+                    let mut text = String::new();
+                    let mut rest = form.as_str();
+                    while let Some((before, after)) = rest.split_once('{') {
+                        text.push_str(before);
+                        text.push_str(GAP);
+                        rest = after.split_once('}').map_or("", |(_, rest)| rest);
+                    }
+                    text + rest
+                }
+                _ => return None,
+            },
+            _ => return None,
+        };
+        (text.len() <= crate::value::MAX_TEXT && text.replace(GAP, "").len() > 1).then_some(text)
+    }
+
+    /// The steps from what stands in a call to what it calls, when that is not its plain name.
+    pub(crate) fn steps_to(&mut self, func: &'a Expr, cx: &Cx<'a>) -> Vec<Link> {
+        let mut steps = Vec::new();
+        let (mut at, mut cx) = (func, cx.clone());
+        for _ in 0..6 {
+            match at {
+                Expr::Attribute(attribute) => at = &attribute.value,
+                Expr::Subscript(subscript) => {
+                    steps.push(self.step("an item of a table is called".to_owned(), at.range()));
+                    at = &subscript.value;
+                }
+                Expr::Call(call) => {
+                    let names = self.resolver.names(&call.func, &cx);
+                    let maker = names
+                        .first()
+                        .map_or("a function of the program", |name| name);
+                    let what = match names_of(&self.resolver.values(at, &cx)).first() {
+                        Some(made) => format!("`{maker}` gives `{made}`"),
+                        None => format!("what `{maker}` gives is called"),
+                    };
+                    steps.push(self.step(what, at.range()));
+                    at = &call.func;
+                }
+                Expr::Name(name) => {
+                    let bound = self.resolver.bindings.lookup(name.id.as_str(), cx.scope);
+                    let Some(Binding::Value(value, scope)) =
+                        bound.and_then(|(_, bound)| bound.last()).cloned()
+                    else {
+                        break;
+                    };
+                    let stands = names_of(&self.resolver.values(value, &Cx::at(scope)));
+                    let what = match stands.first() {
+                        Some(stands) => format!("`{}` stands for `{stands}`", name.id),
+                        None => format!("`{}` is bound here", name.id),
+                    };
+                    steps.push(self.step(what, value.range()));
+                    (at, cx) = (value, Cx::at(scope));
+                }
+                _ => break,
+            }
+        }
+        steps
+    }
+
+    fn step(&self, what: String, range: TextRange) -> Link {
+        Link {
+            what,
+            range: self.range(range),
+        }
+    }
+}
+
+fn called_name(callee: &Value<'_>) -> String {
+    match callee {
+        Value::Function(function, ..) => function.name.to_string(),
+        Value::Method(method) => called_name(&method.0),
+        _ => "a lambda".to_owned(),
+    }
+}
+
+/// The commands among values: texts, and lists of words.
+fn command_texts(values: &[Value<'_>], commands: &mut Vec<Rc<str>>) {
+    for value in values {
+        match value {
+            Value::List(items) => {
+                let words: Vec<Rc<str>> = items
+                    .iter()
+                    .take(64)
+                    .map(|item| text_of(&item.spread()).unwrap_or_else(|| GAP.into()))
+                    .collect();
+                if words.iter().any(|word| &**word != GAP) {
+                    commands.push(words.join(" ").into());
+                }
+            }
+            Value::Any(inner) => command_texts(inner, commands),
+            value => commands.extend(value.as_text()),
+        }
+    }
+}
+
+/// The texts and names among values; a list of words is a command too.
+fn describe_values(
+    values: &[Value<'_>],
+    texts: &mut Vec<Rc<str>>,
+    carries: &mut Vec<Rc<str>>,
+    depth: usize,
+) {
+    for value in values {
+        if texts.len() + carries.len() >= MAX_CARRIED || depth > 4 {
+            return;
+        }
+        match value {
+            Value::Text(text) => texts.push(Rc::clone(text)),
+            Value::Bytes(bytes) => texts.push(String::from_utf8_lossy(bytes).into()),
+            Value::Name(name) => carries.push(Rc::clone(name)),
+            Value::Any(inner) => describe_values(inner, texts, carries, depth + 1),
+            Value::List(items) => {
+                let before = texts.len();
+                for item in items.iter().take(16) {
+                    describe_values(std::slice::from_ref(item), texts, carries, depth + 1);
+                }
+                // `["rm", "-rf", "/"]` is the command `rm -rf /`.
+                if depth == 0 && texts.len() > before + 1 {
+                    let joined = texts.get(before..).unwrap_or_default().join(" ");
+                    texts.insert(before, joined.into());
+                }
+            }
+            Value::Dict(entries) => {
+                for (_, item) in entries.iter().take(16) {
+                    describe_values(std::slice::from_ref(item), texts, carries, depth + 1);
+                }
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! Statements: functions and loops over constants are run, as far as everything in them is known.
+
+use std::collections::HashMap;
+
+use ruff_python_ast::{Expr, Stmt};
+
+use crate::bindings::ScopeId;
+use crate::eval::bind_pattern;
+use crate::resolve::{HIDDEN, MAX_DEPTH, Resolver, names_of};
+use crate::value::{Cx, Value, Values, merge, single};
+
+/// How a statement ended.
+pub(crate) enum Flow<'a> {
+    Next,
+    Break,
+    Continue,
+    Return(Values<'a>),
+    /// Something in it is not known, or a bound was met.
+    Lost,
+}
+
+impl<'a> Resolver<'a> {
+    /// The value of a name after a statement that changes it, or after the loop around that.
+    pub(crate) fn changed(
+        &mut self,
+        name: &'a str,
+        home: ScopeId,
+        before: Values<'a>,
+        stmt: &'a Stmt,
+        cx: &Cx<'a>,
+        depth: usize,
+    ) -> Values<'a> {
+        if depth > MAX_DEPTH / 2
+            || self
+                .running
+                .iter()
+                .any(|running| std::ptr::eq(*running, stmt))
+        {
+            return before;
+        }
+        // Bindings of the loop itself are in the list too; the last known value before it counts.
+        let start: Values<'a> = before
+            .iter()
+            .rev()
+            .find(|value| value.concrete())
+            .cloned()
+            .into_iter()
+            .collect();
+        let at = cx.with(home, HashMap::from([(name, start)]));
+        self.running.push(stmt);
+        let flow = self.run_stmt(stmt, &at, depth + 1);
+        self.running.pop();
+        let mut after = Values::new();
+        if !matches!(flow, Flow::Lost) {
+            after = at.var(home, name).unwrap_or_default();
+        }
+        if after.iter().any(Value::concrete) {
+            return after;
+        }
+        let mut values = before;
+        merge(&mut values, after);
+        let added = self.added(stmt, cx, depth);
+        merge(&mut values, added);
+        values
+    }
+
+    /// What a statement adds to a name, when the sum is not known.
+    fn added(&mut self, stmt: &'a Stmt, cx: &Cx<'a>, depth: usize) -> Values<'a> {
+        let values = match stmt {
+            Stmt::AugAssign(assign) => self.eval(&assign.value, cx, depth + 1),
+            Stmt::Assign(assign) => {
+                let values = self.eval(&assign.value, cx, depth + 1);
+                let callable = values
+                    .iter()
+                    .any(|value| matches!(value, Value::Function(..) | Value::Lambda(..)));
+                if assign.targets.first().is_some_and(Expr::is_subscript_expr) && callable {
+                    return vec![Value::List(std::rc::Rc::new(values))];
+                }
+                values
+            }
+            Stmt::Expr(expr) => match &*expr.value {
+                Expr::Call(call) => {
+                    let args = self.args(call, cx, depth + 1);
+                    let items: Vec<Value<'a>> =
+                        args.positional.into_iter().map(Value::item).collect();
+                    let names: Vec<Value<'a>> = items
+                        .iter()
+                        .flat_map(|item| names_of(std::slice::from_ref(item)))
+                        .map(Value::Name)
+                        .collect();
+                    let mut values: Values<'a> = names;
+                    values.extend(Value::list(items));
+                    return values;
+                }
+                _ => Vec::new(),
+            },
+            Stmt::For(inner) => {
+                let mut values = Values::new();
+                for stmt in &inner.body {
+                    let found = self.added(stmt, cx, depth + 1);
+                    merge(&mut values, found);
+                }
+                return values;
+            }
+            _ => Vec::new(),
+        };
+        names_of(&values).into_iter().map(Value::Name).collect()
+    }
+
+    /// Runs statements.
+    pub(crate) fn run(&mut self, body: &'a [Stmt], cx: &Cx<'a>, depth: usize) -> Flow<'a> {
+        for stmt in body {
+            match self.run_stmt(stmt, cx, depth) {
+                Flow::Next => {}
+                other => return other,
+            }
+        }
+        Flow::Next
+    }
+
+    fn run_stmt(&mut self, stmt: &'a Stmt, cx: &Cx<'a>, depth: usize) -> Flow<'a> {
+        if depth > MAX_DEPTH || !self.spend() {
+            return Flow::Lost;
+        }
+        if !self.burn() {
+            return self.out_of_fuel(cx);
+        }
+        let next = depth + 1;
+        match stmt {
+            Stmt::Pass(_)
+            | Stmt::Import(_)
+            | Stmt::ImportFrom(_)
+            | Stmt::Global(_)
+            | Stmt::Nonlocal(_) => Flow::Next,
+            Stmt::FunctionDef(_) | Stmt::ClassDef(_) => Flow::Next,
+            Stmt::Break(_) => Flow::Break,
+            Stmt::Continue(_) => Flow::Continue,
+            Stmt::Return(inner) => match &inner.value {
+                Some(value) => {
+                    let values = self.eval(value, cx, next);
+                    if values.is_empty() {
+                        Flow::Lost
+                    } else {
+                        Flow::Return(values)
+                    }
+                }
+                None => Flow::Return(vec![Value::Nothing]),
+            },
+            Stmt::Assign(assign) => {
+                let values = self.eval(&assign.value, cx, next);
+                for target in &assign.targets {
+                    if !self.assign(target, values.clone(), cx, next) {
+                        return Flow::Lost;
+                    }
+                }
+                Flow::Next
+            }
+            Stmt::AnnAssign(assign) => match &assign.value {
+                Some(value) => {
+                    let values = self.eval(value, cx, next);
+                    if self.assign(&assign.target, values, cx, next) {
+                        Flow::Next
+                    } else {
+                        Flow::Lost
+                    }
+                }
+                None => Flow::Next,
+            },
+            Stmt::AugAssign(assign) => {
+                let left = self.eval(&assign.target, cx, next);
+                let right = self.eval(&assign.value, cx, next);
+                let values = match (single(&left), single(&right)) {
+                    // `list += "text"` adds the items.
+                    (Some(Value::List(items)), Some(other)) if !matches!(other, Value::List(_)) => {
+                        let mut all = items.to_vec();
+                        all.extend(other.rounds().unwrap_or_default());
+                        Value::list(all).into_iter().collect()
+                    }
+                    _ => self.operate(assign.op, &left, &right),
+                };
+                if values.is_empty() || !self.assign(&assign.target, values, cx, next) {
+                    return Flow::Lost;
+                }
+                Flow::Next
+            }
+            Stmt::Expr(expr) => self.run_expr(&expr.value, cx, next),
+            Stmt::If(branches) => self.run_if(branches, cx, next),
+            Stmt::For(inner) => self.run_for(inner, cx, next),
+            Stmt::While(inner) => self.run_while(inner, cx, next),
+            Stmt::Try(inner) => self.run(&inner.body, cx, next),
+            Stmt::With(inner) => self.run(&inner.body, cx, next),
+            Stmt::Assert(_) | Stmt::Delete(_) | Stmt::TypeAlias(_) => Flow::Next,
+            _ => Flow::Lost,
+        }
+    }
+
+    fn run_if(
+        &mut self,
+        branches: &'a ruff_python_ast::StmtIf,
+        cx: &Cx<'a>,
+        depth: usize,
+    ) -> Flow<'a> {
+        let test = self.eval(&branches.test, cx, depth);
+        match single(&test).and_then(Value::truth) {
+            Some(true) => return self.run(&branches.body, cx, depth),
+            Some(false) => {}
+            None => return Flow::Lost,
+        }
+        for clause in &branches.elif_else_clauses {
+            let holds = match &clause.test {
+                Some(test) => {
+                    let test = self.eval(test, cx, depth);
+                    single(&test).and_then(Value::truth)
+                }
+                None => Some(true),
+            };
+            match holds {
+                Some(true) => return self.run(&clause.body, cx, depth),
+                Some(false) => {}
+                None => return Flow::Lost,
+            }
+        }
+        Flow::Next
+    }
+
+    fn run_for(
+        &mut self,
+        stmt: &'a ruff_python_ast::StmtFor,
+        cx: &Cx<'a>,
+        depth: usize,
+    ) -> Flow<'a> {
+        let iterated = self.eval(&stmt.iter, cx, depth);
+        let Some(rounds) = single(&iterated).and_then(Value::rounds) else {
+            return Flow::Lost;
+        };
+        for round in rounds {
+            if !self.burn() {
+                return self.out_of_fuel(cx);
+            }
+            let mut vars = HashMap::new();
+            bind_pattern(&stmt.target, round.spread(), &mut vars);
+            for (name, values) in vars {
+                cx.set(name, values);
+            }
+            match self.run(&stmt.body, cx, depth) {
+                Flow::Next | Flow::Continue => {}
+                Flow::Break => return Flow::Next,
+                other => return other,
+            }
+        }
+        self.run(&stmt.orelse, cx, depth)
+    }
+
+    fn run_while(
+        &mut self,
+        stmt: &'a ruff_python_ast::StmtWhile,
+        cx: &Cx<'a>,
+        depth: usize,
+    ) -> Flow<'a> {
+        loop {
+            let test = self.eval(&stmt.test, cx, depth);
+            match single(&test).and_then(Value::truth) {
+                Some(true) => {}
+                Some(false) => return self.run(&stmt.orelse, cx, depth),
+                None => return Flow::Lost,
+            }
+            if !self.burn() {
+                return self.out_of_fuel(cx);
+            }
+            match self.run(&stmt.body, cx, depth) {
+                Flow::Next | Flow::Continue => {}
+                Flow::Break => return Flow::Next,
+                other => return other,
+            }
+        }
+    }
+
+    /// What a loop that is too long makes is hidden, not unknown.
+    fn out_of_fuel(&mut self, cx: &Cx<'a>) -> Flow<'a> {
+        if let Some(frame) = &cx.env {
+            for values in frame.vars.borrow_mut().values_mut() {
+                *values = vec![Value::name(HIDDEN)];
+            }
+        }
+        Flow::Lost
+    }
+
+    /// A method that changes a list in place; any other call leaves the variables as they are.
+    fn run_expr(&mut self, expr: &'a Expr, cx: &Cx<'a>, depth: usize) -> Flow<'a> {
+        let Expr::Call(call) = expr else {
+            return Flow::Next;
+        };
+        let Expr::Attribute(method) = &*call.func else {
+            return Flow::Next;
+        };
+        let Expr::Name(name) = &*method.value else {
+            return Flow::Next;
+        };
+        let how = method.attr.as_str();
+        if !matches!(
+            how,
+            "append" | "extend" | "insert" | "reverse" | "add" | "update"
+        ) {
+            return Flow::Next;
+        }
+        let before = self.eval(&method.value, cx, depth);
+        let args = self.args(call, cx, depth);
+        if let Some(Value::List(items)) = single(&before)
+            && !self.take(items.len() * 16)
+        {
+            return self.out_of_fuel(cx);
+        }
+        let after = match single(&before) {
+            Some(Value::List(items)) => grown(items, how, &args).and_then(Value::list),
+            Some(Value::Bytes(bytes)) => grown_bytes(bytes, how, &args).and_then(Value::bytes),
+            Some(Value::Dict(entries)) if how == "update" => match args.at(0) {
+                [Value::Dict(more)] => Some(Value::Dict(std::rc::Rc::new(
+                    entries.iter().chain(more.iter()).cloned().collect(),
+                ))),
+                _ => None,
+            },
+            _ => None,
+        };
+        match after {
+            Some(after) => {
+                cx.set(name.id.as_str(), vec![after]);
+                Flow::Next
+            }
+            None => Flow::Lost,
+        }
+    }
+
+    fn assign(&mut self, target: &'a Expr, values: Values<'a>, cx: &Cx<'a>, depth: usize) -> bool {
+        match target {
+            Expr::Name(name) => {
+                cx.set(name.id.as_str(), values);
+                true
+            }
+            Expr::Tuple(_) | Expr::List(_) => {
+                let mut vars = HashMap::new();
+                bind_pattern(target, values, &mut vars);
+                vars.into_iter()
+                    .for_each(|(name, values)| cx.set(name, values));
+                true
+            }
+            Expr::Subscript(subscript) => {
+                let Expr::Name(name) = &*subscript.value else {
+                    return true;
+                };
+                let before = self.eval(&subscript.value, cx, depth);
+                let keys = self.eval(&subscript.slice, cx, depth);
+                let size = match single(&before) {
+                    Some(Value::List(items)) => items.len(),
+                    Some(Value::Dict(items)) => items.len(),
+                    _ => 0,
+                };
+                if !self.take(size * 32) {
+                    return false;
+                }
+                let after = match (single(&before), single(&keys)) {
+                    (Some(Value::List(items)), Some(Value::Int(index))) => {
+                        let mut items = items.to_vec();
+                        let slot = crate::eval::at(items.len(), *index)
+                            .and_then(|index| items.get_mut(index));
+                        slot.map(|slot| *slot = Value::item(values))
+                            .and_then(|()| Value::list(items))
+                    }
+                    (Some(Value::Dict(entries)), Some(key)) => {
+                        let mut entries: Vec<_> = entries
+                            .iter()
+                            .filter(|(known, _)| !known.same(key))
+                            .cloned()
+                            .collect();
+                        entries.push((key.clone(), Value::item(values)));
+                        Some(Value::Dict(std::rc::Rc::new(entries)))
+                    }
+                    _ => None,
+                };
+                match after {
+                    Some(after) => {
+                        cx.set(name.id.as_str(), vec![after]);
+                        true
+                    }
+                    None => false,
+                }
+            }
+            _ => true,
+        }
+    }
+}
+
+fn grown<'a>(
+    items: &[Value<'a>],
+    how: &str,
+    args: &crate::value::Args<'a>,
+) -> Option<Vec<Value<'a>>> {
+    let mut items = items.to_vec();
+    match how {
+        "append" | "add" => items.push(Value::item(args.at(0).to_vec())),
+        "extend" | "update" => items.extend(single(args.at(0))?.rounds()?),
+        "insert" => {
+            let Some(Value::Int(index)) = single(args.at(0)) else {
+                return None;
+            };
+            let index = usize::try_from(*index).ok()?.min(items.len());
+            items.insert(index, Value::item(args.at(1).to_vec()));
+        }
+        "reverse" => items.reverse(),
+        _ => return None,
+    }
+    Some(items)
+}
+
+fn grown_bytes(bytes: &[u8], how: &str, args: &crate::value::Args<'_>) -> Option<Vec<u8>> {
+    let mut bytes = bytes.to_vec();
+    match (how, single(args.at(0))) {
+        ("append", Some(Value::Int(byte))) => bytes.push(u8::try_from(*byte).ok()?),
+        ("extend", Some(Value::Bytes(more))) => bytes.extend_from_slice(more),
+        ("extend", Some(Value::List(items))) => {
+            for item in items.iter() {
+                let Value::Int(byte) = item else { return None };
+                bytes.push(u8::try_from(*byte).ok()?);
+            }
+        }
+        ("reverse", _) => bytes.reverse(),
+        _ => return None,
+    }
+    Some(bytes)
+}

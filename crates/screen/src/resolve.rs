@@ -1,0 +1,779 @@
+//! The resolver: what expressions stand for, through aliases, wrappers, tables and packed texts.
+//!
+//! It does not follow the order of a program: a name stands for everything that is ever bound to it in
+//! its scope, which errs on the side of seeing too much. Calls of the program's own functions are
+//! followed with the arguments they are given, and loops over constants are run. Everything is
+//! bounded; what exceeds a bound becomes the name [`HIDDEN`], which the rules know.
+
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use ruff_python_ast::{Expr, ExprCall, ExprName, Stmt};
+use ruff_python_parser::Mode;
+
+use crate::analyse::parse_in;
+use crate::arena::{Arena, only_expression};
+use crate::bindings::{Binding, Bindings, ScopeId, node};
+use crate::names::{canonical, is_builtin, join, member};
+use crate::value::{Args, Cx, MAX_VALUES, Value, Values, merge};
+
+/// The deepest nesting of expressions, aliases and calls that is followed.
+pub(crate) const MAX_DEPTH: usize = 200;
+/// The deepest nesting of calls of the program's own functions that is followed.
+pub(crate) const MAX_FRAMES: usize = 8;
+/// Steps of resolving in one program. A program that needs more is too complex.
+const BUDGET: u64 = 3_000_000;
+/// How long steps are taken, whatever is left of their number: well within the deadline of an analysis.
+const LOOK_FOR: Duration = Duration::from_millis(1000);
+/// Rounds of loops and comprehensions, and statements that are run, in one program.
+const FUEL: u64 = 20_000;
+/// Bytes of texts that are put together in one program.
+const BYTES: usize = 16 * 1024 * 1024;
+/// The name of what was too long or too deep to work out.
+pub(crate) const HIDDEN: &str = "casemate.hidden";
+
+/// Answers what expressions stand for.
+pub(crate) struct Resolver<'a> {
+    pub(crate) bindings: Bindings<'a>,
+    arena: &'a Arena,
+    known: HashMap<(ScopeId, &'a str), Values<'a>>,
+    memo: HashMap<usize, Values<'a>>,
+    /// Code that a call of `exec` and its like runs.
+    code: HashMap<usize, Vec<&'a [Stmt]>>,
+    parsed: HashMap<Rc<str>, Option<&'a [Stmt]>>,
+    /// Loops that are being run.
+    pub(crate) running: Vec<&'a Stmt>,
+    budget: u64,
+    /// When what is left of the budget is given up: steps cost what the program makes them cost.
+    until: Instant,
+    fuel: u64,
+    bytes: usize,
+    /// Whether code in a text could not be read for its nesting or its number.
+    pub(crate) unread: bool,
+    /// Names that are being worked out inside frames, which are not remembered.
+    open: HashSet<(ScopeId, &'a str)>,
+}
+
+impl<'a> Resolver<'a> {
+    /// A resolver for a module, with the code in its texts.
+    pub(crate) fn new(body: &'a [Stmt], arena: &'a Arena) -> Self {
+        let mut resolver = Self {
+            bindings: Bindings::of(body),
+            arena,
+            known: HashMap::new(),
+            memo: HashMap::new(),
+            code: HashMap::new(),
+            parsed: HashMap::new(),
+            running: Vec::new(),
+            budget: BUDGET,
+            until: Instant::now() + LOOK_FOR,
+            fuel: FUEL,
+            bytes: BYTES,
+            unread: false,
+            open: HashSet::new(),
+        };
+        resolver.settle();
+        resolver
+    }
+
+    /// Takes one step of the budget.
+    pub(crate) fn spend(&mut self) -> bool {
+        self.budget = self.budget.saturating_sub(1);
+        if self.budget.is_multiple_of(64) && Instant::now() >= self.until {
+            self.budget = 0;
+        }
+        self.budget > 0
+    }
+
+    /// Takes one round of a loop.
+    pub(crate) fn burn(&mut self) -> bool {
+        self.fuel = self.fuel.saturating_sub(1);
+        self.fuel > 0
+    }
+
+    /// Takes bytes for a text that is put together.
+    pub(crate) fn take(&mut self, bytes: usize) -> bool {
+        let left = self.bytes.checked_sub(bytes);
+        self.bytes = left.unwrap_or(0);
+        left.is_some()
+    }
+
+    /// Whether the budget ran out, so that answers since then are incomplete.
+    pub(crate) fn exhausted(&self) -> bool {
+        self.budget == 0
+    }
+
+    /// Calls bind what they pass, and texts that are run bind what they define; both may show new
+    /// calls, so this goes round until nothing is new.
+    fn settle(&mut self) {
+        self.assigned_by_calls();
+        for _ in 0..6 {
+            let calls: Vec<_> = self.bindings.calls.clone();
+            let mut new = false;
+            for (call, scope) in calls {
+                new |= self.settle_call(call, scope);
+            }
+            if !new {
+                return;
+            }
+            self.forget();
+        }
+    }
+
+    fn forget(&mut self) {
+        self.known.clear();
+        self.memo.clear();
+    }
+
+    fn settle_call(&mut self, call: &'a ExprCall, scope: ScopeId) -> bool {
+        let cx = Cx::at(scope);
+        let callees = self.eval(&call.func, &cx, 0);
+        let plain = matches!(&*call.func, Expr::Name(_));
+        let mut new = false;
+        for callee in &callees {
+            new |= match callee {
+                Value::Name(name) if runs_code(name) => self.read_code(call, &cx, name),
+                Value::Function(..) if plain && callees.len() == 1 => {
+                    // Bound by its name already, unless the name is an alias.
+                    self.aliased(call, callee, &cx)
+                }
+                Value::Function(..) | Value::Lambda(..) | Value::Method(_) => {
+                    let args = self.args(call, &cx, 0);
+                    self.give(callee, &args)
+                }
+                _ => false,
+            };
+        }
+        new
+    }
+
+    fn aliased(&mut self, call: &'a ExprCall, callee: &Value<'a>, cx: &Cx<'a>) -> bool {
+        let (Expr::Name(name), Value::Function(function, ..)) = (&*call.func, callee) else {
+            return false;
+        };
+        if name.id == function.name.id {
+            return false;
+        }
+        let args = self.args(call, cx, 0);
+        self.give(callee, &args)
+    }
+
+    /// Tells the parameters of a function what a call gives them. Whether that is new.
+    pub(crate) fn give(&mut self, callee: &Value<'a>, args: &Args<'a>) -> bool {
+        let Some((scope, vars)) = self.parameters(callee, args, 0) else {
+            return false;
+        };
+        let mut new = false;
+        for (name, values) in vars {
+            new |= self.bindings.give(scope, name, values);
+        }
+        new
+    }
+
+    /// `setattr(o, "x", v)` and `globals().update(x=v)` bind as assignments do.
+    fn assigned_by_calls(&mut self) {
+        let calls: Vec<_> = self.bindings.calls.clone();
+        for (call, scope) in calls {
+            let named = |wanted: &str| matches!(&*call.func, Expr::Name(name) if name.id.as_str() == wanted);
+            if named("setattr") {
+                let args = &call.arguments.args;
+                let (Some(name), Some(value)) = (args.get(1), args.get(2)) else {
+                    continue;
+                };
+                if let Expr::StringLiteral(literal) = name
+                    && let Some(single) = literal.as_single_part_string()
+                {
+                    let bound = Binding::Value(value, scope);
+                    self.bindings
+                        .loose
+                        .entry(&single.value)
+                        .or_default()
+                        .push(bound);
+                }
+            }
+        }
+    }
+
+    /// Parses the texts that a call runs. Whether there is something new.
+    fn read_code(&mut self, call: &'a ExprCall, cx: &Cx<'a>, name: &str) -> bool {
+        let args = self.args(call, cx, 0);
+        let texts = code_texts(name, &args);
+        let mut new = false;
+        for text in texts {
+            let Some(body) = self.parse(&text) else {
+                continue;
+            };
+            let known = self.code.entry(node(call)).or_default();
+            if !known.iter().any(|known| std::ptr::eq(*known, body)) {
+                known.push(body);
+            }
+            // Code that is run in the namespace around it defines names there.
+            new |= self.bindings.add(body, cx.scope);
+        }
+        new
+    }
+
+    /// The code that a call runs.
+    pub(crate) fn code_of(&self, call: &ExprCall) -> Vec<&'a [Stmt]> {
+        self.code.get(&node(call)).cloned().unwrap_or_default()
+    }
+
+    /// Reads a text as code, once.
+    pub(crate) fn parse(&mut self, text: &Rc<str>) -> Option<&'a [Stmt]> {
+        if let Some(known) = self.parsed.get(text) {
+            return *known;
+        }
+        let body = match parse_in(text.trim_start(), Mode::Module) {
+            Ok(parsed) if parsed.errors().is_empty() || text.len() > 20 => {
+                let body = self.arena.keep(parsed);
+                self.unread |= body.is_none();
+                body
+            }
+            Ok(_) => None,
+            Err(_) => {
+                self.unread = true;
+                None
+            }
+        };
+        self.parsed.insert(Rc::clone(text), body);
+        body
+    }
+
+    /// What an expression stands for.
+    pub(crate) fn values(&mut self, expr: &'a Expr, cx: &Cx<'a>) -> Values<'a> {
+        self.eval(expr, cx, 0)
+    }
+
+    /// The qualified names that an expression stands for.
+    pub(crate) fn names(&mut self, expr: &'a Expr, cx: &Cx<'a>) -> Vec<Rc<str>> {
+        names_of(&self.eval(expr, cx, 0))
+    }
+
+    /// The text that an expression is, when it is one.
+    pub(crate) fn text(&mut self, expr: &'a Expr, cx: &Cx<'a>) -> Option<Rc<str>> {
+        text_of(&self.eval(expr, cx, 0))
+    }
+
+    /// The value of an expression, remembered where it does not depend on a call that is followed.
+    pub(crate) fn eval(&mut self, expr: &'a Expr, cx: &Cx<'a>, depth: usize) -> Values<'a> {
+        if depth > MAX_DEPTH || !self.spend() {
+            return vec![Value::name(HIDDEN)];
+        }
+        let costly = matches!(
+            expr,
+            Expr::Call(_)
+                | Expr::Attribute(_)
+                | Expr::Subscript(_)
+                | Expr::BinOp(_)
+                | Expr::List(_)
+                | Expr::Tuple(_)
+                | Expr::Dict(_)
+                | Expr::FString(_)
+                | Expr::ListComp(_)
+                | Expr::Generator(_)
+        );
+        if !costly {
+            return self.eval_new(expr, cx, depth);
+        }
+        let key = node(expr);
+        if let Some(frame) = &cx.env {
+            let known = frame.memo.borrow().get(&key).cloned();
+            if let Some(known) = known {
+                return known;
+            }
+            let values = self.eval_new(expr, cx, depth);
+            frame.memo.borrow_mut().insert(key, values.clone());
+            return values;
+        }
+        if let Some(known) = self.memo.get(&key) {
+            return known.clone();
+        }
+        // Until it is known it stands for nothing, which also ends circles.
+        self.memo.insert(key, Vec::new());
+        let values = self.eval_new(expr, cx, depth);
+        self.memo.insert(key, values.clone());
+        values
+    }
+
+    pub(crate) fn name(&mut self, name: &'a ExprName, cx: &Cx<'a>, depth: usize) -> Values<'a> {
+        let id = name.id.as_str();
+        let Some((home, bound)) = self.bindings.lookup(id, cx.scope) else {
+            return self.free(id);
+        };
+        if let Some(values) = cx.var(home, id) {
+            return values;
+        }
+        let stripped = self.without_foreign(cx, home);
+        let cx = &stripped;
+        let framed = cx.env.is_some();
+        if !framed && let Some(known) = self.known.get(&(home, id)) {
+            return known.clone();
+        }
+        let bound = bound.to_vec();
+        if !self.open.insert((home, id)) {
+            // `class A: os = os`: what the name stood for outside.
+            let outer = self.bindings.scope(home).and_then(|scope| scope.parent);
+            return match outer {
+                Some(outer) => self.name(
+                    name,
+                    &Cx {
+                        scope: outer,
+                        env: cx.env.clone(),
+                    },
+                    depth + 1,
+                ),
+                None => Vec::new(),
+            };
+        }
+        let mut values = self.bound(id, home, &bound, cx, depth);
+        let offset = name.range.start().into();
+        let hidden = self.bindings.hides(id, home, cx.scope, offset);
+        if is_builtin(id) && !hidden {
+            merge(&mut values, self.free(id));
+        }
+        self.open.remove(&(home, id));
+        let own_builtin = is_builtin(id) && home == cx.scope;
+        if !framed && !own_builtin {
+            self.known.insert((home, id), values.clone());
+        }
+        values
+    }
+
+    /// The same place without frames that say nothing about a scope: what is bound there can then be
+    /// remembered.
+    fn without_foreign(&self, cx: &Cx<'a>, scope: ScopeId) -> Cx<'a> {
+        let mut frame = cx.env.as_ref();
+        while let Some(inner) = frame {
+            let mut at = Some(scope);
+            while let Some(id) = at {
+                if id == inner.scope {
+                    return cx.clone();
+                }
+                at = self.bindings.scope(id).and_then(|scope| scope.parent);
+            }
+            frame = inner.parent.as_ref();
+        }
+        Cx::at(cx.scope)
+    }
+
+    /// The values of a list of bindings.
+    pub(crate) fn bound(
+        &mut self,
+        name: &'a str,
+        home: ScopeId,
+        bound: &[Binding<'a>],
+        cx: &Cx<'a>,
+        depth: usize,
+    ) -> Values<'a> {
+        let mut values: Values<'a> = Vec::new();
+        for binding in bound {
+            if let Binding::Changed(stmt, scope) = binding {
+                let at = Cx {
+                    scope: *scope,
+                    env: cx.env.clone(),
+                };
+                values = self.changed(name, home, values, stmt, &at, depth);
+                continue;
+            }
+            let found = self.binding(binding, cx, depth);
+            merge(&mut values, found);
+            if values.len() >= MAX_VALUES {
+                break;
+            }
+        }
+        values
+    }
+
+    fn binding(&mut self, binding: &Binding<'a>, cx: &Cx<'a>, depth: usize) -> Values<'a> {
+        let next = depth + 1;
+        let at = |scope: &ScopeId| Cx {
+            scope: *scope,
+            env: cx.env.clone(),
+        };
+        match binding {
+            Binding::Qualified(name) => vec![Value::Name(Rc::clone(name))],
+            Binding::Value(expr, scope) => self.eval(expr, &at(scope), next),
+            Binding::Item(expr, scope) => {
+                let values = self.eval(expr, &at(scope), next);
+                items_of(&values)
+            }
+            Binding::Part(expr, index, scope) => {
+                let values = self.eval(expr, &at(scope), next);
+                part_of(&values, *index)
+            }
+            Binding::ItemPart(expr, index, scope) => {
+                let values = self.eval(expr, &at(scope), next);
+                part_of(&items_of(&values), *index)
+            }
+            Binding::Rest(call, from, scope) => {
+                let args = self.args(call, &at(scope), next);
+                let rest = args.positional.into_iter().skip(*from).map(Value::item);
+                Value::list(rest.collect()).into_iter().collect()
+            }
+            Binding::Given(values) => values.clone(),
+            Binding::Function(function, scope) => {
+                let plain = Value::Function(function, *scope, cx.env.clone());
+                self.decorated(function, plain, cx, next)
+            }
+            Binding::Class(class, scope) => vec![Value::Class(class, *scope)],
+            Binding::Instance(class, scope) => vec![Value::Instance(class, *scope)],
+            Binding::Changed(..) | Binding::Parameter | Binding::Unknown => Vec::new(),
+        }
+    }
+
+    /// What the decorators of a function make of it.
+    fn decorated(
+        &mut self,
+        function: &'a ruff_python_ast::StmtFunctionDef,
+        plain: Value<'a>,
+        cx: &Cx<'a>,
+        depth: usize,
+    ) -> Values<'a> {
+        let mut values = vec![plain];
+        for decorator in function.decorator_list.iter().rev() {
+            let outer = self.bindings.scope_of(function);
+            let parent = outer.and_then(|scope| self.bindings.scope(scope)?.parent);
+            let at = Cx {
+                scope: parent.unwrap_or(cx.scope),
+                env: cx.env.clone(),
+            };
+            let makers = self.eval(&decorator.expression, &at, depth);
+            let mut made = Values::new();
+            for maker in &makers {
+                if let Value::Name(_) = maker {
+                    // `staticmethod`, `functools.wraps(f)` and their like give the function back.
+                    continue;
+                }
+                let args = Args::of(vec![values.clone()]);
+                merge(&mut made, self.invoke(maker, &args, &at, depth));
+            }
+            if !made.is_empty() {
+                values = made;
+            }
+        }
+        values
+    }
+
+    /// What a name stands for that the program does not bind.
+    pub(crate) fn free(&self, name: &str) -> Values<'a> {
+        let builtin = is_builtin(name)
+            .then(|| Value::name(canonical(&format!("builtins.{name}"))))
+            .into_iter();
+        let stars = self.bindings.stars().iter().rev().take(MAX_VALUES - 1);
+        let starred = stars
+            .filter(|module| {
+                !is_builtin(name) || !matches!(&***module, "os" | "codecs" | "io" | "gzip")
+            })
+            .map(|module| Value::name(canonical(&format!("{module}.{name}"))));
+        builtin.chain(starred).collect()
+    }
+
+    /// `globals()["x"]`: what a text names.
+    pub(crate) fn by_text(&mut self, text: &str, cx: &Cx<'a>, depth: usize) -> Values<'a> {
+        if text == "__builtins__" {
+            return vec![Value::name("builtins")];
+        }
+        let Some((home, bound)) = self.bindings.lookup(text, cx.scope) else {
+            return self.free(text);
+        };
+        let bound = bound.to_vec();
+        if depth > MAX_DEPTH {
+            return Vec::new();
+        }
+        let mut values = Values::new();
+        for binding in &bound {
+            merge(&mut values, self.binding(binding, &Cx::at(home), depth + 1));
+        }
+        values
+    }
+
+    /// The value of an expression in a text: what `eval` gives.
+    pub(crate) fn evaluated(&mut self, text: &Rc<str>, cx: &Cx<'a>, depth: usize) -> Values<'a> {
+        if depth > MAX_DEPTH / 2 {
+            return Vec::new();
+        }
+        match self.parse(text).and_then(only_expression) {
+            Some(expr) => self.eval(expr, cx, depth + 20),
+            None => Vec::new(),
+        }
+    }
+
+    /// The attribute of a value.
+    pub(crate) fn attribute(
+        &mut self,
+        value: &Value<'a>,
+        name: &'a str,
+        cx: &Cx<'a>,
+        depth: usize,
+    ) -> Values<'a> {
+        match value {
+            Value::Name(base) => self.outer_attribute(base, name),
+            Value::Instance(class, scope) => {
+                self.class_attribute(class, *scope, name, Some(value), cx, depth)
+            }
+            Value::Class(class, scope) => {
+                self.class_attribute(class, *scope, name, None, cx, depth)
+            }
+            Value::Text(text) if name == "parent" => {
+                let parent = text.rsplit_once('/').map(|(parent, _)| parent);
+                parent.and_then(Value::text).into_iter().collect()
+            }
+            Value::Text(text) if name == "name" => {
+                let last = text.rsplit('/').next().unwrap_or("");
+                Value::text(last).into_iter().collect()
+            }
+            Value::Made(made) if &*made.maker == "types.SimpleNamespace" => {
+                made.args.get(usize::MAX, &[name]).to_vec()
+            }
+            Value::Function(function, ..) => match name {
+                "__name__" => Value::text(function.name.as_str()).into_iter().collect(),
+                "__wrapped__" | "__call__" => vec![value.clone()],
+                _ => self.loose(name, cx, depth),
+            },
+            Value::Lambda(..) if name == "__call__" => vec![value.clone()],
+            Value::Text(_)
+            | Value::Bytes(_)
+            | Value::Int(_)
+            | Value::Big(_)
+            | Value::List(_)
+            | Value::Dict(_) => {
+                vec![Value::Bound(Rc::new((value.clone(), name.into())))]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn outer_attribute(&self, base: &str, name: &str) -> Values<'a> {
+        if let Some(text) = known_constant(base, name) {
+            return Value::text(text).into_iter().collect();
+        }
+        if name == "__call__" {
+            return vec![Value::name(base)];
+        }
+        member(base, name).map(Value::Name).into_iter().collect()
+    }
+
+    /// Attributes that are set on some object of the program's, by their names alone.
+    pub(crate) fn loose(&mut self, name: &str, cx: &Cx<'a>, depth: usize) -> Values<'a> {
+        let bound = self.bindings.loose.get(name).cloned().unwrap_or_default();
+        let mut values = Values::new();
+        for binding in &bound {
+            merge(&mut values, self.binding(binding, cx, depth + 1));
+        }
+        values
+    }
+
+    fn class_attribute(
+        &mut self,
+        class: &'a ruff_python_ast::StmtClassDef,
+        scope: ScopeId,
+        name: &'a str,
+        object: Option<&Value<'a>>,
+        cx: &Cx<'a>,
+        depth: usize,
+    ) -> Values<'a> {
+        if depth > MAX_DEPTH {
+            return Vec::new();
+        }
+        let mut values = Values::new();
+        let stripped = self.without_foreign(cx, scope);
+        let cx = &stripped;
+        for binding in self.bindings.member(scope, name) {
+            for value in self.binding(&binding, cx, depth + 1) {
+                let bind_self = matches!(binding, Binding::Function(function, _) if !has_decorator(function, "staticmethod"));
+                let value = match (object, &value) {
+                    (Some(object), Value::Function(..)) if bind_self => {
+                        Value::Method(Rc::new((value, object.clone())))
+                    }
+                    _ => value,
+                };
+                merge(&mut values, [value]);
+            }
+        }
+        if values.is_empty() {
+            let bases = class.bases();
+            let parent = self.bindings.scope(scope).and_then(|scope| scope.parent);
+            let at = Cx::at(parent.unwrap_or(0));
+            for base in bases.iter().take(4) {
+                for base in self.eval(base, &at, depth + 1) {
+                    let found = match (&base, object) {
+                        (Value::Class(class, scope), _)
+                            if !std::ptr::eq(*class, base_of(&base)) =>
+                        {
+                            self.class_attribute(class, *scope, name, object, cx, depth + 20)
+                        }
+                        (Value::Class(inner, scope), _) => {
+                            self.class_attribute(inner, *scope, name, object, cx, depth + 20)
+                        }
+                        (Value::Name(outer), Some(_)) => join(outer, "()")
+                            .and_then(|object| member(&object, name))
+                            .map(Value::Name)
+                            .into_iter()
+                            .collect(),
+                        (Value::Name(outer), None) => {
+                            member(outer, name).map(Value::Name).into_iter().collect()
+                        }
+                        _ => Vec::new(),
+                    };
+                    merge(&mut values, found);
+                }
+            }
+            let getter = self.bindings.member(scope, "__getattr__");
+            if let (true, [Binding::Function(function, home), ..]) =
+                (values.is_empty(), getter.as_slice())
+            {
+                let callee = Value::Function(function, *home, None);
+                let args = Args::of(vec![
+                    object.cloned().into_iter().collect(),
+                    Value::text(name).into_iter().collect(),
+                ]);
+                merge(&mut values, self.invoke(&callee, &args, cx, depth + 20));
+            }
+        }
+        merge(&mut values, self.loose(name, cx, depth));
+        values
+    }
+}
+
+fn base_of<'a>(value: &Value<'a>) -> *const ruff_python_ast::StmtClassDef {
+    match value {
+        Value::Class(class, _) => *class,
+        _ => std::ptr::null(),
+    }
+}
+
+pub(crate) fn has_decorator(function: &ruff_python_ast::StmtFunctionDef, name: &str) -> bool {
+    function.decorator_list.iter().any(
+        |decorator| matches!(&decorator.expression, Expr::Name(found) if found.id.as_str() == name),
+    )
+}
+
+/// The qualified names among values.
+pub(crate) fn names_of(values: &[Value<'_>]) -> Vec<Rc<str>> {
+    let mut names = Vec::new();
+    for value in values {
+        match value {
+            Value::Name(name) if !names.contains(name) => names.push(Rc::clone(name)),
+            Value::Any(inner) => names.extend(names_of(inner)),
+            _ => {}
+        }
+    }
+    names
+}
+
+/// The one text among values; names beside it do not matter: a path has both.
+pub(crate) fn text_of(values: &[Value<'_>]) -> Option<Rc<str>> {
+    let mut texts = values.iter().filter_map(Value::as_text);
+    let first = texts.next()?;
+    texts.next().is_none().then_some(first)
+}
+
+/// Every text among values and the items of lists.
+pub(crate) fn texts_of(values: &[Value<'_>]) -> Vec<Rc<str>> {
+    values
+        .iter()
+        .flat_map(Value::spread)
+        .filter_map(|value| value.as_text())
+        .collect()
+}
+
+/// What the items of values may be.
+pub(crate) fn items_of<'a>(values: &[Value<'a>]) -> Values<'a> {
+    let mut items = Values::new();
+    for value in values {
+        match value {
+            Value::List(list) => {
+                for item in list.iter().take(64) {
+                    if items.len() >= MAX_VALUES * 2 {
+                        break;
+                    }
+                    items.extend(item.spread());
+                }
+            }
+            Value::Dict(entries) => {
+                items.extend(entries.iter().take(MAX_VALUES).map(|(key, _)| key.clone()));
+            }
+            Value::Name(name) => items.extend(join(name, "[]").map(Value::Name)),
+            _ => {}
+        }
+    }
+    items
+}
+
+/// What the items at an index of values may be.
+pub(crate) fn part_of<'a>(values: &[Value<'a>], index: usize) -> Values<'a> {
+    let mut parts = Values::new();
+    for value in values {
+        match value {
+            Value::List(list) => {
+                let item = list.get(index).map(Value::spread).unwrap_or_default();
+                merge(&mut parts, item);
+            }
+            Value::Text(text) => merge(
+                &mut parts,
+                text.chars()
+                    .nth(index)
+                    .and_then(|c| Value::text(c.to_string())),
+            ),
+            Value::Name(name) => merge(&mut parts, join(name, "[]").map(Value::Name)),
+            _ => {}
+        }
+    }
+    parts
+}
+
+/// Whether a call of this name runs a text as code.
+pub(crate) fn runs_code(name: &str) -> bool {
+    matches!(
+        name,
+        "builtins.eval"
+            | "builtins.exec"
+            | "builtins.compile"
+            | "timeit.timeit"
+            | "timeit.repeat"
+            | "timeit.Timer"
+            | "cProfile.run"
+            | "profile.run"
+            | "trace.Trace().run"
+            | "doctest.run_docstring_examples"
+            | "code.InteractiveInterpreter().runsource"
+            | "code.InteractiveInterpreter().runcode"
+            | "code.InteractiveConsole().push"
+            | "code.InteractiveConsole().runsource"
+            | "ast.parse"
+            | "builtins.get_ipython().run_cell"
+            | "pandas.eval"
+    )
+}
+
+/// The texts that such a call runs.
+fn code_texts(name: &str, args: &Args<'_>) -> Vec<Rc<str>> {
+    let names: &[&str] = &["source", "stmt", "object", "expression", "cmd", "statement"];
+    let mut texts = texts_of(args.get(0, names));
+    if name.starts_with("timeit.") {
+        texts.extend(texts_of(args.get(1, &["setup"])));
+    }
+    texts.truncate(16);
+    texts
+}
+
+/// Texts that the standard library has ready.
+fn known_constant(base: &str, name: &str) -> Option<&'static str> {
+    Some(match (base, name) {
+        ("string", "ascii_lowercase") => "abcdefghijklmnopqrstuvwxyz",
+        ("string", "ascii_uppercase") => "ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+        ("string", "ascii_letters") => "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ",
+        ("string", "digits") => "0123456789",
+        ("string", "hexdigits") => "0123456789abcdefABCDEF",
+        ("string", "punctuation") => "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~",
+        ("string", "printable") => {
+            "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ \t\n\r\u{b}\u{c}"
+        }
+        ("os" | "os.path", "sep") => "/",
+        ("os", "linesep") => "\n",
+        ("os", "name") => "posix",
+        ("sys", "executable") => "python3",
+        _ => return None,
+    })
+}

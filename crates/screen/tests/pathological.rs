@@ -1,0 +1,333 @@
+//! Programs that attack the analysis itself: one megabyte of every kind of nesting. Each must be
+//! answered within seconds, without an abort; what nests is refused.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that reports"
+)]
+
+use std::time::{Duration, Instant};
+
+use casemate_model::job::Language;
+use casemate_model::screening::Screening;
+use casemate_screen::{ScreenConfig, Source, screen};
+
+const MIB: usize = 1024 * 1024;
+
+fn look(source: &[u8]) -> (Screening, Duration) {
+    let started = Instant::now();
+    let source = Source {
+        bytes: source,
+        language: Language::Python,
+        name: "a.py",
+    };
+    (screen(&source, &ScreenConfig::default()), started.elapsed())
+}
+
+fn filled(head: &str, unit: &str, tail: &str) -> String {
+    let count = (MIB - head.len() - tail.len()) / unit.len();
+    format!("{head}{}{tail}", unit.repeat(count))
+}
+
+fn staircase(unit: &str) -> String {
+    let mut source = String::new();
+    let mut depth = 0;
+    while source.len() + depth + unit.len() + 2 < MIB {
+        source.push_str(&" ".repeat(depth));
+        source.push_str(unit);
+        source.push('\n');
+        depth += 1;
+    }
+    source
+}
+
+/// Everything that nests, at one megabyte.
+fn nesting() -> Vec<(&'static str, String)> {
+    let mut cases: Vec<(&'static str, String)> = [
+        ("(", "x = ", "(", ""),
+        ("[", "x = ", "[", ""),
+        ("{", "x = ", "{", ""),
+        ("(]", "x = ", "(]", ""),
+        ("unary -", "x = ", "-", "1"),
+        ("unary - +", "x = ", "-+", "1"),
+        ("~", "x = ", "~", "1"),
+        ("not", "x = ", "not ", "1"),
+        ("await", "async def f():\n  ", "await ", "x"),
+        ("yield", "def f():\n  ", "yield ", "x"),
+        ("yield,", "def f():\n  ", "yield a,", "x"),
+        ("attribute", "x = a", ".a", ""),
+        ("call", "x = f", "()", ""),
+        ("subscript", "x = f", "[0]", ""),
+        ("nested subscript", "x = ", "a[", ""),
+        ("nested call", "x = ", "f(", ""),
+        ("+", "x = 1", "+1", ""),
+        ("string +", "x = ''", "+'a'", ""),
+        ("**", "x = 1", "**1", ""),
+        ("@", "x = a", "@a", ""),
+        ("lambda", "x = ", "lambda:", "1"),
+        ("lambda with parameters", "x = ", "lambda a,b:", "1"),
+        ("lambda in defaults", "x = ", "lambda a=", "1"),
+        ("lambda, unfinished", "x = ", "lambda a,", "1"),
+        ("conditional", "x = ", "1 if a else ", "1"),
+        ("comparison", "x = 1", "<1", ""),
+        ("or", "x = a", " or a", ""),
+        ("and not", "x = a", " and not a", ""),
+        ("is not", "x = a", " is not a", ""),
+        (":=", "x = (a", ":=a", ")"),
+        ("*", "x = ", "*", "a"),
+        ("f-string", "x = ", "f'{", ""),
+        ("f-string, both quotes", "x = ", "f\"{f'{", ""),
+        ("format specification", "x = f'", "{a:", ""),
+        ("t-string", "x = ", "t'{", ""),
+        ("list in list", "x = ", "[a for b in ", ""),
+        ("pattern", "match x:\n  case ", "[", ""),
+        ("class pattern", "match x:\n  case ", "A(", ""),
+        ("if on one line", "", "if a:", "b"),
+        ("if a, on one line", "", "if a,:", "b"),
+        ("while else", "", "while a:b\nelse:", "b"),
+        ("class on one line", "", "class A:", "b"),
+        ("for on one line", "", "for a in b:", "b"),
+        ("with on one line", "", "with a:", "b"),
+        ("try on one line", "", "try:", "b"),
+        ("async", "", "async ", "def f(): pass"),
+        ("elif", "if a:\n b\n", "elif a:\n b\n", ""),
+        ("match", "", "match ", "a"),
+        ("type parameters", "def f", "[T: ", ""),
+        ("decorator call", "@a", "()", "\ndef f(): pass"),
+        ("return", "def f():\n  ", "return ", "a"),
+        ("unclosed with blocks", "x = (\n", "if a:\n", ""),
+    ]
+    .into_iter()
+    .map(|(name, head, unit, tail)| (name, filled(head, unit, tail)))
+    .collect();
+    for (name, unit) in [
+        ("if blocks", "if a:"),
+        ("def blocks", "def f():"),
+        ("class blocks", "class A:"),
+        ("for blocks", "for a in b:"),
+        ("with blocks", "with a:"),
+        ("try blocks", "try:"),
+        ("else blocks", "else:"),
+    ] {
+        cases.push((name, staircase(unit)));
+        cases.push((name, format!("x = (\n{}", staircase(unit))));
+    }
+    cases
+}
+
+#[test]
+fn a_megabyte_of_anything_that_nests_is_refused_in_time() {
+    for (name, source) in nesting() {
+        let source = source.get(..source.len().min(MIB)).unwrap();
+        let (screening, took) = look(source.as_bytes());
+        let rules: Vec<_> = screening
+            .findings
+            .iter()
+            .map(|finding| finding.rule.as_str())
+            .take(3)
+            .collect();
+        println!(
+            "{name:<26} {:<8} {took:>10.1?} {rules:?}",
+            screening.verdict.word()
+        );
+        assert!(took < Duration::from_secs(4), "{name} took {took:?}");
+        let unreadable = screening
+            .findings
+            .iter()
+            .any(|finding| finding.rule == "syntax-error");
+        assert!(
+            screening.verdict.word() == "refuse" || unreadable,
+            "{name}: {rules:?}"
+        );
+    }
+}
+
+/// What is long and does not nest. It may take its time up to the deadline, and honest data passes.
+#[test]
+fn a_megabyte_of_anything_flat_is_answered_in_time() {
+    for (name, head, unit, tail, passes) in [
+        ("list of numbers", "x = [", "12.5, ", "]\n", true),
+        ("list of lists", "x = [", "[1, 2, 'abc'],\n", "]\n", true),
+        ("dictionary", "x = {", "'some key': -1.5,\n", "}\n", true),
+        ("one string", "x = '", "abcdefgh", "'\n", true),
+        ("joined strings", "x = (", "'abcdefgh'\n", ")\n", true),
+        ("assignments", "", "value = compute(1, 2)\n", "", true),
+        (
+            "functions",
+            "",
+            "def f(a, b):\n    return a + b\n\n\n",
+            "",
+            true,
+        ),
+        ("comments", "", "# a comment about nothing\n", "", true),
+        ("empty lines", "", "\n", "", true),
+        ("f-string fields", "x = f'", "{a}", "'\n", true),
+        ("decorators", "", "@a\n", "def f(): pass\n", true),
+        ("backslashes", "x = 1", " + \\\n 1", "\n", false),
+        ("semicolons", "", "a;", "\n", true),
+        (
+            "distinct calls",
+            "import os\n",
+            "os.getcwd().a.b.c\n",
+            "",
+            true,
+        ),
+    ] {
+        let (screening, took) = look(filled(head, unit, tail).as_bytes());
+        let rules: Vec<_> = screening
+            .findings
+            .iter()
+            .map(|finding| finding.rule.as_str())
+            .take(3)
+            .collect();
+        println!(
+            "{name:<26} {:<8} {took:>10.1?} {rules:?}",
+            screening.verdict.word()
+        );
+        assert!(took < Duration::from_secs(4), "{name} took {took:?}");
+        assert_eq!(
+            screening.verdict.word() == "pass",
+            passes,
+            "{name}: {rules:?}"
+        );
+    }
+}
+
+/// Names and texts that build on each other would take forever to follow.
+#[test]
+fn names_that_build_on_each_other_end_in_time() {
+    let mut doubling = "a0 = 'x'\n".to_owned();
+    let mut aliases = "import os\na0 = os\n".to_owned();
+    let mut branches = "import os\na0 = os\n".to_owned();
+    for index in 1..3000 {
+        let before = index - 1;
+        doubling.push_str(&format!(
+            "a{index} = a{before} + a{before}\nopen(a{index})\n"
+        ));
+        aliases.push_str(&format!("a{index} = a{before}\n"));
+        branches.push_str(&format!(
+            "a{index} = a{before} if x else (a{before} or a{before})\na{index}.f()\n"
+        ));
+    }
+    let circle = "a = b\nb = c\nc = a\na()\n".repeat(1000);
+    for (name, source) in [
+        ("doubling", doubling),
+        ("aliases", aliases),
+        ("branches", branches),
+        ("circle", circle),
+    ] {
+        let (_, took) = look(source.as_bytes());
+        println!("{name:<26} {took:>10.1?}");
+        assert!(took < Duration::from_secs(3), "{name} took {took:?}");
+    }
+}
+
+/// A small generator: the tests must not depend on a crate for random numbers, nor on luck.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % sides as u64).unwrap()
+    }
+}
+
+/// Bytes and tokens thrown together: an answer every time, and never one that says the analysis broke.
+#[test]
+fn garbage_is_answered_without_a_panic() {
+    const PIECES: &[&str] = &[
+        "(",
+        ")",
+        "[",
+        "]",
+        "{",
+        "}",
+        "f'",
+        "'",
+        "\"\"\"",
+        "{x!r:>{w}}",
+        "\n",
+        "\n    ",
+        "\t",
+        "lambda ",
+        "if ",
+        "else ",
+        ":",
+        ",",
+        ".",
+        "a",
+        "os",
+        "import ",
+        "from ",
+        "*",
+        "**",
+        "=",
+        ":=",
+        "yield ",
+        "await ",
+        "async ",
+        "def f",
+        "class A",
+        "match ",
+        "case ",
+        "_",
+        "0x",
+        "1e",
+        "\\",
+        "\r",
+        "é",
+        "\u{200d}",
+        "# noqa",
+        "@",
+        "->",
+        "%",
+        "!ls",
+        "?",
+        "type X",
+        "__import__('os')",
+        ".system('ls')",
+        "eval(",
+        "exec('exec(\"1\")')",
+        "open('/etc/shadow')",
+        "try:",
+        "except* ",
+        "with ",
+        "rf'''",
+        "t'{",
+        "b'\\xff'",
+        "global a",
+        "del ",
+        "del a",
+        "return ",
+        "in ",
+        "not ",
+        "is ",
+        "for x in ",
+        "\x0c",
+        "é(",
+    ];
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+    for round in 0..4000 {
+        let mut bytes = Vec::new();
+        for _ in 0..dice.roll(60) {
+            if round % 3 == 0 {
+                bytes.push(u8::try_from(dice.roll(256)).unwrap());
+            } else {
+                bytes.extend_from_slice(PIECES[dice.roll(PIECES.len())].as_bytes());
+            }
+        }
+        let (screening, _) = look(&bytes);
+        let broke = screening
+            .findings
+            .iter()
+            .any(|finding| finding.rule == "analysis-failed");
+        assert!(
+            !broke,
+            "round {round}: {:?}",
+            String::from_utf8_lossy(&bytes)
+        );
+    }
+}

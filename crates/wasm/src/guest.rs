@@ -1,0 +1,93 @@
+//! What the host holds for one guest: its WASI state and its memory's ceiling.
+
+use casemate_model::limit::LimitKind;
+use wasmtime::{Memory, ResourceLimiter};
+
+use crate::wasi::Wasi;
+
+/// Table entries a guest may have; CPython's one table has 47,157 and never grows.
+const TABLE_MAX: usize = 100_000;
+
+/// The ceiling of a guest's memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MemoryLimit {
+    /// Bytes the program may add to what the snapshot holds.
+    pub(crate) allowed: u64,
+}
+
+/// The data of one guest's store.
+pub(crate) struct Guest {
+    pub(crate) wasi: Wasi,
+    memory: Option<Memory>,
+    limit: MemoryLimit,
+    /// Bytes of memory when the guest started.
+    baseline: u64,
+    /// The most bytes since.
+    peak: u64,
+}
+
+impl Guest {
+    pub(crate) fn new(wasi: Wasi, limit: MemoryLimit) -> Self {
+        Self {
+            wasi,
+            memory: None,
+            limit,
+            baseline: 0,
+            peak: 0,
+        }
+    }
+
+    /// Notes the memory of a fresh instance.
+    pub(crate) fn started(&mut self, memory: Memory, size: u64) {
+        self.memory = Some(memory);
+        self.baseline = size;
+        self.peak = size;
+    }
+
+    /// Replaces what the guest is given by that of its run.
+    pub(crate) fn give(&mut self, wasi: Wasi, limit: MemoryLimit) {
+        self.wasi = wasi;
+        self.limit = limit;
+    }
+
+    pub(crate) fn memory(&self) -> Option<Memory> {
+        self.memory
+    }
+
+    /// The most bytes above the snapshot.
+    pub(crate) fn memory_added(&self) -> u64 {
+        self.peak.saturating_sub(self.baseline)
+    }
+}
+
+impl ResourceLimiter for Guest {
+    fn memory_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let desired = desired as u64;
+        if self.memory.is_none() {
+            // The instance itself: the snapshot's own size, which set-up decided.
+            return Ok(maximum.is_none_or(|maximum| desired <= maximum as u64));
+        }
+        let added = desired.saturating_sub(self.baseline);
+        if added > self.limit.allowed {
+            self.wasi
+                .log_limit(LimitKind::Memory, self.limit.allowed, added);
+            return Ok(false);
+        }
+        self.peak = self.peak.max(desired);
+        Ok(true)
+    }
+
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired <= TABLE_MAX)
+    }
+}

@@ -1,0 +1,300 @@
+//! Set-up: from the pinned wheels to a compiled snapshot in the user's cache.
+//!
+//! Fetch, check, compile, import the scientific stack, snapshot, compile again. Each stage leaves a
+//! complete file under a name of its own, so that an interrupted set-up goes on where it stopped; the
+//! result appears under its final name in one rename, and is never written again.
+
+mod compile;
+mod fetch;
+mod preimport;
+mod store;
+mod wheel;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use casemate_linux::file::{Untrusted, create_private};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+pub use fetch::Source;
+pub use store::{Installed, Store};
+
+use crate::guest_files;
+use crate::library;
+use crate::machine;
+
+/// What set-up tells while it works.
+pub trait Progress: Send + Sync {
+    /// A stage begins; `total` is in `unit`, or unknown.
+    fn stage(&self, name: &str, total: Option<u64>, unit: Unit);
+    /// So much of the stage is done.
+    fn at(&self, done: u64);
+    /// The stage is complete.
+    fn done(&self, note: &str);
+    /// Something worth saying.
+    fn say(&self, text: &str);
+}
+
+/// What a stage counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes.
+    Bytes,
+    /// Functions.
+    Functions,
+    /// Nothing: it takes as long as it takes.
+    None,
+}
+
+/// Why set-up failed, and the way out.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SetupError {
+    /// The packages could not be fetched.
+    #[error("{what}\n  {fix}")]
+    Fetch {
+        /// What went wrong.
+        what: String,
+        /// The way out.
+        fix: String,
+    },
+    /// A file is not the one that was pinned.
+    #[error(
+        "{file} is not the pinned file: its SHA-256 is {got}, and {want} was expected\n  \
+         fetch it again from a package index you trust; nothing of it was used"
+    )]
+    WrongHash {
+        /// The file.
+        file: String,
+        /// Its hash.
+        got: String,
+        /// The pinned hash.
+        want: String,
+    },
+    /// The file system refused.
+    #[error("{what}: {cause}\n  {fix}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// The error.
+        cause: io::Error,
+        /// The way out.
+        fix: String,
+    },
+    /// The cache belongs to somebody else or can be written by others.
+    #[error("{0}")]
+    Untrusted(String),
+    /// The guest could not be prepared.
+    #[error(
+        "preparing the guest failed: {0}\n  run `casemate setup --force`; if it fails again, please report it"
+    )]
+    Guest(String),
+}
+
+impl SetupError {
+    pub(crate) fn io(what: impl Into<String>, cause: io::Error) -> Self {
+        let fix = match cause.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                "set-up needs about 1.5 GiB; free some, or name another folder with CASEMATE_CACHE"
+            }
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                "name a folder you may write to with CASEMATE_CACHE"
+            }
+            _ => "check the disk, or name another folder with CASEMATE_CACHE",
+        };
+        Self::Io {
+            what: what.into(),
+            cause,
+            fix: fix.to_owned(),
+        }
+    }
+}
+
+/// Makes sure that a compiled guest is in the cache, and says where.
+///
+/// A second process waits here for the first.
+///
+/// # Errors
+/// [`SetupError`], with the way out; nothing half-made is left under the final name.
+pub fn set_up(
+    store: &Store,
+    source: &Source,
+    force: bool,
+    progress: &dyn Progress,
+) -> Result<Installed, SetupError> {
+    let _lock = store.lock(progress)?;
+    if force {
+        store.remove()?;
+    } else if let Ok(installed) = store.installed() {
+        return Ok(installed);
+    }
+    let staging = store.staging();
+    private_dir(&staging)?;
+    let wheels = fetch::fetch(store, source, progress)?;
+    build(store, &staging, &wheels, progress)?;
+    let installed = store.publish(&staging)?;
+    progress.say(&format!(
+        "the guest is ready in {}",
+        installed.dir.display()
+    ));
+    Ok(installed)
+}
+
+fn build(
+    store: &Store,
+    staging: &Path,
+    wheels: &fetch::Wheels,
+    progress: &dyn Progress,
+) -> Result<(), SetupError> {
+    let guest_error = |error: anyhow::Error| match error.downcast::<io::Error>() {
+        Ok(error) => SetupError::io("writing the set-up folder", error),
+        Err(error) => SetupError::Guest(format!("{error:#}")),
+    };
+    let library_file = staging.join(store::LIBRARY);
+    progress.stage("packing the library", None, Unit::None);
+    let mut files = wheel::library_files(wheels).map_err(guest_error)?;
+    let pack = |files: &[library::Packed]| {
+        library::pack(&library_file, files)
+            .map_err(|error| SetupError::io("packing the library", error))
+    };
+    pack(&files)?;
+    progress.done(&format!("{} files", files.len()));
+
+    let cache = compile::FunctionCache::new();
+    let final_wasm = staging.join("snapshot.wasm");
+    if !final_wasm.exists() {
+        let wasm = wheel::stripped_module(wheels).map_err(guest_error)?;
+        let plain = compile::Compiled {
+            path: store.plain(),
+            cache: &cache,
+            progress,
+        };
+        let module = plain
+            .module(&wasm, "compiling Python")
+            .map_err(guest_error)?;
+        progress.stage(
+            "importing pandas, numpy, matplotlib and IPython",
+            None,
+            Unit::None,
+        );
+        let snapshot = preimport::snapshot(&wasm, &module, &library_file).map_err(guest_error)?;
+        store::write_private(&final_wasm, &snapshot)
+            .map_err(|error| SetupError::io("writing the snapshot", error))?;
+        progress.done(&format!("{} MiB snapshot", snapshot.len() >> 20));
+    }
+    let snapshot =
+        fs::read(&final_wasm).map_err(|error| SetupError::io("reading the snapshot", error))?;
+    let compiled = compile::Compiled {
+        path: staging.join(store::MODULE),
+        cache: &cache,
+        progress,
+    };
+    let module = compiled
+        .module(&snapshot, "compiling the snapshot")
+        .map_err(guest_error)?;
+    progress.stage(
+        "learning which pages every program writes",
+        None,
+        Unit::None,
+    );
+    let hot = preimport::hot(&module, &library_file).map_err(guest_error)?;
+    files.push(library::Packed {
+        root: library::Root::Worker,
+        path: library::HOT.to_owned(),
+        bytes: serde_json::to_vec(&hot).map_err(|error| SetupError::Guest(error.to_string()))?,
+    });
+    pack(&files)?;
+    let pages: usize = hot.iter().map(|range| range.len() / 4096).sum();
+    progress.done(&format!("{pages} pages"));
+    Ok(())
+}
+
+/// The names under which the parts of a guest are kept: a change of anything that matters is another
+/// name, so that what is loaded fits what loads it.
+#[derive(Debug, Clone)]
+pub(crate) struct Keys {
+    /// Of Python as compiled from the wheel: the wheel, the engine, this processor's features.
+    pub(crate) plain: String,
+    /// Of the snapshot: that, our guest code, the pure wheels, the cache's format.
+    pub(crate) guest: String,
+}
+
+impl Keys {
+    /// The keys of this program on this machine.
+    pub(crate) fn new() -> Result<Self, SetupError> {
+        use std::hash::Hash;
+        let engine = machine::engine().map_err(|error| SetupError::Guest(format!("{error:#}")))?;
+        let mut fingerprint = Fingerprint(Sha256::new());
+        engine
+            .precompile_compatibility_hash()
+            .hash(&mut fingerprint);
+        let mut hash = fingerprint.0;
+        hash.update(fetch::WHEEL_SHA256);
+        let plain = hex(&hash.clone().finalize()[..12]);
+        for (name, text) in guest_files::ALL {
+            for part in [name, text] {
+                hash.update((part.len() as u64).to_le_bytes());
+                hash.update(part);
+            }
+        }
+        hash.update(store::FORMAT.to_le_bytes());
+        Ok(Self {
+            plain,
+            guest: hex(&hash.finalize()[..12]),
+        })
+    }
+}
+
+/// A hasher whose result does not depend on the process.
+struct Fingerprint(Sha256);
+
+impl std::hash::Hasher for Fingerprint {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        0
+    }
+}
+
+/// A folder of the user's own, or none.
+pub(crate) fn private_dir(dir: &Path) -> Result<(), SetupError> {
+    create_private(dir).map_err(|error| match error {
+        Untrusted::Unreadable { path, cause } => {
+            SetupError::io(format!("making {}", path.display()), cause)
+        }
+        other => SetupError::Untrusted(other.to_string()),
+    })
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// SHA-256 of a file, in hexadecimal.
+pub(crate) fn file_sha256(path: &Path) -> io::Result<String> {
+    let mut hasher = Sha256::new();
+    io::copy(&mut fs::File::open(path)?, &mut hasher)?;
+    Ok(hex(&hasher.finalize()))
+}
+
+/// The folder for caches: `CASEMATE_CACHE`, else `XDG_CACHE_HOME/casemate`, else `~/.cache/casemate`.
+///
+/// # Errors
+/// When none of them names an absolute folder.
+pub fn cache_root() -> Result<PathBuf, SetupError> {
+    let absolute = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    absolute("CASEMATE_CACHE")
+        .or_else(|| absolute("XDG_CACHE_HOME").map(|path| path.join("casemate")))
+        .or_else(|| absolute("HOME").map(|path| path.join(".cache/casemate")))
+        .ok_or_else(|| {
+            SetupError::Untrusted("no cache folder: set CASEMATE_CACHE to an absolute path".into())
+        })
+}

@@ -1,0 +1,203 @@
+//! Running the guest's initialisation once and taking a snapshot of its memory.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use casemate_linux::memory::written_pages;
+use casemate_model::event::Event;
+use wasmtime::Module;
+use wasmtime_wizer::{InstanceState, SnapshotVal, ValType, Wizer};
+
+use crate::guest::MemoryLimit;
+use crate::guest_files::{self, DRIVER, GUEST_ENV};
+use crate::library::Library;
+use crate::machine::{GuestSpec, Instance, Machine, THREAD_STACK, TurnEnd};
+use crate::wasi::{Clock, Halt, Outlet, Quota};
+
+/// Where the guest's stack pointer starts, and where it is again after every completed call.
+const STACK_POINTER: i32 = 16_777_216;
+
+/// Runs the initialisation in `module` (compiled from `wasm`) and gives back `wasm` with its memory.
+pub(crate) fn snapshot(wasm: &[u8], module: &Module, library: &Path) -> anyhow::Result<Vec<u8>> {
+    on_a_large_stack(|| take(wasm, module, library))
+}
+
+/// The parts of the snapshot's memory that the smallest program writes, and so every program.
+pub(crate) fn hot(module: &Module, library: &Path) -> anyhow::Result<Vec<Range<usize>>> {
+    on_a_large_stack(|| {
+        let machine = Machine::new(
+            module.engine(),
+            module,
+            Arc::new(Library::map(&File::open(library)?)?),
+        )?;
+        let job = r#"{"code":"pass","name":"a.py","argv":["a.py"],"env":{},"cell":false,"max_result_bytes":0}"#;
+        let mut instance = machine.blank()?;
+        machine.give(&mut instance, spec(job), Box::new(Said::default()), |_| {
+            Ok(())
+        })?;
+        match machine.turn(&mut instance, DRIVER) {
+            TurnEnd::Returned(0) => Ok(written_pages(instance.memory.data(&instance.store))?),
+            end => bail!("the smallest program ended with {end:?}"),
+        }
+    })
+}
+
+fn on_a_large_stack<T: Send>(act: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("preimport".into())
+            .stack_size(THREAD_STACK)
+            .spawn_scoped(scope, act)?;
+        thread
+            .join()
+            .unwrap_or_else(|_| bail!("the guest's preparation panicked"))
+    })
+}
+
+fn take(wasm: &[u8], module: &Module, library: &Path) -> anyhow::Result<Vec<u8>> {
+    let library = Arc::new(Library::map(&File::open(library)?)?);
+    let machine = Machine::new(module.engine(), module, library)?;
+    let said = Said::default();
+    let mut instance = machine.blank()?;
+    machine.give(&mut instance, spec(""), Box::new(said.clone()), |_| Ok(()))?;
+    match machine.turn(&mut instance, guest_files::INIT) {
+        TurnEnd::Returned(0) => {}
+        end => bail!(
+            "the guest's initialisation ended with {end:?}: {}",
+            said.text()
+        ),
+    }
+    let wasi = &mut instance.store.data_mut().wasi;
+    let open = wasi.table.left_open();
+    if !open.is_empty() {
+        bail!(
+            "the guest's initialisation left descriptors open: {}",
+            open.join(", ")
+        );
+    }
+    let left = wasi.tree.left_behind();
+    if let Some(file) = left.first() {
+        bail!("the guest's initialisation left {} behind", file.path);
+    }
+    rewrite(wasm, instance)
+}
+
+/// Limits for code of our own: generous, and finite all the same.
+fn spec(job: &str) -> GuestSpec {
+    GuestSpec {
+        argv: vec!["/usr/local/bin/python.wasm".into()],
+        env: GUEST_ENV
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+        stdin: Vec::new(),
+        job: job.as_bytes().to_vec(),
+        quota: Quota {
+            bytes_allowed: 64 << 20,
+            files_allowed: 1000,
+            ..Quota::default()
+        },
+        clock: Clock::start(
+            Duration::from_millis(1),
+            Some(Duration::from_secs(600)),
+            None,
+            1000,
+        ),
+        output_allowed: 1 << 20,
+        result_allowed: 1 << 20,
+        open_files_allowed: 256,
+        memory: MemoryLimit { allowed: 1 << 30 },
+    }
+}
+
+fn rewrite(wasm: &[u8], instance: Instance) -> anyhow::Result<Vec<u8>> {
+    check_globals(wasm)?;
+    let wizer = Wizer::new();
+    let (context, _instrumented) = wizer
+        .instrument(wasm)
+        .map_err(|error| anyhow::anyhow!("{error:#}"))?;
+    let mut state = State(instance);
+    let mut future = pin!(wizer.snapshot(&context, &mut state));
+    // Nothing in the snapshot waits: our state answers at once.
+    match future
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()))
+    {
+        Poll::Ready(result) => result.map_err(|error| anyhow::anyhow!("{error:#}")),
+        Poll::Pending => bail!("the snapshot did not complete"),
+    }
+    .context("taking the snapshot")
+}
+
+/// The snapshot notes one mutable global with a constant: it must be the one we know.
+fn check_globals(wasm: &[u8]) -> anyhow::Result<()> {
+    let mut mutable = Vec::new();
+    for payload in wasmparser::Parser::new(0).parse_all(wasm) {
+        let wasmparser::Payload::GlobalSection(globals) = payload? else {
+            continue;
+        };
+        for global in globals {
+            let global = global?;
+            if global.ty.mutable {
+                mutable.push(global.init_expr.get_operators_reader().read()?);
+            }
+        }
+    }
+    match mutable.as_slice() {
+        [
+            wasmparser::Operator::I32Const {
+                value: STACK_POINTER,
+            },
+        ] => Ok(()),
+        other => bail!("the guest's globals are not the ones expected: {other:?}"),
+    }
+}
+
+/// The state that wizer asks for, answered from an instance of the module before instrumentation: it
+/// has one memory, and its one mutable global is the stack pointer, back at its base after each call.
+struct State(Instance);
+
+impl InstanceState for State {
+    async fn global_get(&mut self, _name: &str, _type: ValType) -> SnapshotVal {
+        SnapshotVal::I32(STACK_POINTER)
+    }
+
+    async fn memory_contents(&mut self, _name: &str, contents: impl FnOnce(&[u8]) + Send) {
+        contents(self.0.memory.data(&self.0.store));
+    }
+}
+
+/// Keeps what the initialisation printed, for the error that quotes it.
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<Vec<u8>>>);
+
+impl Said {
+    fn text(&self) -> String {
+        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+impl Outlet for Said {
+    fn stream(&mut self, _number: u32, bytes: &[u8]) -> Result<(), Halt> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn message(&mut self, _bytes: &[u8]) -> Result<(), Halt> {
+        Ok(())
+    }
+
+    fn events(&mut self, _events: &[Event]) -> Result<(), Halt> {
+        Ok(())
+    }
+}

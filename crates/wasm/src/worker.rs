@@ -1,0 +1,336 @@
+//! The worker: a process that holds one guest at a time and nothing else.
+//!
+//! It locks itself down first, then loads the compiled guest, then gives up the right to make memory
+//! executable, and only then asks for work. It never serves two tenants and ends after a trap.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use casemate_linux::lockdown::{self, LockdownPlan};
+use casemate_linux::{Step, take_fd};
+use casemate_model::event::Event;
+use casemate_model::limit::LimitKind;
+
+use crate::guest::MemoryLimit;
+use crate::guest_files::{DRIVER, GUEST_ENV};
+use crate::library::Library;
+use crate::machine::{self, GuestSpec, Instance, Machine, THREAD_STACK, TurnEnd};
+use crate::module;
+use crate::wasi::{Blob, Clock, Errno, Halt, Outlet, Quota, Wasi};
+use crate::wire::{
+    Kind, WireEnd, WireExit, WireFile, WireJob, WireLeft, WireWall, receive, send, send_json,
+    send_split,
+};
+
+/// The argument that makes this program a worker.
+pub const ARGUMENT: &str = "wasm-worker";
+/// Descriptors of a worker: the channel, the compiled module, the library.
+pub(crate) const CHANNEL: RawFd = 3;
+pub(crate) const MODULE: RawFd = 4;
+pub(crate) const LIBRARY: RawFd = 5;
+
+/// Runs this process as a worker. Must be called before any other thread is started.
+pub fn main() -> ExitCode {
+    let steps = lockdown::enter(&LockdownPlan::new(&[CHANNEL, MODULE, LIBRARY]));
+    let thread = std::thread::Builder::new()
+        .name("guest".into())
+        .stack_size(THREAD_STACK)
+        .spawn(move || serve(steps));
+    match thread.map(std::thread::JoinHandle::join) {
+        Ok(Ok(Ok(()))) => ExitCode::SUCCESS,
+        // Nobody reads what a worker prints: the host sees the channel close and the code.
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn serve(mut steps: Vec<Step>) -> anyhow::Result<()> {
+    let channel = Arc::new(UnixStream::from(take_fd(CHANNEL)?));
+    let library = Arc::new(Library::map(&take_fd(LIBRARY)?.into())?);
+    let engine = machine::engine()?;
+    let module = module::load(&engine, take_fd(MODULE)?.into())?;
+    let machine = Machine::new(&engine, &module, library)?;
+    // Made in advance: the next run does not wait for it. It is used once and never again.
+    let mut spare = machine.blank()?;
+    steps.extend(lockdown::seal());
+    let walls: Vec<WireWall> = steps.into_iter().map(wall).collect();
+    send_json(&mut &*channel, Kind::Ready, &walls)?;
+    while let Some((kind, payload)) = receive(&mut &*channel)? {
+        anyhow::ensure!(kind == Kind::Job, "expected a job, got {kind:?}");
+        let job: WireJob = serde_json::from_slice(&payload)?;
+        if !run(&machine, &channel, &job, spare)? {
+            break;
+        }
+        spare = machine.blank()?;
+    }
+    Ok(())
+}
+
+fn wall(step: Step) -> WireWall {
+    WireWall {
+        wall: step.wall.into_owned(),
+        asked: step.asked,
+        got: step.got,
+    }
+}
+
+fn spec(job: &WireJob, driver: Vec<u8>, stdin: Vec<u8>) -> GuestSpec {
+    let limits = &job.limits;
+    GuestSpec {
+        argv: vec!["/usr/local/bin/python.wasm".into()],
+        env: GUEST_ENV
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+        stdin,
+        job: driver,
+        quota: Quota {
+            bytes_allowed: limits.disk_bytes,
+            files_allowed: limits.disk_files,
+            ..Quota::default()
+        },
+        clock: clock(job),
+        output_allowed: limits.output_bytes,
+        result_allowed: limits.result_bytes,
+        open_files_allowed: limits.open_files,
+        memory: MemoryLimit {
+            allowed: limits.memory_bytes,
+        },
+    }
+}
+
+fn clock(job: &WireJob) -> Clock {
+    Clock::start(
+        Duration::from_micros(job.clock_granularity_us),
+        job.limits.wall_time_ms.map(Duration::from_millis),
+        job.limits.cpu_time_ms.map(Duration::from_millis),
+        job.limits.cpu_millis,
+    )
+}
+
+/// Runs one job. False when this worker must not be used again.
+fn run(
+    machine: &Machine,
+    channel: &Arc<UnixStream>,
+    job: &WireJob,
+    mut instance: Instance,
+) -> anyhow::Result<bool> {
+    let driver = contents(channel, job.job_bytes)?;
+    let stdin = contents(channel, job.stdin_bytes)?;
+    let mut files = Vec::new();
+    for file in &job.files {
+        files.push((file, contents(channel, file.bytes)?));
+    }
+    let outlet = Box::new(Channel(channel.clone()));
+    machine.give(&mut instance, spec(job, driver, stdin), outlet, |wasi| {
+        place(wasi, files)
+    })?;
+    send_json(&mut &**channel, Kind::Armed, &armed(job))?;
+    match receive(&mut &**channel)? {
+        Some((Kind::Start, _)) => {}
+        // The host did not like the walls: nothing has run, and nothing of it is kept.
+        _ => return Ok(false),
+    }
+    instance.store.data_mut().wasi.clock = clock(job);
+    let end = machine.turn(&mut instance, DRIVER);
+    let reusable = matches!(end, TurnEnd::Returned(_) | TurnEnd::Halted(Halt::Exit(_)));
+    report(channel, job, &mut instance, end)?;
+    Ok(reusable)
+}
+
+fn contents(channel: &Arc<UnixStream>, bytes: u64) -> anyhow::Result<Vec<u8>> {
+    let bytes = usize::try_from(bytes)?;
+    let mut all = Vec::with_capacity(bytes);
+    while all.len() < bytes {
+        match receive(&mut &**channel)? {
+            Some((Kind::Data, payload)) if all.len() + payload.len() <= bytes => {
+                all.extend(payload)
+            }
+            other => anyhow::bail!("expected contents, got {:?}", other.map(|(kind, _)| kind)),
+        }
+    }
+    Ok(all)
+}
+
+fn place(wasi: &mut Wasi, files: Vec<(&WireFile, Vec<u8>)>) -> Result<(), Errno> {
+    let work = wasi.tree.resolve(wasi.tree.root(), "work", false)?;
+    for (file, bytes) in files {
+        let ino = wasi.tree.place(&file.path, Blob::from_vec(bytes))?;
+        if let Some(alias) = &file.alias {
+            wasi.tree.alias(work, alias, ino)?;
+        }
+    }
+    Ok(())
+}
+
+/// The walls of this run, told from what was really configured.
+fn armed(job: &WireJob) -> Vec<WireWall> {
+    let limits = &job.limits;
+    let show = |limit: LimitKind, amount: Option<u64>| {
+        amount.map_or("unlimited".into(), |n| limit.show(n))
+    };
+    let capped = [
+        ("memory", LimitKind::Memory, Some(limits.memory_bytes)),
+        ("cpu_time", LimitKind::CpuTime, limits.cpu_time_ms),
+        ("wall_time", LimitKind::WallTime, limits.wall_time_ms),
+        ("disk", LimitKind::DiskBytes, Some(limits.disk_bytes)),
+        ("disk_files", LimitKind::DiskFiles, Some(limits.disk_files)),
+        ("output", LimitKind::OutputBytes, Some(limits.output_bytes)),
+        ("open_files", LimitKind::OpenFiles, Some(limits.open_files)),
+    ];
+    let mut walls = vec![
+        WireWall::standing(
+            "wasm",
+            "a memory of its own",
+            "wasmtime, Cranelift, one instance, no threads",
+        ),
+        WireWall::standing(
+            "wasi_files",
+            "no host file",
+            "an in-memory tree; inputs have no way to be written",
+        ),
+        WireWall::standing("wasi_network", "no network", "no socket can be made"),
+        WireWall::standing(
+            "wasi_environment",
+            "an empty environment",
+            "five names the interpreter needs",
+        ),
+        WireWall::standing(
+            "wasi_clock",
+            "coarse clocks",
+            format!("{} ms", job.clock_granularity_us as f64 / 1000.0),
+        ),
+    ];
+    for (name, limit, amount) in capped {
+        let wall = format!("limit_{name}");
+        walls.push(if amount.is_some_and(|amount| amount < u64::MAX) {
+            WireWall::standing(&wall, "a ceiling", show(limit, amount))
+        } else {
+            WireWall {
+                wall,
+                asked: "a ceiling".into(),
+                got: Err("unlimited by choice".into()),
+            }
+        });
+    }
+    walls
+}
+
+fn report(
+    channel: &Arc<UnixStream>,
+    job: &WireJob,
+    instance: &mut Instance,
+    end: TurnEnd,
+) -> anyhow::Result<()> {
+    let guest = instance.store.data_mut();
+    let (wall_us, cpu_us) = (guest.wasi.clock.elapsed_us(), guest.wasi.clock.cpu_us());
+    let memory_peak_bytes = guest.memory_added();
+    let wasi = &mut guest.wasi;
+    wasi.close_all();
+    let end = match end {
+        TurnEnd::Returned(status) => WireExit::Returned { status },
+        TurnEnd::Halted(Halt::Exit(code)) => WireExit::Exited { code },
+        TurnEnd::Halted(Halt::Limit {
+            limit,
+            allowed,
+            seen,
+        }) => {
+            wasi.log_limit(limit, allowed, seen);
+            WireExit::Over {
+                limit,
+                allowed,
+                seen,
+            }
+        }
+        TurnEnd::Halted(Halt::ChannelLost) => anyhow::bail!("the host is gone"),
+        TurnEnd::Trapped(trap) => WireExit::Trapped {
+            trap: trap.to_string(),
+        },
+        TurnEnd::Failed(reason) => WireExit::Failed { reason },
+    };
+    hand_back(channel, job, wasi)?;
+    wasi.flush(true)?;
+    let end = WireEnd {
+        end,
+        wall_us,
+        cpu_us,
+        memory_peak_bytes,
+        disk_peak_bytes: wasi.tree.quota.bytes_peak,
+        disk_peak_files: wasi.tree.quota.files_peak,
+        open_files_peak: wasi.open_files_peak,
+        stdout_bytes: wasi.streams[0].written,
+        stderr_bytes: wasi.streams[1].written,
+    };
+    Ok(send_json(&mut &**channel, Kind::End, &end)?)
+}
+
+/// Sends the files that were left, up to the limits; a limit that cut them is an event.
+fn hand_back(channel: &Arc<UnixStream>, job: &WireJob, wasi: &mut Wasi) -> anyhow::Result<()> {
+    let left = wasi.tree.left_behind();
+    let total: u64 = left.iter().map(|file| file.size).sum();
+    let checks = [
+        (
+            LimitKind::ArtifactCount,
+            job.limits.artifacts,
+            left.len() as u64,
+        ),
+        (LimitKind::ArtifactBytes, job.limits.artifact_bytes, total),
+    ];
+    let mut room = job.limits.artifact_bytes;
+    for file in left
+        .iter()
+        .take(usize::try_from(job.limits.artifacts).unwrap_or(usize::MAX))
+    {
+        let Some(rest) = room.checked_sub(file.size) else {
+            continue;
+        };
+        room = rest;
+        let bytes = wasi
+            .tree
+            .content(file.ino)
+            .map_err(|errno| anyhow::anyhow!(errno.symbol()))?;
+        let head = WireLeft {
+            path: file.path.clone(),
+            bytes: file.size,
+        };
+        send_json(&mut &**channel, Kind::File, &head)?;
+        send_split(&mut &**channel, Kind::FileData, bytes)?;
+    }
+    for (limit, allowed, seen) in checks
+        .into_iter()
+        .filter(|(_, allowed, seen)| seen > allowed)
+    {
+        wasi.log_limit(limit, allowed, seen);
+    }
+    Ok(())
+}
+
+/// The guest's outlet: frames on the channel.
+struct Channel(Arc<UnixStream>);
+
+fn lost(_: io::Error) -> Halt {
+    Halt::ChannelLost
+}
+
+impl Outlet for Channel {
+    fn stream(&mut self, number: u32, bytes: &[u8]) -> Result<(), Halt> {
+        let kind = if number == 2 {
+            Kind::Stderr
+        } else {
+            Kind::Stdout
+        };
+        send_split(&mut &*self.0, kind, bytes).map_err(lost)
+    }
+
+    fn message(&mut self, bytes: &[u8]) -> Result<(), Halt> {
+        send_split(&mut &*self.0, Kind::MessagePart, bytes).map_err(lost)?;
+        send(&mut &*self.0, Kind::MessageEnd, &[]).map_err(lost)
+    }
+
+    fn events(&mut self, events: &[Event]) -> Result<(), Halt> {
+        send_json(&mut &*self.0, Kind::Events, &events).map_err(lost)
+    }
+}
