@@ -97,7 +97,7 @@ impl SetupError {
     pub(crate) fn io(what: impl Into<String>, cause: io::Error) -> Self {
         let fix = match cause.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                "set-up needs about 1.5 GiB; free some, or name another folder with CASEMATE_CACHE"
+                "set-up needs about 1.2 GiB; free some, or name another folder with CASEMATE_CACHE"
             }
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                 "name a folder you may write to with CASEMATE_CACHE"
@@ -130,6 +130,7 @@ pub fn set_up(
     } else if let Ok(installed) = store.installed() {
         return Ok(installed);
     }
+    store.room()?;
     let staging = store.staging();
     private_dir(&staging)?;
     let wheels = fetch::fetch(store, source, progress)?;
