@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use casemate_linux::memory::Resident;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -35,8 +35,8 @@ pub(crate) struct Damaged(&'static str);
 pub(crate) struct Library {
     pub(crate) base: Arc<Base>,
     pub(crate) second_root: Ino,
-    /// Parts of the snapshot's memory that every guest writes, as set-up saw it.
-    pub(crate) hot: Vec<Range<usize>>,
+    /// Parts of the snapshot's memory that every guest reads and writes, as set-up saw it.
+    pub(crate) hot: Resident,
 }
 
 /// Below what a packed file lies.
@@ -50,7 +50,7 @@ pub(crate) enum Root {
     Worker = 2,
 }
 
-/// The name of the list of written pages.
+/// The name of the list of pages that every guest touches.
 pub(crate) const HOT: &str = "hot.json";
 
 /// A file to be packed.
@@ -109,7 +109,7 @@ impl Library {
         let mut base = Base::new();
         let tree_error = |_| Damaged("two entries want one place");
         let second_root = base.add_root().map_err(tree_error)?;
-        let mut hot = Vec::new();
+        let mut hot = Resident::default();
         for entry in index {
             let from = usize::try_from(entry.offset)?.saturating_add(start);
             let to = from.saturating_add(usize::try_from(entry.len)?);
