@@ -372,6 +372,8 @@ fn a_cache_that_others_can_write_is_not_loaded() {
         .dir();
     fs::create_dir_all(&copy).unwrap();
     for name in ["module.cwasm", "library.bin", "manifest.json"] {
+        let made = fs::metadata(real.dir().join(name)).unwrap().permissions();
+        assert_eq!(made.mode() & 0o777, 0o600, "{name}");
         fs::copy(real.dir().join(name), copy.join(name)).unwrap();
         fs::set_permissions(copy.join(name), fs::Permissions::from_mode(0o600)).unwrap();
     }

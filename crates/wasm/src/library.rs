@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -78,7 +79,13 @@ pub(crate) fn pack(to: &Path, files: &[Packed]) -> io::Result<()> {
         offset += len;
     }
     let index = serde_json::to_vec(&index)?;
-    let mut out = io::BufWriter::new(File::create(to)?);
+    let file = File::options()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(to)?;
+    let mut out = io::BufWriter::new(file);
     out.write_all(MAGIC)?;
     out.write_all(&(index.len() as u64).to_le_bytes())?;
     out.write_all(&index)?;

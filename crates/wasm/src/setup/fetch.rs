@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -333,6 +334,7 @@ fn keep(from: &Path, to: &Path) -> Result<(), SetupError> {
     for entry in fs::read_dir(from).map_err(io_error)? {
         let path = entry.map_err(io_error)?.path();
         let name = path.file_name().unwrap_or_default().to_owned();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(io_error)?;
         fs::rename(&path, to.join(name)).map_err(io_error)?;
     }
     Ok(())
