@@ -233,7 +233,7 @@ impl Keys {
         let mut hash = fingerprint.0;
         hash.update(fetch::WHEEL_SHA256);
         let plain = hex(&hash.clone().finalize()[..12]);
-        for (name, text) in guest_files::ALL {
+        for (name, text) in guest_files::all() {
             for part in [name, text] {
                 hash.update((part.len() as u64).to_le_bytes());
                 hash.update(part);
