@@ -38,7 +38,10 @@ mod tests {
             if name.ends_with(".py") {
                 let path = format!("casemate_guest/{name}");
                 let mut all = SHARED.iter().chain(NATIVE);
-                assert!(all.any(|(known, _)| *known == path), "{path} is not embedded");
+                assert!(
+                    all.any(|(known, _)| *known == path),
+                    "{path} is not embedded"
+                );
             }
         }
     }

@@ -295,7 +295,10 @@ mod tests {
         let signals = tally(|tally| {
             assert_eq!(tally.stdout(b"12345678".to_vec()), Ok(()));
             let over = tally.stdout(b"90abc".to_vec()).unwrap_err();
-            assert_eq!((over.limit, over.allowed, over.seen), (LimitKind::OutputBytes, 10, 13));
+            assert_eq!(
+                (over.limit, over.allowed, over.seen),
+                (LimitKind::OutputBytes, 10, 13)
+            );
             assert!(tally.stdout(b"x".to_vec()).is_err());
             assert_eq!(tally.stderr(b"1234567890".to_vec()), Ok(()));
             assert_eq!(tally.output(), (14, 10));
@@ -314,7 +317,10 @@ mod tests {
     fn results_and_artifacts_are_counted() {
         tally(|tally| {
             assert_eq!(tally.message_part(&[b'x'; 100]), Ok(()));
-            assert_eq!(tally.message_part(b"x").unwrap_err().limit, LimitKind::ResultBytes);
+            assert_eq!(
+                tally.message_part(b"x").unwrap_err().limit,
+                LimitKind::ResultBytes
+            );
             let large = tally.artifact("/tmp/a".into(), 9).unwrap_err();
             assert_eq!((large.limit, large.seen), (LimitKind::ArtifactBytes, 9));
             assert_eq!(tally.artifact("/tmp/b".into(), 8), Ok(()));
@@ -328,14 +334,23 @@ mod tests {
     #[test]
     fn a_limit_that_the_guest_tells_of_is_its_word() {
         let signals = tally(|tally| {
-            tally.message_part(b"{\"kind\":\"felt\",\"limit\":\"open_files\"}\n").unwrap();
+            tally
+                .message_part(b"{\"kind\":\"felt\",\"limit\":\"open_files\"}\n")
+                .unwrap();
             tally.message_end();
         });
         let [Signal::Event(event)] = signals.as_slice() else {
             panic!("{signals:?}")
         };
         assert_eq!(event.witness, Witness::Guest);
-        assert!(matches!(event.what, What::LimitReached { allowed: 16, seen: 17, .. }));
+        assert!(matches!(
+            event.what,
+            What::LimitReached {
+                allowed: 16,
+                seen: 17,
+                ..
+            }
+        ));
     }
 
     #[test]
@@ -344,6 +359,12 @@ mod tests {
             tally.message_part(b"rubbish").unwrap();
             tally.message_end();
         });
-        assert!(matches!(&signals[0], Signal::Event(Event { what: What::Denied { .. }, .. })));
+        assert!(matches!(
+            &signals[0],
+            Signal::Event(Event {
+                what: What::Denied { .. },
+                ..
+            })
+        ));
     }
 }

@@ -24,7 +24,7 @@ mod limits;
 mod namespaces;
 pub mod root;
 
-pub use namespaces::{Forked, fork_init};
+pub use namespaces::{Forked, Init, fork_init, reap_until};
 
 /// The names of the walls that only a jail has; the others are those of
 /// [`lockdown::wall`](crate::lockdown::wall).
@@ -71,11 +71,9 @@ pub fn leave(keep_fds: &[RawFd]) -> Vec<Step> {
     let mut steps = vec![
         Step::run(base::SINGLE_THREAD, "one thread", lockdown::single_thread),
         Step::run(base::NO_NEW_PRIVS, "on", lockdown::no_new_privs),
-        Step::run(
-            base::DESCRIPTORS,
-            format!("only {keep_fds:?}"),
-            || lockdown::close_all_but(keep_fds),
-        ),
+        Step::run(base::DESCRIPTORS, format!("only {keep_fds:?}"), || {
+            lockdown::close_all_but(keep_fds)
+        }),
     ];
     namespaces::leave(&mut steps);
     steps
@@ -132,7 +130,9 @@ pub fn confine_parent(identity: Identity) -> Result<(), String> {
 fn affinity(plan: &Confinement) -> Result<String, String> {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
     let have = sched_getaffinity(None).map_err(|e| failed("sched_getaffinity", e))?;
-    let usable: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| have.is_set(*cpu)).collect();
+    let usable: Vec<usize> = (0..CpuSet::MAX_CPU)
+        .filter(|cpu| have.is_set(*cpu))
+        .collect();
     let count = plan.processors.clamp(1, usable.len().max(1));
     let mut wanted = CpuSet::new();
     for offset in 0..count {

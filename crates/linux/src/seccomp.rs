@@ -340,7 +340,11 @@ mod tests {
             assert!(compiled.rules > 30);
         }
         let jail = Policy::parse(JAIL).unwrap().compile().unwrap();
-        assert_eq!(jail.programs.len(), 5, "three answer, one kills, one allows");
+        assert_eq!(
+            jail.programs.len(),
+            5,
+            "three answer, one kills, one allows"
+        );
     }
 
     #[test]

@@ -92,7 +92,10 @@ impl<'a> Run<'a> {
 
     fn take(&mut self, kind: Kind, payload: Vec<u8>) -> io::Result<()> {
         match kind {
-            Kind::Stdout => self.tally.stdout(payload).map_err(more("standard output"))?,
+            Kind::Stdout => self
+                .tally
+                .stdout(payload)
+                .map_err(more("standard output"))?,
             Kind::Stderr => self.tally.stderr(payload).map_err(more("standard error"))?,
             Kind::Events => self.take_events(&payload)?,
             Kind::MessagePart => self.tally.message_part(&payload).map_err(more("results"))?,
@@ -144,7 +147,9 @@ impl<'a> Run<'a> {
     /// The raw end. The driver's exit code is the guest's word for itself; it decides nothing else.
     pub(crate) fn judge(&self, end: &WireExit) -> Exit {
         match end {
-            WireExit::Returned { status } => Exit::Code(self.tally.exit_code().unwrap_or(*status & 0xff)),
+            WireExit::Returned { status } => {
+                Exit::Code(self.tally.exit_code().unwrap_or(*status & 0xff))
+            }
             WireExit::Exited { code } => Exit::Code(*code & 0xff),
             WireExit::Over {
                 limit,

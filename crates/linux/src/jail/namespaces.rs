@@ -113,3 +113,22 @@ pub fn fork_init() -> Result<Forked, String> {
         None => Err("the child is not process 1".to_owned()),
     }
 }
+
+/// Waits, as process 1 must, for whatever ends, until `main` has.
+///
+/// # Errors
+/// When there is nothing to wait for although `main` has not been seen to end.
+pub fn reap_until(main: &crate::Child) -> Result<crate::Exit, String> {
+    use rustix::process::{WaitOptions, wait};
+    loop {
+        match wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if pid.as_raw_pid().unsigned_abs() == main.pid() => {
+                let exit = status.exit_status().map(crate::Exit::Code);
+                let signal = status.terminating_signal().map(crate::Exit::Signal);
+                return exit.or(signal).ok_or("neither ended nor killed".to_owned());
+            }
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(failed("wait4", error)),
+        }
+    }
+}

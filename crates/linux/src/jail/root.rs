@@ -39,7 +39,9 @@ const DEVICE_LINKS: [(&str, &str); 4] = [
     ("stderr", "/proc/self/fd/2"),
 ];
 /// The names at the top of a finished root that are always there.
-const TOP: [&str; 9] = ["data", "dev", "etc", "opt", "proc", "run", "tmp", "usr", "work"];
+const TOP: [&str; 9] = [
+    "data", "dev", "etc", "opt", "proc", "run", "tmp", "usr", "work",
+];
 /// Folders of scratch and where each is seen.
 const SCRATCH: [(&str, &str); 3] = [("tmp", "tmp"), ("work", "work"), ("shm", "dev/shm")];
 
@@ -140,11 +142,9 @@ impl Builder {
             scratch = Some(fd);
             Ok(how)
         }));
-        steps.push(Step::run(
-            wall::PROC,
-            "processes of the jail only",
-            || self.proc(),
-        ));
+        steps.push(Step::run(wall::PROC, "processes of the jail only", || {
+            self.proc()
+        }));
         steps.push(Step::run(
             wall::ROOT,
             "a root of its own, the host's detached",
@@ -324,7 +324,10 @@ impl Builder {
         {
             return Err(format!("{} files can be made", room.f_ffree));
         }
-        Ok(format!("{bytes} bytes and {} files free, read back", room.f_ffree))
+        Ok(format!(
+            "{bytes} bytes and {} files free, read back",
+            room.f_ffree
+        ))
     }
 
     fn proc(&self) -> Result<String, String> {
@@ -411,9 +414,16 @@ fn system_trees(
     }
     for name in CONFIGURATION {
         let path = Path::new("/").join(name);
-        let kind = if path.is_dir() { Kind::Folder } else { Kind::File };
+        let kind = if path.is_dir() {
+            Kind::Folder
+        } else {
+            Kind::File
+        };
         if path.exists() {
-            trees.push((name.to_owned(), Shown::Tree(clone_tree(&path, false)?, kind)));
+            trees.push((
+                name.to_owned(),
+                Shown::Tree(clone_tree(&path, false)?, kind),
+            ));
         }
     }
     let tree = clone_tree(path_of_packages, false)?;
