@@ -16,6 +16,8 @@ use casemate_linux::{Child, Exit as ProcessExit, Spawn, Step, handoff};
 use casemate_model::limit::LimitKind;
 use casemate_model::outcome::{Exit, Usage};
 use casemate_model::receipt::{Receipt, Wall};
+use rustix::io::Errno;
+use rustix::process::{Signal as KernelSignal, pidfd_send_signal};
 
 use crate::collect::collect;
 use crate::lower::{Lowered, Watched, lower};
@@ -32,6 +34,8 @@ use crate::{init, probe, walls};
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How long after the end of everything the last output may take to be read.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+/// How long killed processes may take to be gone.
+const GONE_WITHIN: Duration = Duration::from_secs(10);
 
 /// The jail backend.
 pub struct JailBackend {
@@ -44,6 +48,8 @@ pub struct JailBackend {
 /// The fields are dropped in their order: first the processes, then what they were in.
 struct JailSandbox {
     child: Child,
+    /// Process 1, by a descriptor: it ends after everything else in the jail has ended.
+    init: Option<OwnedFd>,
     control: Packets,
     messages: Packets,
     stdout: File,
@@ -96,7 +102,10 @@ impl Backend for JailBackend {
         let mut all: Vec<Wall> = around.iter().chain(&steps).map(walls::built).collect();
         all.extend(walls::limits(&lowered.watched, &all));
         all.extend(walls::unmentioned(&all));
-        // Scratch is handed over before the walls are reported; where it is not, its wall is missing.
+        // Both are handed over before the walls are reported.
+        let init = handoff::receive(&handed);
+        sandbox.init = Some(init.map_err(|error| sandbox.failed(&error))?);
+        // Where there is no scratch its wall is missing.
         if let Ok(scratch) = handoff::receive(&handed) {
             sandbox.scratch = scratch;
         }
@@ -148,6 +157,7 @@ impl JailBackend {
         }
         let sandbox = JailSandbox {
             child,
+            init: None,
             control,
             messages,
             stdout: File::from(OwnedFd::from(stdout)),
@@ -222,12 +232,21 @@ impl JailSandbox {
         CreateError::Fault(format!("the jail could not be built: {said}{how}"))
     }
 
-    /// Kills everything in the jail and waits for it.
+    /// Kills everything in the jail and waits until nothing of it runs.
     fn take_down(&mut self) -> io::Result<()> {
-        if let Some(cgroup) = &self.cgroup {
-            cgroup.kill()?;
+        if let Some(init) = &self.init {
+            match pidfd_send_signal(init, KernelSignal::KILL) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(error) => return Err(error.into()),
+            }
+            // The kernel lets process 1 go when all others of its table are gone.
+            let deadline = Instant::now() + GONE_WITHIN;
+            while !wait_readable(&[init.as_fd()], LOOK_EVERY)? {
+                if Instant::now() > deadline {
+                    return Err(io::Error::other("something in it does not end"));
+                }
+            }
         }
-        // Process 1 dies with this one, and everything else in the process table with process 1.
         self.child.kill()?;
         self.child.wait().map(drop)
     }
@@ -255,7 +274,6 @@ impl Sandbox for JailSandbox {
             .map_err(fault("the jail's scratch"))?;
         let mut tally = Tally::new(watched.counted.clone(), sink);
         let mut watch = Watch::new(&watched, cgroup.as_ref(), &scratch);
-        self.cgroup = None;
         let mut run = Run {
             jail: &mut self,
             tally: &mut tally,
@@ -267,9 +285,6 @@ impl Sandbox for JailSandbox {
         };
         let exit = run.listen().map_err(fault("listening to the jail"))?;
         let wall = run.elapsed();
-        if let Some(cgroup) = &cgroup {
-            cgroup.kill().map_err(fault("ending the jail"))?;
-        }
         self.take_down().map_err(fault("ending the jail"))?;
         let over = drain(&mut self, &mut tally).map_err(fault("reading the last output"))?;
         // What was reached between the last look and the end.
@@ -387,7 +402,7 @@ impl Run<'_, '_> {
             jail.stdout.as_fd(),
             jail.stderr.as_fd(),
         ];
-        wait_readable(&fds, LOOK_EVERY)
+        wait_readable(&fds, LOOK_EVERY).map(drop)
     }
 
     fn late(&self) -> Option<Over> {

@@ -13,11 +13,10 @@ use std::process::ExitCode;
 
 use casemate_linux::file::{Dir, create_beneath};
 use casemate_linux::jail::root::{Builder, Plan};
-use casemate_linux::jail::{
-    self, Confinement, Forked, confine, confine_parent, fork_init, reap_until,
-};
+use casemate_linux::jail::{self, Confinement, Forked, Parent, confine, fork_init, reap_until};
 use casemate_linux::lockdown::Identity;
 use casemate_linux::{Limit, Spawn, Step, handoff, take_fd};
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use crate::lower::STDIN_FILE;
 use crate::packets::{Packets, Received};
@@ -103,19 +102,17 @@ fn run(mut given: Given) -> Result<u8, ()> {
     ];
     let steps = jail::leave(&keep);
     match tell(&given.control, |_| fork_init())? {
-        Forked::Parent(init) => {
-            drop(given);
-            // Process 1 is killed when this one ends, so a parent that stays strong is not left waiting.
-            confine_parent(identity).map_err(drop)?;
-            init.wait()
-                .map(|code| u8::try_from(code).unwrap_or(u8::MAX))
-                .map_err(drop)
-        }
-        Forked::Init => {
-            let plan = Inside {
+        // What fails here process 1 sees, and says.
+        Forked::Outside(init) => init
+            .wait(identity)
+            .map(|code| u8::try_from(code).unwrap_or(u8::MAX))
+            .map_err(drop),
+        Forked::Init(parent) => {
+            let mut plan = Inside {
                 job,
                 identity,
                 number,
+                parent,
             };
             match plan.run(&mut given, steps) {
                 Ok(()) => Ok(0),
@@ -193,10 +190,15 @@ struct Inside {
     identity: Identity,
     /// The number of the process outside, which no other jail has at the same time.
     number: u32,
+    parent: Parent,
 }
 
 impl Inside {
-    fn run(&self, given: &mut Given, mut steps: Vec<Step>) -> Result<(), String> {
+    fn run(&mut self, given: &mut Given, mut steps: Vec<Step>) -> Result<(), String> {
+        self.parent.confined()?;
+        let own = pidfd_open(getpid(), PidfdFlags::empty())
+            .map_err(|error| format!("pidfd_open: {error}"))?;
+        handoff::send(&given.handoff, &own).map_err(|e| format!("handing over: {e}"))?;
         let mut builder = Builder::begin(self.root_plan(), given.packages.as_fd(), &mut steps)?;
         self.copy_in(&mut given.control, &mut builder)?;
         let built = builder.finish(&mut steps);
@@ -218,7 +220,7 @@ impl Inside {
                 ))
             },
         ));
-        steps.extend(confine(&self.confinement()));
+        steps.extend(confine(&self.confinement(), &self.parent));
         report(&given.control, &steps)?;
         match given.control.receive(true) {
             Ok(Received::Packet(START, _)) => {}

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use casemate_backend::contract::{Offer, Usable};
-use casemate_linux::cgroup::Layout;
+use casemate_linux::cgroup::{Kind, Layout};
 use casemate_model::guarantee::Guarantees;
 use casemate_model::unit::ByteSize;
 
@@ -89,8 +89,12 @@ pub(crate) fn offer(store: &Store) -> Offer {
 
 /// What can be guaranteed here, and the controllers that are not to be had.
 fn possible() -> (Guarantees, Vec<&'static str>) {
-    let have = Layout::detect().map(|layout| layout.controllers());
-    let have = have.unwrap_or_default();
+    let layout = Layout::detect().ok();
+    let mut have = layout.as_ref().map(Layout::controllers).unwrap_or_default();
+    if layout.is_some_and(|layout| layout.kind() == Kind::V2) {
+        // Version 2 counts processor time in every group.
+        have.push("cpuacct");
+    }
     let mut lost = Vec::new();
     let mut without = Guarantees::none();
     for (controller, guarantee) in walls::by_control_group() {

@@ -17,14 +17,13 @@ use std::os::fd::RawFd;
 use crate::limit::Limit;
 use crate::lockdown::{self, Identity, wall as base};
 use crate::step::{Step, failed};
-use crate::sys;
 
 mod landlocked;
 mod limits;
 mod namespaces;
 pub mod root;
 
-pub use namespaces::{Forked, Init, fork_init, reap_until};
+pub use namespaces::{Forked, Init, Parent, fork_init, reap_until};
 
 /// The names of the walls that only a jail has; the others are those of
 /// [`lockdown::wall`](crate::lockdown::wall).
@@ -82,7 +81,7 @@ pub fn leave(keep_fds: &[RawFd]) -> Vec<Step> {
 /// Gives up what process 1 no longer needs once its root stands, then every system call that no
 /// program needs.
 #[must_use = "a wall that is missing is only told here"]
-pub fn confine(plan: &Confinement) -> Vec<Step> {
+pub fn confine(plan: &Confinement, parent: &Parent) -> Vec<Step> {
     let filter = lockdown::compile(crate::seccomp::JAIL);
     let mut steps = vec![
         Step::run(
@@ -96,7 +95,9 @@ pub fn confine(plan: &Confinement) -> Vec<Step> {
     // Changing the user clears both of these, so they come after it. The parent is outside this
     // process table, where it has no number.
     steps.push(Step::run(base::DIES_WITH_PARENT, "SIGKILL", || {
-        lockdown::die_with(None)
+        let how = lockdown::die_with(None)?;
+        parent.is_there()?;
+        Ok(how)
     }));
     steps.push(Step::run(
         base::NOT_DUMPABLE,
@@ -111,20 +112,6 @@ pub fn confine(plan: &Confinement) -> Vec<Step> {
         "allowlist; others are answered ENOSYS, attacks and the 32-bit door kill",
     ));
     steps
-}
-
-/// What the waiting parent of process 1 gives up: it only waits.
-///
-/// # Errors
-/// The first thing that could not be given up.
-pub fn confine_parent(identity: Identity) -> Result<(), String> {
-    let parent = rustix::process::getppid();
-    let mut steps = Vec::new();
-    lockdown::drop_identity(identity, &mut steps);
-    lockdown::die_with(parent)?;
-    steps.into_iter().try_for_each(|step| step.got.map(drop))?;
-    sys::close_range(0, u32::MAX).map_err(|e| failed("close_range", e))?;
-    lockdown::not_dumpable().map(drop)
 }
 
 fn affinity(plan: &Confinement) -> Result<String, String> {

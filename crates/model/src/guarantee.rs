@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Guarantee {
-    /// No file of the host can be opened, listed or named.
+    /// No file of the host can be opened, listed or named, beside the read-only software of its system
+    /// where the receipt says that this is shown.
     HostFilesHidden,
     /// What was handed in cannot be changed, by something the guest cannot reach.
     InputsReadOnly,
@@ -116,6 +117,12 @@ impl Guarantees {
         Self(self.0.difference(&offered.0).copied().collect())
     }
 
+    /// What is in both sets.
+    #[must_use]
+    pub fn common(&self, other: &Self) -> Self {
+        Self(self.0.intersection(&other.0).copied().collect())
+    }
+
     /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -175,5 +182,7 @@ mod tests {
         let a: Guarantees = [Guarantee::NetworkAbsent].into_iter().collect();
         let b: Guarantees = [Guarantee::CpuCapped].into_iter().collect();
         assert_eq!(a.union(&b).len(), 2);
+        assert!(a.common(&b).is_empty());
+        assert_eq!(a.union(&b).common(&a), a);
     }
 }

@@ -138,7 +138,14 @@ def _on_thread(args):
     observe.event("thread", getattr(args[0], "__qualname__", "start") if args else "start")
 
 
+def _on_native(args):
+    # Without a name it is the interpreter itself, which numpy asks for.
+    if args[0] is not None:
+        observe.event("native_code", str(args[0]))
+
+
 _HANDLERS = {
+    "ctypes.dlopen": _on_native,
     "socket.__new__": _on_socket,
     "socket.getaddrinfo": _on_resolve,
     "socket.gethostbyname": _on_resolve,

@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![allow(clippy::print_stdout, reason = "the list of tests is what it prints")]
 
+mod escapes;
+mod rootless;
 mod support;
+mod walls;
 
 use casemate_backend::suite;
 use support::{jail, lacking};
@@ -16,7 +19,17 @@ fn main() {
     if first.as_deref() == Some(std::ffi::OsStr::new(casemate_jail::init::ARGUMENT)) {
         std::process::exit(support::init());
     }
-    support::run(TESTS, first.and_then(|arg| arg.into_string().ok()));
+    if first.as_deref() == Some(std::ffi::OsStr::new(rootless::AS_NOBODY)) {
+        return rootless::as_nobody();
+    }
+    let all: Vec<_> = TESTS
+        .iter()
+        .chain(walls::TESTS)
+        .chain(escapes::TESTS)
+        .chain(rootless::TESTS)
+        .copied()
+        .collect();
+    support::run(&all, first.and_then(|arg| arg.into_string().ok()));
 }
 
 fn passes_the_suite() {

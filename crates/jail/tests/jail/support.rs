@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
+use casemate_backend::contract::Cancel;
+use casemate_backend::plan::Plan;
 use casemate_backend::setup::{Progress, Unit};
+use casemate_backend::suite::{self, Seen};
 use casemate_jail::JailBackend;
 use casemate_jail::setup::{Store, set_up};
 use casemate_model::guarantee::{Guarantee, Guarantees};
@@ -26,6 +29,18 @@ pub(crate) fn this_program() -> PathBuf {
 /// What no native program can be kept from: reading the processor's own clock.
 pub(crate) fn lacking() -> Guarantees {
     [Guarantee::ClockCoarse].into_iter().collect()
+}
+
+/// Runs a program under the suite's limits, changed.
+pub(crate) fn run_with(code: &str, change: impl FnOnce(&mut Plan)) -> Seen {
+    let mut plan = suite::plan_without(code, &lacking());
+    change(&mut plan);
+    suite::run(&jail(), &plan, &Cancel::new()).unwrap()
+}
+
+/// Runs a program under the suite's limits.
+pub(crate) fn seen(code: &str) -> Seen {
+    run_with(code, |_| {})
 }
 
 struct Say;

@@ -7,8 +7,9 @@ use crate::limit::Limit;
 use crate::lockdown::{set_rlimits, wall};
 use crate::step::Step;
 
-/// Process 1 is of the same user and is not the program's.
-const OURS: u64 = 1;
+/// Process 1 and the one that waits for it are of the same user. One more, so that the control group,
+/// which tells the host, is met first.
+const OURS: u64 = 3;
 
 pub(super) fn apply(plan: &Confinement) -> Step {
     let tasks = match plan.tasks {

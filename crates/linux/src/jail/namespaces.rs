@@ -5,10 +5,16 @@
     reason = "unshare and fork are unsafe because of other threads, of which there are none here"
 )]
 
+use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::os::fd::AsRawFd;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, wait, waitpid};
 use rustix::thread::UnshareFlags;
 
 use super::wall;
-use crate::lockdown::wall as base;
+use crate::lockdown::{self, Identity, wall as base};
 use crate::step::{Step, failed};
 use crate::sys;
 
@@ -69,31 +75,76 @@ fn user_namespace() -> Result<String, String> {
 #[derive(Debug)]
 pub enum Forked {
     /// The one that was there, outside the new process table.
-    Parent(Init),
+    Outside(Init),
     /// Process 1 of the new process table.
-    Init,
+    Init(Parent),
 }
 
 /// Process 1, as its parent sees it.
 #[derive(Debug)]
-pub struct Init(rustix::process::Pid);
+pub struct Init {
+    pid: Pid,
+    /// Open for as long as this process lives, so that process 1 can tell.
+    alive: PipeWriter,
+}
+
+/// The waiting parent, as process 1 sees it.
+#[derive(Debug)]
+pub struct Parent {
+    alive: PipeReader,
+}
 
 impl Init {
-    /// Waits for its end: its exit code, or 128 and the signal.
+    /// Gives up everything the waiting does not need, tells process 1, and waits for its end: its exit
+    /// code, or 128 and the signal.
     ///
     /// # Errors
-    /// When it is not there to be waited for.
-    pub fn wait(self) -> Result<i32, String> {
-        use rustix::process::{WaitOptions, waitpid};
+    /// The first thing that could not be given up; process 1 then does not go on.
+    pub fn wait(mut self, identity: Identity) -> Result<i32, String> {
+        let parent = rustix::process::getppid();
+        let mut steps = Vec::new();
+        lockdown::drop_identity(identity, &mut steps);
+        steps.into_iter().try_for_each(|step| step.got.map(drop))?;
+        // Changing the user clears both of these, so they come after it.
+        lockdown::die_with(parent)?;
+        lockdown::not_dumpable()?;
+        lockdown::close_all_but(&[self.alive.as_raw_fd()])?;
+        self.alive
+            .write_all(b"c")
+            .map_err(|e| failed("telling process 1", e))?;
         loop {
-            match waitpid(Some(self.0), WaitOptions::empty()) {
+            match waitpid(Some(self.pid), WaitOptions::empty()) {
                 Ok(Some((_, status))) => {
                     let signal = status.terminating_signal().map(|signal| 128 + signal);
                     return Ok(status.exit_status().or(signal).unwrap_or(1));
                 }
-                Ok(None) | Err(rustix::io::Errno::INTR) => {}
+                Ok(None) | Err(Errno::INTR) => {}
                 Err(error) => return Err(failed("waitpid", error)),
             }
+        }
+    }
+}
+
+impl Parent {
+    /// Waits until the parent has given up what it does not need.
+    ///
+    /// # Errors
+    /// When it has not and is gone.
+    pub fn confined(&mut self) -> Result<(), String> {
+        let mut byte = [0];
+        self.alive
+            .read_exact(&mut byte)
+            .map_err(|e| failed("the parent of process 1", e))
+    }
+
+    /// Whether it is still there. Its number says nothing: from in here it has none.
+    pub(super) fn is_there(&self) -> Result<(), String> {
+        let mut polled = [PollFd::new(&self.alive, PollFlags::IN)];
+        let now = Timespec::default();
+        match poll(&mut polled, Some(&now)) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err("the parent is already gone".to_owned()),
+            Err(error) => Err(failed("poll", error)),
         }
     }
 }
@@ -104,12 +155,13 @@ impl Init {
 /// When there is more than one thread, the kernel refuses, or the child is not process 1, which
 /// means that there is no new process table.
 pub fn fork_init() -> Result<Forked, String> {
-    crate::lockdown::single_thread()?;
+    lockdown::single_thread()?;
+    let (reader, writer) = std::io::pipe().map_err(|e| failed("pipe", e))?;
     // SAFETY: the process has one thread, as was just read from the kernel.
     let pid = unsafe { sys::fork() }.map_err(|e| failed("fork", e))?;
-    match pid.and_then(rustix::process::Pid::from_raw) {
-        Some(pid) => Ok(Forked::Parent(Init(pid))),
-        None if std::process::id() == 1 => Ok(Forked::Init),
+    match pid.and_then(Pid::from_raw) {
+        Some(pid) => Ok(Forked::Outside(Init { pid, alive: writer })),
+        None if std::process::id() == 1 => Ok(Forked::Init(Parent { alive: reader })),
         None => Err("the child is not process 1".to_owned()),
     }
 }
@@ -119,7 +171,6 @@ pub fn fork_init() -> Result<Forked, String> {
 /// # Errors
 /// When there is nothing to wait for although `main` has not been seen to end.
 pub fn reap_until(main: &crate::Child) -> Result<crate::Exit, String> {
-    use rustix::process::{WaitOptions, wait};
     loop {
         match wait(WaitOptions::empty()) {
             Ok(Some((pid, status))) if pid.as_raw_pid().unsigned_abs() == main.pid() => {
@@ -127,7 +178,7 @@ pub fn reap_until(main: &crate::Child) -> Result<crate::Exit, String> {
                 let signal = status.terminating_signal().map(crate::Exit::Signal);
                 return exit.or(signal).ok_or("neither ended nor killed".to_owned());
             }
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(failed("wait4", error)),
         }
     }
