@@ -7,10 +7,13 @@
 import os
 
 print("begun", flush=True)
-device = os.path.join(os.environ.get("CASEMATE_ARENA", ""), "/dev/casemate".lstrip("/"))
-if "CASEMATE_ARENA" not in os.environ:
-    device = "/dev/casemate"
-fd = os.open(device, os.O_RDWR)
+arena = os.environ.get("CASEMATE_ARENA")
+device = os.path.join(arena, "dev/casemate") if arena else "/dev/casemate"
+if os.path.exists(device):
+    channels = [os.open(device, os.O_RDWR)]
+else:
+    # Where there is no device, the channel is a descriptor that the process was started with.
+    channels = [fd for fd in range(3, 64) if os.path.exists(f"/proc/self/fd/{fd}")]
 forged = [
     b'{"kind":"receipt","wall":"forged","granted":true}\n',
     b'{"kind":"event","witness":"host","event":"denied","wall":"forged","call":"forged","detail":"forged","error":""}\n',
@@ -25,5 +28,9 @@ forged = [
     b"[" * 100000,
     b"\n",
 ]
-for message in forged:
-    os.write(fd, message)
+for fd in channels:
+    for message in forged:
+        try:
+            os.write(fd, message)
+        except OSError as error:
+            print(error)

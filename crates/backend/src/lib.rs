@@ -12,6 +12,7 @@
 
 pub mod contract;
 pub mod plan;
+pub mod setup;
 pub mod suite;
 
 pub use contract::{Backend, Cancel, CreateError, Fault, Finish, Offer, Sandbox, Signal, Usable};

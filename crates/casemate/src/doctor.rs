@@ -2,10 +2,11 @@
 
 use casemate_backend::contract::Cancel;
 use casemate_backend::contract::{Offer, Usable};
+use casemate_engine::policies;
 use casemate_linux::proc::kernel_facts;
 use casemate_model::job::{JobBuilder, Language, Program, RunId};
 use casemate_model::outcome::Outcome;
-use casemate_model::policy::Policy;
+use casemate_model::policy::{Policy, base_guarantees};
 use casemate_wasm::setup::Store;
 use serde_json::json;
 
@@ -55,7 +56,12 @@ fn attempt(engine: &casemate_engine::Engine, offer: &Offer) -> anyhow::Result<Ou
         backend: Some(offer.backend.clone()),
         ..Default::default()
     };
-    let job = JobBuilder::new(RunId::from_bits(0), program, Policy::default())
+    // What a backend does not claim to give is shown as lacking, and is not why it would not start.
+    let policy = Policy {
+        require: base_guarantees().common(&offer.guarantees),
+        ..Policy::default()
+    };
+    let job = JobBuilder::new(RunId::from_bits(0), program, policy)
         .demand(demand)
         .build()?;
     Ok(engine.run(job, &mut |_| {}, &Cancel::new()))
@@ -106,6 +112,12 @@ fn print(offer: &Offer, tried: Option<&Outcome>) {
     }
     for note in &offer.notes {
         println!("  {note}");
+    }
+    let lacking = base_guarantees().missing_from(&offer.guarantees);
+    if !lacking.is_empty() {
+        let preset = policies::fitting(&offer.guarantees);
+        let preset = preset.map_or_else(String::new, |name| format!(" (preset: {name})"));
+        println!("  lacks: {lacking}; runs only under a policy that does not require it{preset}");
     }
     let Some(receipt) = tried.and_then(|outcome| outcome.receipt.as_ref()) else {
         return;

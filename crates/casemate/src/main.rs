@@ -33,12 +33,14 @@ const FAILED: i32 = 125;
 const NOT_FOUND: i32 = 127;
 
 fn main() -> ExitCode {
-    // A worker is this program once more; it must lock itself down before anything else happens.
-    if std::env::args_os()
-        .nth(1)
-        .is_some_and(|arg| arg == casemate_wasm::worker::ARGUMENT)
-    {
-        return casemate_wasm::worker::main();
+    // A worker, and the first process of a jail, are this program once more; each must lock itself down
+    // before anything else happens.
+    match std::env::args_os().nth(1) {
+        Some(arg) if arg == casemate_wasm::worker::ARGUMENT => {
+            return casemate_wasm::worker::main();
+        }
+        Some(arg) if arg == casemate_jail::init::ARGUMENT => return casemate_jail::init::main(),
+        _ => {}
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

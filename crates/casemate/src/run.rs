@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail, ensure};
 use casemate_backend::contract::{Backend, Cancel, Signal};
 use casemate_engine::{Engine, policies};
+use casemate_jail::JailBackend;
 use casemate_model::job::{Demand, GuestPath, Input, Job, JobBuilder, Language, Program, RunId};
 use casemate_model::limit::{Limit, Millis};
 use casemate_model::outcome::Outcome;
@@ -41,7 +42,10 @@ pub(crate) fn command(args: RunArgs) -> anyhow::Result<i32> {
         return dry_run(&engine, job);
     }
     if !screened_out(&job) {
-        setup::ensure(&store)?;
+        match job.demand.backend.as_deref() {
+            Some(casemate_jail::NAME) => drop(setup::ensure_jail()?),
+            _ => drop(setup::ensure(&store)?),
+        }
     }
     // Only now: until here Ctrl-C ends this process, and a set-up that it ended is taken up again later.
     let cancel = Cancel::new();
@@ -58,7 +62,11 @@ pub(crate) fn command(args: RunArgs) -> anyhow::Result<i32> {
 /// An engine with the backends of this build.
 pub(crate) fn engine(store: &Store) -> anyhow::Result<Engine> {
     let wasm: Arc<dyn Backend> = Arc::new(WasmBackend::new(store.clone(), "/proc/self/exe"));
-    Ok(Engine::new(vec![wasm], AlertRules::embedded()?))
+    let jail: Arc<dyn Backend> = Arc::new(JailBackend::new(
+        casemate_jail::setup::Store::open()?,
+        "/proc/self/exe",
+    ));
+    Ok(Engine::new(vec![wasm, jail], AlertRules::embedded()?))
 }
 
 /// Whether screening refuses the program: then there is no reason to set anything up for it.

@@ -13,9 +13,24 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("casemate-screen", &["casemate-model"]),
     ("casemate-backend", &["casemate-model"]),
     ("casemate-watch", &["casemate-model"]),
+    ("casemate-driver", &["casemate-model", "casemate-backend"]),
     (
         "casemate-wasm",
-        &["casemate-model", "casemate-backend", "casemate-linux"],
+        &[
+            "casemate-model",
+            "casemate-backend",
+            "casemate-driver",
+            "casemate-linux",
+        ],
+    ),
+    (
+        "casemate-jail",
+        &[
+            "casemate-model",
+            "casemate-backend",
+            "casemate-driver",
+            "casemate-linux",
+        ],
     ),
     (
         "casemate-engine",
@@ -34,6 +49,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "casemate-backend",
             "casemate-linux",
             "casemate-wasm",
+            "casemate-jail",
             "casemate-watch",
             "casemate-engine",
         ],

@@ -1,9 +1,11 @@
-//! The conformance suite over every backend of this build, with real workers.
+//! The conformance suite over every backend of this build, with real workers and real jails.
 
 use std::collections::BTreeSet;
 
-use casemate_backend::contract::Cancel;
+use casemate_backend::contract::{Backend, Cancel, Usable};
 use casemate_backend::suite;
+use casemate_jail::JailBackend;
+use casemate_model::guarantee::{Guarantee, Guarantees};
 use casemate_wasm::WasmBackend;
 use casemate_wasm::setup::Store;
 
@@ -17,7 +19,33 @@ fn wasm() -> WasmBackend {
 
 #[test]
 fn wasm_passes_the_suite() {
-    let failures = suite::failures(&wasm());
+    let failures = suite::failures(&wasm(), &Guarantees::none());
+    assert!(
+        failures.is_empty(),
+        "{} of {} failed:\n{}",
+        failures.len(),
+        suite::count(),
+        failures.join("\n")
+    );
+}
+
+/// Where this machine can have no jail the test says why and passes; in CI that is a failure.
+#[test]
+fn the_jail_passes_the_suite() {
+    let store = casemate_jail::setup::Store::open().expect("a cache folder");
+    let backend = JailBackend::new(store, env!("CARGO_BIN_EXE_casemate"));
+    let usable = backend.probe().usable;
+    if usable != Usable::Yes {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "no jail in CI: {usable:?}"
+        );
+        eprintln!("SKIPPED the suite over the jail: {usable:?}");
+        return;
+    }
+    // A native program reads the processor's own clock, and nothing can keep it from that.
+    let lacking = [Guarantee::ClockCoarse].into_iter().collect();
+    let failures = suite::failures(&backend, &lacking);
     assert!(
         failures.is_empty(),
         "{} of {} failed:\n{}",

@@ -1,11 +1,14 @@
 //! From what a program needs and what the backends offer to a place, with reasons. Pure.
 
 use casemate_backend::contract::{Offer, Usable};
-use casemate_model::guarantee::Guarantees;
+use casemate_model::guarantee::{Guarantee, Guarantees};
 use casemate_model::limit::Limit;
+use casemate_model::manifest::{Certainty, Fact};
 use casemate_model::outcome::Placement;
 use casemate_screen::Cleared;
 use thiserror::Error;
+
+use crate::policies;
 
 /// What one backend lacked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +64,9 @@ pub fn choose(cleared: &Cleared, offers: &[Offer]) -> Result<Placement, NoPlace>
             }),
         }
     }
-    let best = fitting.iter().min_by_key(|offer| offer.cost);
+    let best = fitting
+        .iter()
+        .min_by_key(|offer| (unmet(cleared, offer).len(), offer.cost));
     match best {
         Some(offer) => {
             let mut reasons = vec![format!("covers the {} walls asked for", asked.len())];
@@ -70,6 +75,13 @@ pub fn choose(cleared: &Cleared, offers: &[Offer]) -> Result<Placement, NoPlace>
                 None if fitting.len() > 1 => reasons.push("the cheapest that does".to_owned()),
                 None => reasons.push("the only one that does".to_owned()),
             }
+            let others = fitting
+                .iter()
+                .filter(|other| other.backend != offer.backend);
+            reasons.extend(others.flat_map(|other| {
+                let without = unmet(cleared, other).into_iter();
+                without.map(|why| format!("not {}: {why}", other.backend))
+            }));
             reasons.extend(
                 lacks
                     .iter()
@@ -95,6 +107,29 @@ pub fn choose(cleared: &Cleared, offers: &[Offer]) -> Result<Placement, NoPlace>
     }
 }
 
+/// What the program's text shows that it needs and a backend does not have. It is read from the program
+/// and may be wrong, so it only orders the backends that fit.
+fn unmet(cleared: &Cleared, offer: &Offer) -> Vec<&'static str> {
+    let manifest = &cleared.screening().manifest;
+    let needs = |facts: &[Fact]| facts.iter().any(|fact| fact.certainty >= Certainty::Likely);
+    [
+        (
+            needs(&manifest.processes),
+            Guarantee::ProcessesAbsent,
+            "the program starts processes, and there are none",
+        ),
+        (
+            needs(&manifest.native_code),
+            Guarantee::NativeCodeAbsent,
+            "the program loads native code, and none can be",
+        ),
+    ]
+    .into_iter()
+    .filter(|(needed, without, _)| *needed && offer.guarantees.contains(*without))
+    .map(|(_, _, why)| why)
+    .collect()
+}
+
 fn lack(cleared: &Cleared, asked: &Guarantees, offer: &Offer) -> Option<String> {
     let job = cleared.job();
     if let Some(name) = &job.demand.backend
@@ -111,7 +146,15 @@ fn lack(cleared: &Cleared, asked: &Guarantees, offer: &Offer) -> Option<String> 
     }
     let missing = asked.missing_from(&offer.guarantees);
     if !missing.is_empty() {
-        return Some(format!("cannot give {missing}"));
+        let way_out = match policies::fitting(&offer.guarantees) {
+            // Only where the policy is what asks for it: what screening asks for, no preset takes away.
+            Some(preset) if missing.common(&job.policy.require) == missing => format!(
+                "; the policy requires it: take another backend, or a policy that does without, such as the preset \
+                 {preset}"
+            ),
+            _ => String::new(),
+        };
+        return Some(format!("cannot give {missing}{way_out}"));
     }
     if let Limit::At(memory) = job.policy.limits.memory {
         if memory < offer.memory_floor {
@@ -241,6 +284,66 @@ mod tests {
                 (got, _) => panic!("{name}: {got:?}"),
             }
         }
+    }
+
+    fn cleared_program(source: &str, require: Guarantees) -> Cleared {
+        let program = Program {
+            source: source.as_bytes().to_vec(),
+            name: "a.py".into(),
+            language: Language::Python,
+        };
+        let policy = Policy {
+            require,
+            ..Policy::default()
+        };
+        let job = JobBuilder::new(RunId::from_bits(1), program, policy)
+            .build()
+            .unwrap();
+        clear(job, Mode::Enforce).unwrap()
+    }
+
+    fn wasm_and_jail() -> [Offer; 2] {
+        let mut wasm = offer("wasm", 10);
+        wasm.guarantees.insert(Guarantee::ProcessesAbsent);
+        wasm.guarantees.insert(Guarantee::NativeCodeAbsent);
+        let mut jail = offer("jail", 20);
+        let coarse = [Guarantee::ClockCoarse].into_iter().collect();
+        jail.guarantees = jail.guarantees.missing_from(&coarse);
+        [wasm, jail]
+    }
+
+    #[test]
+    fn a_program_that_needs_processes_goes_where_there_are_some() {
+        let offers = wasm_and_jail();
+        let native = policies::preset("native").unwrap().unwrap().require;
+        let needs = "import subprocess\nsubprocess.run(['ls', '-l'])";
+        let placed = |source: &str, require: &Guarantees| {
+            choose(&cleared_program(source, require.clone()), &offers).unwrap()
+        };
+        let placement = placed(needs, &native);
+        assert_eq!(placement.backend, "jail");
+        let said = placement.reasons.join("; ");
+        assert!(
+            said.contains("not wasm: the program starts processes"),
+            "{said}"
+        );
+        assert_eq!(placed("print(1)", &native).backend, "wasm");
+        // The coarse clock is a wall and weighs more than what the program's text shows.
+        assert_eq!(placed(needs, &base_guarantees()).backend, "wasm");
+    }
+
+    #[test]
+    fn a_wall_that_cannot_be_given_is_named_with_a_way_out() {
+        let mut cleared = cleared(demand(Some("jail"), &[]), 1 << 27);
+        let error = choose(&cleared, &wasm_and_jail()).unwrap_err().to_string();
+        assert!(
+            error.contains("cannot give clock coarse") && error.contains("preset native"),
+            "{error}"
+        );
+        let asked = demand(Some("jail"), &[Guarantee::SeparateKernel]);
+        cleared = self::cleared(asked, 1 << 27);
+        let error = choose(&cleared, &wasm_and_jail()).unwrap_err().to_string();
+        assert!(!error.contains("preset"), "{error}");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Policies by name or from a file.
 
+use casemate_model::guarantee::Guarantees;
 use casemate_model::policy::Policy;
 use thiserror::Error;
 
-const PRESETS: [(&str, &str); 4] = [
+const PRESETS: [(&str, &str); 5] = [
     (
         "strict",
         include_str!("../../../policies/presets/strict.toml"),
@@ -19,6 +20,10 @@ const PRESETS: [(&str, &str); 4] = [
     (
         "trusted",
         include_str!("../../../policies/presets/trusted.toml"),
+    ),
+    (
+        "native",
+        include_str!("../../../policies/presets/native.toml"),
     ),
 ];
 
@@ -46,6 +51,16 @@ pub fn preset(name: &str) -> Result<Option<Policy>, PolicyError> {
     }
 }
 
+/// The first preset whose walls are all among those offered, for a hint.
+pub fn fitting(offered: &Guarantees) -> Option<&'static str> {
+    names().find(|name| {
+        preset(name)
+            .ok()
+            .flatten()
+            .is_some_and(|policy| policy.require.missing_from(offered).is_empty())
+    })
+}
+
 /// A policy from TOML. A key that is not known is an error; one that is absent has its strict default.
 ///
 /// # Errors
@@ -59,6 +74,7 @@ pub fn parse(name: &str, text: &str) -> Result<Policy, PolicyError> {
 
 #[cfg(test)]
 mod tests {
+    use casemate_model::guarantee::Guarantee;
     use casemate_model::policy::base_guarantees;
 
     use super::*;
@@ -69,7 +85,13 @@ mod tests {
             let policy = preset(name).unwrap().unwrap();
             assert_eq!(policy.name, name);
             assert!(!policy.description.is_empty());
-            assert_eq!(policy.require, base_guarantees(), "{name}");
+            // A native program reads the processor's clock, which nothing can keep it from.
+            let without: Guarantees = match name {
+                "native" => [Guarantee::ClockCoarse].into_iter().collect(),
+                _ => Guarantees::none(),
+            };
+            let expected = base_guarantees().missing_from(&without);
+            assert_eq!(policy.require, expected, "{name}");
         }
         assert!(preset("lenient").unwrap().is_none());
     }

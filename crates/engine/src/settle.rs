@@ -2,7 +2,7 @@
 
 use casemate_backend::plan::Plan;
 use casemate_model::event::{Event, What};
-use casemate_model::guarantee::Guarantees;
+use casemate_model::guarantee::{Guarantee, Guarantees};
 use casemate_model::job::RunId;
 use casemate_model::limit::{LimitKind, Limits};
 use casemate_model::outcome::{Ending, Exit, Outcome, Placement, Summary, Trace, Usage};
@@ -12,11 +12,12 @@ use casemate_model::screening::Screening;
 
 /// Limits the guest feels as an error of its own and may handle: they end a run only when the program
 /// ended on them.
-const FELT: [LimitKind; 4] = [
+const FELT: [LimitKind; 5] = [
     LimitKind::Memory,
     LimitKind::DiskBytes,
     LimitKind::DiskFiles,
     LimitKind::OpenFiles,
+    LimitKind::Tasks,
 ];
 
 /// Limits on what is handed back: a program that ended well and left more has gone over them.
@@ -33,8 +34,8 @@ pub struct Settled {
 
 /// Judges a run.
 pub fn settle(plan: &Plan, settled: Settled, trace: Trace) -> Outcome {
-    let ending = ending(&settled.id, &trace);
-    let hint = hint(&ending, &trace);
+    let ending = ending(&settled.id, &trace, &settled.receipt.granted());
+    let hint = hint(&ending, &trace, &settled.receipt);
     Outcome {
         id: settled.id,
         ending,
@@ -56,10 +57,10 @@ pub fn settle(plan: &Plan, settled: Settled, trace: Trace) -> Outcome {
     }
 }
 
-fn ending(id: &RunId, trace: &Trace) -> Ending {
+fn ending(id: &RunId, trace: &Trace, granted: &Guarantees) -> Ending {
     match &trace.exit {
         Exit::Code(0) => reached(trace, &HANDED_BACK).unwrap_or(Ending::Exited { code: 0 }),
-        Exit::Code(code) => ended_on(trace).unwrap_or(Ending::Exited { code: *code }),
+        Exit::Code(code) => ended_on(trace, granted).unwrap_or(Ending::Exited { code: *code }),
         Exit::Signal(signal) => Ending::Signalled { signal: *signal },
         Exit::Limit {
             limit,
@@ -83,14 +84,14 @@ fn ending(id: &RunId, trace: &Trace) -> Ending {
 }
 
 /// The limit or the denial that a failed program ended on, if that is what it failed of.
-fn ended_on(trace: &Trace) -> Option<Ending> {
+fn ended_on(trace: &Trace, granted: &Guarantees) -> Option<Ending> {
     reached(trace, &FELT).or_else(|| {
         let error = trace.error.as_ref().filter(|error| is_denial(error))?;
         trace
             .events
             .iter()
             .rev()
-            .find_map(|event| denial(event, error))
+            .find_map(|event| denial(event, error, granted))
     })
 }
 
@@ -129,15 +130,24 @@ fn is_denial(error: &ProgramError) -> bool {
         || name.starts_with("Connection")
 }
 
-fn denial(event: &Event, error: &ProgramError) -> Option<Ending> {
+/// Processes, threads and native code are refused only where the receipt says that there are none:
+/// elsewhere the event tells of one that was started or loaded.
+fn denial(event: &Event, error: &ProgramError, granted: &Guarantees) -> Option<Ending> {
+    let absent = |guarantee| granted.contains(guarantee);
     let (wall, what) = match &event.what {
         What::Denied {
             wall, call, detail, ..
         } => (wall.as_str(), format!("{call} {detail}")),
         What::Network { detail } => ("no network", detail.clone()),
-        What::Process { detail } => ("no processes", detail.clone()),
-        What::Thread { detail } => ("no threads", detail.clone()),
-        What::NativeCode { detail } => ("no native code", detail.clone()),
+        What::Process { detail } if absent(Guarantee::ProcessesAbsent) => {
+            ("no processes", detail.clone())
+        }
+        What::Thread { detail } if absent(Guarantee::ProcessesAbsent) => {
+            ("no threads", detail.clone())
+        }
+        What::NativeCode { detail } if absent(Guarantee::NativeCodeAbsent) => {
+            ("no native code", detail.clone())
+        }
         _ => return None,
     };
     let said = format!("{}: {}", error.name, error.value);
@@ -153,7 +163,7 @@ fn denial(event: &Event, error: &ProgramError) -> Option<Ending> {
     })
 }
 
-fn hint(ending: &Ending, trace: &Trace) -> Option<String> {
+fn hint(ending: &Ending, trace: &Trace, receipt: &Receipt) -> Option<String> {
     match ending {
         Ending::Over { limit, .. } => Some(format!(
             "{}; or raise the limit with {}",
@@ -167,7 +177,7 @@ fn hint(ending: &Ending, trace: &Trace) -> Option<String> {
         Ending::Faulted { .. } => {
             Some("this is our fault, not the program's; run it again".to_owned())
         }
-        Ending::Exited { code } if *code != 0 => error_hint(trace.error.as_ref()?),
+        Ending::Exited { code } if *code != 0 => error_hint(trace.error.as_ref()?, receipt),
         _ => None,
     }
 }
@@ -188,8 +198,12 @@ fn denial_hint(wall: &str) -> &'static str {
     }
 }
 
-fn error_hint(error: &ProgramError) -> Option<String> {
+fn error_hint(error: &ProgramError, receipt: &Receipt) -> Option<String> {
     match error.name.as_str() {
+        "ModuleNotFoundError" if !receipt.granted().contains(Guarantee::NativeCodeAbsent) => Some(format!(
+            "that module is not in this guest ({}), and nothing can be installed while a program runs",
+            receipt.guest
+        )),
         "ModuleNotFoundError" => Some(
             "that module is not in this guest; pandas, numpy, scipy, scikit-learn, statsmodels, matplotlib, seaborn and \
              openpyxl are"
@@ -404,7 +418,9 @@ mod tests {
             ),
         ];
         for (name, exit, error, events, word) in table {
-            let ending = ending(&RunId::from_bits(1), &trace(exit, error, events));
+            let none = [Guarantee::ProcessesAbsent, Guarantee::NativeCodeAbsent];
+            let none = none.into_iter().collect();
+            let ending = ending(&RunId::from_bits(1), &trace(exit, error, events), &none);
             assert_eq!(
                 serde_json::to_value(&ending).unwrap()["status"],
                 word,
@@ -426,7 +442,8 @@ mod tests {
                 allowed: 1,
                 seen: 2,
             };
-            let hint = hint(&over, &trace(Exit::Code(1), None, vec![])).unwrap();
+            let trace = trace(Exit::Code(1), None, vec![]);
+            let hint = hint(&over, &trace, &Receipt::default()).unwrap();
             assert!(hint.contains(limit.flag()), "{hint}");
         }
         for wall in [
@@ -440,7 +457,27 @@ mod tests {
                 wall: wall.into(),
                 reason: String::new(),
             };
-            assert!(hint(&denied, &trace(Exit::Code(1), None, vec![])).is_some());
+            let trace = trace(Exit::Code(1), None, vec![]);
+            assert!(hint(&denied, &trace, &Receipt::default()).is_some());
         }
+    }
+
+    #[test]
+    fn what_was_started_was_not_refused() {
+        let events = || {
+            vec![What::Process {
+                detail: "ls".into(),
+            }]
+        };
+        let word = |granted: &[Guarantee]| {
+            let granted = granted.iter().copied().collect();
+            let trace = trace(Exit::Code(1), Some("OSError"), events());
+            ending(&RunId::from_bits(1), &trace, &granted)
+        };
+        assert!(matches!(
+            word(&[Guarantee::ProcessesAbsent]),
+            Ending::Denied { .. }
+        ));
+        assert_eq!(word(&[]), Ending::Exited { code: 1 });
     }
 }

@@ -177,6 +177,44 @@ impl Cgroup {
         }
     }
 
+    /// The memory the group cannot give back: private pages, and pages of memory file systems and of
+    /// files without a name. What was read from a disk and can be read again is not in it.
+    ///
+    /// # Errors
+    /// When there is no memory controller.
+    pub fn memory_held(&self) -> io::Result<u64> {
+        let place = self.memory()?;
+        let private = match place.version {
+            Version::V1 => "rss",
+            Version::V2 => "anon",
+        };
+        let shared = place.keyed("memory.stat", "shmem")?;
+        Ok(place.keyed("memory.stat", private)?.saturating_add(shared))
+    }
+
+    /// How often the limit on tasks has refused a new one.
+    ///
+    /// # Errors
+    /// When there is no pids controller.
+    pub fn task_refusals(&self) -> io::Result<u64> {
+        let place = self
+            .places
+            .get(&Controller::Pids)
+            .ok_or_else(|| io::Error::other("there is no pids controller"))?;
+        place.keyed("pids.events", "max")
+    }
+
+    /// The processes in the group, by their numbers here. One that ends meanwhile may be among them.
+    ///
+    /// # Errors
+    /// When the group cannot be read.
+    pub fn processes(&self) -> io::Result<Vec<u32>> {
+        let dir = self.dirs().next();
+        let dir = dir.ok_or_else(|| io::Error::other("the group is gone"))?;
+        let text = std::fs::read_to_string(dir.join("cgroup.procs"))?;
+        Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+    }
+
     /// How many processes of the group were killed for memory.
     ///
     /// # Errors

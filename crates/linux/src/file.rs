@@ -10,9 +10,11 @@ use std::io;
 use std::time::{Duration, Instant};
 
 mod beneath;
+mod left;
 mod owned;
 
-pub use beneath::{Dir, Outside, mkdir_beneath, write_beneath};
+pub use beneath::{Dir, Outside, create_beneath, mkdir_beneath, write_beneath};
+pub use left::{Left, Room, left_beneath, open_beneath, room};
 pub use owned::{Untrusted, create_private, open_owned};
 
 /// How long to wait for a lock.

@@ -8,6 +8,8 @@
 //!
 //! * [`Spawn`] starts a program with nothing but the descriptors it is given.
 //! * [`lockdown`] is called by such a program to give up everything it does not need.
+//! * [`jail`] puts such a program, and a native one it then starts, into a root of its own.
+//! * [`handoff`] passes one descriptor to another process.
 //! * [`cgroup`] caps memory, tasks and processor time, on version 1 and on version 2.
 //! * [`mod@file`] opens files that nobody else may have written, and writes below a directory.
 //! * [`proc`] reads what the kernel tells about a process or about itself.
@@ -26,6 +28,8 @@ compile_error!(
 pub mod cgroup;
 mod child;
 pub mod file;
+pub mod handoff;
+pub mod jail;
 mod limit;
 pub mod lockdown;
 pub mod memory;

@@ -21,6 +21,9 @@ mod landlocked;
 mod limits;
 mod namespaces;
 
+pub(crate) use identity::drop_all as drop_identity;
+pub(crate) use limits::set_all as set_rlimits;
+
 /// The names of the walls in the steps of [`enter`] and [`seal`], in their order.
 pub mod wall {
     /// The process has one thread, so that nothing escapes the walls.
@@ -107,6 +110,16 @@ pub struct LockdownPlan {
     pub rlimits: Rlimits,
 }
 
+impl Identity {
+    /// The numbers that [`Identity::Private`] stands for in this process, for a child that has
+    /// another number in its own process table.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        let own = identity::private_number();
+        Self::Fixed { uid: own, gid: own }
+    }
+}
+
 impl LockdownPlan {
     /// The plan with every wall and with finite limits that a worker can live in: 32 descriptors,
     /// 32 tasks, one hour of processor time, 16 GiB of writable memory.
@@ -166,13 +179,24 @@ pub fn seal() -> Vec<Step> {
     ]
 }
 
-fn compile(text: &str) -> Result<Compiled, String> {
+pub(crate) fn compile(text: &str) -> Result<Compiled, String> {
     Policy::parse(text)
         .and_then(|policy| policy.compile())
         .map_err(|error| error.to_string())
 }
 
 fn install(wall: &'static str, filter: Result<Compiled, String>, all_threads: bool) -> Step {
+    let how = "allowlist; any other call kills the process";
+    install_with(wall, filter, all_threads, how)
+}
+
+/// Installs a filter and says `how` it answers.
+pub(crate) fn install_with(
+    wall: &'static str,
+    filter: Result<Compiled, String>,
+    all_threads: bool,
+    how: &str,
+) -> Step {
     let asked = match &filter {
         Ok(filter) => format!("{}, {} rules", filter.name, filter.rules),
         Err(_) => "an allowlist".to_owned(),
@@ -181,11 +205,11 @@ fn install(wall: &'static str, filter: Result<Compiled, String>, all_threads: bo
         for program in &filter?.programs {
             sys::seccomp_filter(program, all_threads).map_err(|e| failed("seccomp", e))?;
         }
-        Ok("allowlist; any other call kills the process".to_owned())
+        Ok(how.to_owned())
     })
 }
 
-fn single_thread() -> Result<String, String> {
+pub(crate) fn single_thread() -> Result<String, String> {
     let tasks = std::fs::read_dir("/proc/self/task").map_err(|e| failed("/proc/self/task", e))?;
     match tasks.count() {
         1 => Ok("one thread".to_owned()),
@@ -193,7 +217,7 @@ fn single_thread() -> Result<String, String> {
     }
 }
 
-fn no_new_privs() -> Result<String, String> {
+pub(crate) fn no_new_privs() -> Result<String, String> {
     rustix::thread::set_no_new_privs(true).map_err(|e| failed("prctl", e))?;
     match rustix::thread::no_new_privs() {
         Ok(true) => Ok("on".to_owned()),
@@ -202,7 +226,7 @@ fn no_new_privs() -> Result<String, String> {
     }
 }
 
-fn close_all_but(keep: &[RawFd]) -> Result<String, String> {
+pub(crate) fn close_all_but(keep: &[RawFd]) -> Result<String, String> {
     let mut keep: Vec<u32> = keep
         .iter()
         .filter_map(|fd| u32::try_from(*fd).ok())
@@ -220,7 +244,7 @@ fn close_all_but(keep: &[RawFd]) -> Result<String, String> {
     Ok(format!("{} left open", keep.len()))
 }
 
-fn die_with(parent: Option<rustix::process::Pid>) -> Result<String, String> {
+pub(crate) fn die_with(parent: Option<rustix::process::Pid>) -> Result<String, String> {
     use rustix::process::{Signal, getppid, set_parent_process_death_signal};
     set_parent_process_death_signal(Some(Signal::KILL)).map_err(|e| failed("prctl", e))?;
     if getppid() == parent {
@@ -230,7 +254,7 @@ fn die_with(parent: Option<rustix::process::Pid>) -> Result<String, String> {
     }
 }
 
-fn not_dumpable() -> Result<String, String> {
+pub(crate) fn not_dumpable() -> Result<String, String> {
     use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior};
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|e| failed("prctl", e))?;
     match dumpable_behavior() {

@@ -1,9 +1,10 @@
 //! Seccomp filters as data: JSON files in `policies/seccomp`, each rule with its reason.
 //!
 //! A file is an allowlist. A system call no rule names, or whose arguments no rule matches, kills
-//! the process, as does any call through the 32-bit or the x32 door. A rule with `errno` answers
-//! with that error instead of allowing. The files are part of the program; they are compiled to
-//! BPF when they are installed, because one rule needs the number of the process.
+//! the process, unless the file says with which error it is answered `otherwise`; a call through
+//! the 32-bit door always kills. A rule with `errno` answers with that error instead of allowing,
+//! a rule with `kill` kills, whatever other rules say. The files are part of the program; they are
+//! compiled to BPF when they are installed, because one rule needs the number of the process.
 
 use std::collections::BTreeMap;
 
@@ -20,6 +21,8 @@ pub const WASM_WORKER: &str = include_str!("../../../policies/seccomp/wasm-worke
 /// The narrower filter on top of it, once the module is mapped.
 pub const WASM_WORKER_SEALED: &str =
     include_str!("../../../policies/seccomp/wasm-worker-sealed.json");
+/// The filter a native program and everything it starts runs under.
+pub const JAIL: &str = include_str!("../../../policies/seccomp/jail.json");
 
 /// Why a filter could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +57,9 @@ pub struct Policy {
     pub name: String,
     /// What the filter is for.
     pub purpose: String,
+    /// The error that answers a call no rule lets through. Without it such a call kills.
+    #[serde(default)]
+    pub otherwise: Option<String>,
     /// The rules, in no particular order.
     pub rules: Vec<Rule>,
 }
@@ -70,6 +76,9 @@ pub struct Rule {
     /// Answer with this error instead of allowing the call.
     #[serde(default)]
     pub errno: Option<String>,
+    /// Kill instead of allowing the call.
+    #[serde(default)]
+    pub kill: bool,
     /// Only on this processor architecture, in Rust's words for it.
     #[serde(default)]
     pub only: Option<String>,
@@ -88,6 +97,9 @@ pub struct Condition {
     /// Compare only these bits.
     #[serde(default)]
     pub mask: Option<Value>,
+    /// The argument must be anything but `equals`. Not together with a mask.
+    #[serde(default, rename = "not")]
+    pub negated: bool,
     /// What the argument, or its masked bits, must equal.
     pub equals: Value,
 }
@@ -120,7 +132,8 @@ pub enum Value {
 pub struct Compiled {
     /// The filter file's name.
     pub name: String,
-    /// Answering programs first, the allowlist last, because it may forbid installing more.
+    /// Answering and killing programs first, the allowlist last, because it may forbid installing
+    /// more. The kernel runs all of them and takes the strictest answer.
     pub programs: Vec<BpfProgram>,
     /// How many rules went in.
     pub rules: usize,
@@ -150,12 +163,17 @@ impl Policy {
     pub fn compile(&self) -> Result<Compiled, FilterError> {
         let mut allowed: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
         let mut answered: BTreeMap<u32, BTreeMap<i64, Vec<SeccompRule>>> = BTreeMap::new();
+        let mut killed: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
         for rule in &self.rules {
             let number = rule.number()?;
+            if rule.kill {
+                add(&mut killed, number, rule)?;
+                continue;
+            }
             // The allowlist has to let an answered call through, or its "kill" would win.
             add(&mut allowed, number, rule)?;
             if let Some(errno) = &rule.errno {
-                let errno = names::errno(errno).ok_or_else(|| unknown("error", errno))?;
+                let errno = error_number(errno)?;
                 add(answered.entry(errno).or_default(), number, rule)?;
             }
         }
@@ -165,7 +183,14 @@ impl Policy {
             programs.push(program(rules, SeccompAction::Allow, answer)?);
         }
         let kill = SeccompAction::KillProcess;
-        programs.push(program(allowed, kill, SeccompAction::Allow)?);
+        if !killed.is_empty() {
+            programs.push(program(killed, SeccompAction::Allow, kill.clone())?);
+        }
+        let otherwise = match &self.otherwise {
+            None => kill,
+            Some(errno) => SeccompAction::Errno(error_number(errno)?),
+        };
+        programs.push(program(allowed, otherwise, SeccompAction::Allow)?);
         Ok(Compiled {
             name: self.name.clone(),
             programs,
@@ -185,6 +210,9 @@ impl Rule {
 
     fn check(&self) -> Result<(), FilterError> {
         self.number()?;
+        if self.kill && self.errno.is_some() {
+            return Err(FilterError::Contradiction(self.syscall.clone()));
+        }
         if self.reason.trim().is_empty() {
             return Err(FilterError::NoReason(self.syscall.clone()));
         }
@@ -202,9 +230,13 @@ impl Rule {
 
 impl Condition {
     fn lower(&self) -> Result<SeccompCondition, FilterError> {
-        let op = match &self.mask {
-            Some(mask) => SeccompCmpOp::MaskedEq(mask.resolve()?),
-            None => SeccompCmpOp::Eq,
+        let op = match (&self.mask, self.negated) {
+            (Some(_), true) => {
+                return Err(FilterError::Contradiction("a masked argument".to_owned()));
+            }
+            (Some(mask), false) => SeccompCmpOp::MaskedEq(mask.resolve()?),
+            (None, true) => SeccompCmpOp::Ne,
+            (None, false) => SeccompCmpOp::Eq,
         };
         let len = match self.size {
             Size::U32 => SeccompCmpArgLen::Dword,
@@ -220,7 +252,11 @@ impl Condition {
 }
 
 impl Value {
-    fn resolve(&self) -> Result<u64, FilterError> {
+    /// The number it stands for in this process.
+    ///
+    /// # Errors
+    /// When a constant is unknown.
+    pub fn resolve(&self) -> Result<u64, FilterError> {
         match self {
             Self::Number(number) => Ok(*number),
             Self::Name(name) => constant(name),
@@ -241,6 +277,10 @@ fn constant(name: &str) -> Result<u64, FilterError> {
         return Ok(!bits & u64::from(u32::MAX));
     }
     names::constant(name).ok_or_else(|| unknown("constant", name))
+}
+
+fn error_number(name: &str) -> Result<u32, FilterError> {
+    names::errno(name).ok_or_else(|| unknown("error", name))
 }
 
 fn unknown(kind: &'static str, word: &str) -> FilterError {
@@ -299,6 +339,25 @@ mod tests {
             assert_eq!(compiled.programs.len(), 2, "one answers, one allows");
             assert!(compiled.rules > 30);
         }
+        let jail = Policy::parse(JAIL).unwrap().compile().unwrap();
+        assert_eq!(
+            jail.programs.len(),
+            5,
+            "three answer, one kills, one allows"
+        );
+    }
+
+    #[test]
+    fn a_rule_cannot_both_answer_and_kill() {
+        let text = policy(r#"{"syscall":"read","reason":"r","errno":"EPERM","kill":true}"#);
+        assert_eq!(
+            refused(&text),
+            "seccomp policy contradicts itself about read"
+        );
+        let masked = policy(
+            r#"{"syscall":"prctl","reason":"r","when":[{"arg":0,"size":"u32","mask":1,"not":true,"equals":1}]}"#,
+        );
+        assert!(refused(&masked).contains("masked"));
     }
 
     #[test]

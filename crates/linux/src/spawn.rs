@@ -128,6 +128,17 @@ impl Spawn {
             .map_err(|_| io::Error::other("the thread that starts processes is gone"))?
     }
 
+    /// Starts the program from the calling thread, for a process that has no other: then there is
+    /// no thread that it could be tied to instead. All signals stay blocked in the caller.
+    ///
+    /// # Errors
+    /// As [`Spawn::spawn`].
+    pub fn spawn_alone(self) -> io::Result<Child> {
+        let launch = self.prepare()?;
+        sys::block_all_signals()?;
+        start(&launch, &mut vec![0u128; STACK_UNITS])
+    }
+
     fn prepare(mut self) -> io::Result<Launch> {
         if let Some(target) = self.fds.keys().find(|fd| !(0..TARGETS).contains(*fd)) {
             return Err(io::Error::new(
@@ -267,8 +278,8 @@ fn start(launch: &Launch, stack: &mut [u128]) -> io::Result<Child> {
     let arg = std::ptr::from_ref(&recipe).cast::<c_void>().cast_mut();
     // SAFETY: `child_main` makes only raw system calls on the numbers and addresses in `recipe`,
     // writes only its two atomics, and ends in `execve` or `_exit`. `recipe` and everything it
-    // points at are locals of this frame, which sleeps until the child has left our memory. The
-    // only thread that comes here has blocked all signals for good (`serve`).
+    // points at are locals of this frame, which sleeps until the child has left our memory. Whoever
+    // comes here has blocked all signals for good (`serve` and `Spawn::spawn_alone`).
     let (pid, pidfd) = unsafe { sys::clone_child(child_main, arg, stack)? };
     let child = Child::new(pid.unsigned_abs(), pidfd);
     match recipe.errno.load(Ordering::Acquire) {

@@ -223,3 +223,55 @@ pub(crate) fn landlock_abi() -> io::Result<i64> {
     };
     check(rc)
 }
+
+/// The kernel's `struct mount_attr`.
+#[repr(C)]
+struct MountAttr {
+    attr_set: u64,
+    attr_clr: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// Sets attributes (`MOUNT_ATTR_*`) on a mount, and with `recursive` on every mount below it.
+pub(crate) fn mount_setattr(
+    mount: BorrowedFd<'_>,
+    recursive: bool,
+    attributes: u64,
+) -> io::Result<()> {
+    let attr = MountAttr {
+        attr_set: attributes,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: `attr` has the layout of the kernel's structure and lives through the call, with its
+    // true size beside it; the empty path is a constant. The kernel only reads both.
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            std::ptr::from_ref(&attr),
+            size_of::<MountAttr>(),
+        )
+    };
+    check(rc).map(drop)
+}
+
+/// Splits the process in two. `None` is the child.
+///
+/// # Safety
+///
+/// The process must have one thread: the child has a copy of this one only, and locks that another
+/// held would stay locked in it for ever.
+pub(crate) unsafe fn fork() -> io::Result<Option<i32>> {
+    // SAFETY: with one thread the child is a whole copy; that it is one thread is the caller's promise.
+    let pid = unsafe { libc::fork() };
+    match check(i64::from(pid))? {
+        0 => Ok(None),
+        _ => Ok(Some(pid)),
+    }
+}

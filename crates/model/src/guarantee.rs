@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Guarantee {
-    /// No file of the host can be opened, listed or named.
+    /// No file of the host can be opened, listed or named, beside the read-only software of its system
+    /// where the receipt says that this is shown.
     HostFilesHidden,
     /// What was handed in cannot be changed, by something the guest cannot reach.
     InputsReadOnly,

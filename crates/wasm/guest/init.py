@@ -36,7 +36,7 @@ def _create_shell():
     threads.install()
     missing.install()
     figures.install()
-    runner.prepare(shell.create())
+    runner.prepare(shell.create(), figures)
     observe.install()
 
 

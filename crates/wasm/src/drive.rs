@@ -374,7 +374,7 @@ impl Sandbox for WasmSandbox {
         Ok(Finish {
             exit,
             usage: run.usage,
-            artifacts: run.artifacts,
+            artifacts: run.tally.take_artifacts(),
         })
     }
 }

@@ -17,7 +17,6 @@ mod library;
 mod listen;
 mod lower;
 mod machine;
-mod messages;
 mod module;
 mod probe;
 pub mod setup;

@@ -5,11 +5,11 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use casemate_backend::contract::{Cancel, Signal};
-use casemate_model::event::{Event, What, Witness};
+use casemate_driver::{Ceilings, Over, Tally};
+use casemate_model::event::Event;
+use casemate_model::limit::LimitKind;
 use casemate_model::outcome::{Exit, Usage};
-use casemate_model::result::Artifact;
 
-use crate::messages::{self, Message};
 use crate::wire::{self, FRAME_MAX, HEADER, Kind, WireEnd, WireExit, WireLeft, WireLimits};
 
 /// How often a waiting host looks at its deadline and at the caller's wish to stop.
@@ -20,9 +20,6 @@ const GRACE: Duration = Duration::from_secs(2);
 const HAND_BACK: Duration = Duration::from_secs(60);
 /// Events of one run that the host takes from the worker, which keeps fewer by itself.
 const EVENTS_MAX: usize = 40_000;
-/// Events of one run that the host takes from the guest's driver; the rest is counted. They have a bound
-/// of their own: what the guest says must not crowd out what was seen of it.
-const TOLD_MAX: u64 = 5_000;
 
 /// How listening ended.
 pub(crate) enum Ended {
@@ -35,38 +32,28 @@ pub(crate) enum Ended {
 /// One run as the host hears it. Every count is kept here again, whatever the worker counted.
 pub(crate) struct Run<'a> {
     limits: &'a WireLimits,
-    sink: &'a mut dyn FnMut(Signal),
-    begun: Instant,
-    stdout: u64,
-    stderr: u64,
+    pub(crate) tally: Tally<'a>,
     events: usize,
-    told: u64,
-    results: u64,
-    message: Vec<u8>,
-    pub(crate) artifacts: Vec<Artifact>,
-    artifact_room: u64,
     awaited: u64,
-    exit_code: Option<i32>,
     pub(crate) usage: Usage,
     handing_back: Option<Instant>,
 }
 
 impl<'a> Run<'a> {
     pub(crate) fn new(limits: &'a WireLimits, sink: &'a mut dyn FnMut(Signal)) -> Self {
+        let ceilings = Ceilings {
+            output_bytes: limits.output_bytes,
+            result_bytes: limits.result_bytes,
+            artifacts: limits.artifacts,
+            artifact_bytes: limits.artifact_bytes,
+            open_files: limits.open_files,
+            tasks: 1,
+        };
         Self {
             limits,
-            sink,
-            begun: Instant::now(),
-            stdout: 0,
-            stderr: 0,
+            tally: Tally::new(ceilings, sink),
             events: 0,
-            told: 0,
-            results: 0,
-            message: Vec::new(),
-            artifacts: Vec::new(),
-            artifact_room: limits.artifact_bytes,
             awaited: 0,
-            exit_code: None,
             usage: Usage::default(),
             handing_back: None,
         }
@@ -80,19 +67,19 @@ impl<'a> Run<'a> {
             }
             let deadline = match (self.handing_back, wall) {
                 (Some(since), _) => since + HAND_BACK,
-                (None, Some(wall)) => self.begun + wall + GRACE,
+                (None, Some(wall)) => self.tally.begun() + wall + GRACE,
                 (None, None) => Instant::now() + Duration::from_secs(3600),
             };
             match channel.next(deadline)? {
                 Heard::Frame(Kind::End, payload) => {
-                    self.told_too_much();
+                    self.tally.told_too_much();
                     return Ok(Ended::Reported(serde_json::from_slice(&payload)?));
                 }
                 Heard::Frame(kind, payload) => self.take(kind, payload)?,
                 Heard::Nothing => {}
                 Heard::Closed => return Ok(Ended::Closed),
                 Heard::Late => {
-                    let seen = millis(self.begun.elapsed());
+                    let seen = millis(self.tally.begun().elapsed());
                     self.usage.wall_us = seen.saturating_mul(1000);
                     return Ok(Ended::Late {
                         allowed: self.limits.wall_time_ms.unwrap_or(seen),
@@ -105,35 +92,14 @@ impl<'a> Run<'a> {
 
     fn take(&mut self, kind: Kind, payload: Vec<u8>) -> io::Result<()> {
         match kind {
-            Kind::Stdout => {
-                count(
-                    &mut self.stdout,
-                    payload.len(),
-                    self.limits.output_bytes,
-                    "standard output",
-                )?;
-                (self.sink)(Signal::Stdout(payload));
-            }
-            Kind::Stderr => {
-                count(
-                    &mut self.stderr,
-                    payload.len(),
-                    self.limits.output_bytes,
-                    "standard error",
-                )?;
-                (self.sink)(Signal::Stderr(payload));
-            }
+            Kind::Stdout => self
+                .tally
+                .stdout(payload)
+                .map_err(more("standard output"))?,
+            Kind::Stderr => self.tally.stderr(payload).map_err(more("standard error"))?,
             Kind::Events => self.take_events(&payload)?,
-            Kind::MessagePart => {
-                count(
-                    &mut self.results,
-                    payload.len(),
-                    self.limits.result_bytes,
-                    "results",
-                )?;
-                self.message.extend(payload);
-            }
-            Kind::MessageEnd => self.take_message(),
+            Kind::MessagePart => self.tally.message_part(&payload).map_err(more("results"))?,
+            Kind::MessageEnd => self.tally.message_end(),
             Kind::File => self.take_file(&payload)?,
             Kind::FileData => self.take_file_data(&payload)?,
             Kind::Job | Kind::Data | Kind::Start | Kind::Ready | Kind::Armed | Kind::End => {
@@ -143,19 +109,6 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Says how much of what the guest told was not kept.
-    fn told_too_much(&mut self) {
-        if let Some(count) = self.told.checked_sub(TOLD_MAX).filter(|count| *count > 0) {
-            let at_us = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-            let what = What::Dropped { count };
-            (self.sink)(Signal::Event(Event {
-                at_us,
-                witness: Witness::Host,
-                what,
-            }));
-        }
-    }
-
     fn take_events(&mut self, payload: &[u8]) -> io::Result<()> {
         let events: Vec<Event> = serde_json::from_slice(payload)?;
         self.events += events.len();
@@ -163,34 +116,9 @@ impl<'a> Run<'a> {
             return Err(lie("more events than a run can have"));
         }
         for event in events {
-            (self.sink)(Signal::Event(event));
+            self.tally.pass(Signal::Event(event));
         }
         Ok(())
-    }
-
-    fn take_message(&mut self) {
-        let bytes = std::mem::take(&mut self.message);
-        let at_us = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-        match messages::decode(&bytes, at_us) {
-            Ok(Message::End(code)) => self.exit_code = Some(code),
-            Ok(Message::Signal(Signal::Event(event))) => {
-                self.told += 1;
-                if self.told <= TOLD_MAX {
-                    (self.sink)(Signal::Event(event));
-                }
-            }
-            Ok(Message::Signal(signal)) => (self.sink)(signal),
-            Err(why) => (self.sink)(Signal::Event(Event {
-                at_us,
-                witness: Witness::Host,
-                what: What::Denied {
-                    wall: "driver messages".to_owned(),
-                    call: "message".to_owned(),
-                    detail: why.to_owned(),
-                    error: "dropped".to_owned(),
-                },
-            })),
-        }
     }
 
     fn take_file(&mut self, payload: &[u8]) -> io::Result<()> {
@@ -199,33 +127,29 @@ impl<'a> Run<'a> {
         if self.awaited > 0 {
             return Err(lie("a file that begins inside another"));
         }
-        if self.artifacts.len() as u64 >= self.limits.artifacts {
-            return Err(lie("more files than the limit"));
-        }
-        let fits = self.artifact_room.checked_sub(file.bytes);
-        self.artifact_room = fits.ok_or_else(|| lie("more bytes of files than the limit"))?;
+        self.tally
+            .artifact(file.path, file.bytes)
+            .map_err(|over| match over.limit {
+                LimitKind::ArtifactCount => lie("more files than the limit"),
+                _ => lie("more bytes of files than the limit"),
+            })?;
         self.awaited = file.bytes;
-        self.artifacts.push(Artifact {
-            path: file.path,
-            bytes: Vec::new(),
-        });
         Ok(())
     }
 
     fn take_file_data(&mut self, payload: &[u8]) -> io::Result<()> {
         let left = self.awaited.checked_sub(payload.len() as u64);
         self.awaited = left.ok_or_else(|| lie("more bytes than a file was said to have"))?;
-        match self.artifacts.last_mut() {
-            Some(artifact) => artifact.bytes.extend_from_slice(payload),
-            None => return Err(lie("bytes of no file")),
-        }
+        self.tally.artifact_data(payload);
         Ok(())
     }
 
     /// The raw end. The driver's exit code is the guest's word for itself; it decides nothing else.
     pub(crate) fn judge(&self, end: &WireExit) -> Exit {
         match end {
-            WireExit::Returned { status } => Exit::Code(self.exit_code.unwrap_or(*status & 0xff)),
+            WireExit::Returned { status } => {
+                Exit::Code(self.tally.exit_code().unwrap_or(*status & 0xff))
+            }
             WireExit::Exited { code } => Exit::Code(*code & 0xff),
             WireExit::Over {
                 limit,
@@ -245,13 +169,9 @@ impl<'a> Run<'a> {
     }
 }
 
-fn count(so_far: &mut u64, more: usize, allowed: u64, what: &str) -> io::Result<()> {
-    *so_far = so_far.saturating_add(more as u64);
-    if *so_far > allowed {
-        Err(lie(format!("more {what} than the limit")))
-    } else {
-        Ok(())
-    }
+/// A worker holds the limits itself, so one that sends more is not to be believed.
+fn more(what: &'static str) -> impl FnOnce(Over) -> io::Error {
+    move |_| lie(format!("more {what} than the limit"))
 }
 
 fn lie(what: impl Into<String>) -> io::Error {

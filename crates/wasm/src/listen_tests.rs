@@ -2,6 +2,10 @@
 
 use std::io::Write;
 
+use casemate_driver::TOLD_MAX;
+use casemate_model::event::What;
+use casemate_model::result::Artifact;
+
 use super::*;
 use crate::wire::{WireJob, send};
 
@@ -26,7 +30,7 @@ fn hear(bytes: &[u8]) -> (io::Result<Ended>, Vec<Signal>, Vec<Artifact>) {
     let mut sink = |signal| signals.push(signal);
     let mut run = Run::new(&limits, &mut sink);
     let ended = run.listen(&mut channel, &Cancel::new());
-    let artifacts = std::mem::take(&mut run.artifacts);
+    let artifacts = run.tally.take_artifacts();
     drop(run);
     (ended, signals, artifacts)
 }

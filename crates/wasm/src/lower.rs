@@ -2,7 +2,6 @@
 
 use casemate_backend::plan::{Plan, PlannedFile};
 use casemate_model::limit::{Limit, Millis};
-use serde::Serialize;
 
 use crate::wire::{WireFile, WireJob, WireLimits};
 
@@ -19,39 +18,16 @@ pub(crate) struct Lowered<'a> {
     pub(crate) files: Vec<&'a PlannedFile>,
 }
 
-/// What the guest's driver reads.
-#[derive(Serialize)]
-struct Driver<'a> {
-    code: &'a str,
-    name: &'a str,
-    argv: &'a [String],
-    env: &'a std::collections::BTreeMap<String, String>,
-    cell: bool,
-    max_result_bytes: u64,
-}
-
 /// Why a plan cannot be carried out here.
 pub(crate) fn lower(plan: &Plan) -> Result<Lowered<'_>, String> {
-    let code = std::str::from_utf8(&plan.program.bytes)
-        .map_err(|_| "the program is not UTF-8; save it as UTF-8".to_owned())?;
     let limits = wire_limits(plan)?;
-    let name = plan.program.path.rsplit('/').next().unwrap_or("main.py");
-    let driver = Driver {
-        code,
-        name,
-        argv: &plan.argv,
-        env: &plan.env,
-        cell: false,
-        // Beyond the limit on purpose: what is over it must be seen by the host, not dropped by the guest.
-        max_result_bytes: limits.result_bytes.saturating_mul(2),
-    };
-    let driver = serde_json::to_vec(&driver).map_err(|error| error.to_string())?;
+    let driver = casemate_driver::job_json(plan, limits.result_bytes)?;
     let mut files = vec![&plan.program];
     files.extend(&plan.inputs);
     let job = WireJob {
         job_bytes: driver.len() as u64,
         stdin_bytes: plan.stdin.len() as u64,
-        files: files.iter().map(|file| wire_file(file, name)).collect(),
+        files: files.iter().map(|file| wire_file(plan, file)).collect(),
         limits,
         clock_granularity_us: u64::try_from(plan.clock_granularity.as_micros())
             .unwrap_or(u64::MAX)
@@ -65,17 +41,11 @@ pub(crate) fn lower(plan: &Plan) -> Result<Lowered<'_>, String> {
     })
 }
 
-/// An input lies under /data and, by its plain name, in the working folder, where a program that was
-/// written elsewhere looks for it.
-fn wire_file(file: &PlannedFile, program: &str) -> WireFile {
-    let alias = file
-        .path
-        .strip_prefix("/data/")
-        .filter(|name| !name.contains('/') && *name != program);
+fn wire_file(plan: &Plan, file: &PlannedFile) -> WireFile {
     WireFile {
         path: file.path.clone(),
         bytes: file.bytes.len() as u64,
-        alias: alias.map(str::to_owned),
+        alias: casemate_driver::alias(plan, file).map(str::to_owned),
     }
 }
 

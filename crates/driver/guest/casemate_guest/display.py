@@ -6,7 +6,6 @@ import binascii
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
 
-from . import figures, tables
 from .channel import MAX_TEXT, clip, to_json
 
 
@@ -61,10 +60,26 @@ class Publisher(DisplayPublisher):
 
 
 def _table_bundle(frame, html):
+    from . import tables
+
     bundle = {"text/plain": repr(frame), tables.MIME: tables.describe(frame)}
     if html is not None:
         bundle["text/html"] = html
     return bundle
+
+
+def _figure_bundle(figure):
+    from . import figures
+
+    return figures.bundle(figure)
+
+
+def _frame_bundle(frame):
+    return _table_bundle(frame, frame._repr_html_())
+
+
+def _series_bundle(series):
+    return _table_bundle(series, series.to_frame()._repr_html_())
 
 
 def register(formatter):
@@ -73,6 +88,16 @@ def register(formatter):
     from pandas import DataFrame, Series
 
     bundles = formatter.mimebundle_formatter
-    bundles.for_type(Figure, figures.bundle)
-    bundles.for_type(DataFrame, lambda frame: _table_bundle(frame, frame._repr_html_()))
-    bundles.for_type(Series, lambda series: _table_bundle(series, series.to_frame()._repr_html_()))
+    bundles.for_type(Figure, _figure_bundle)
+    bundles.for_type(DataFrame, _frame_bundle)
+    bundles.for_type(Series, _series_bundle)
+
+
+def register_by_name(formatter):
+    """The same without loading what a program may never use."""
+    bundles = formatter.mimebundle_formatter
+    bundles.for_type_by_name("matplotlib.figure", "Figure", _figure_bundle)
+    for module in ("pandas", "pandas.core.frame"):
+        bundles.for_type_by_name(module, "DataFrame", _frame_bundle)
+    for module in ("pandas", "pandas.core.series"):
+        bundles.for_type_by_name(module, "Series", _series_bundle)

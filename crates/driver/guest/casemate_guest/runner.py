@@ -13,27 +13,29 @@ import tempfile
 import time
 import weakref
 
-import numpy
-import numpy.random
-
 from . import channel as channels
-from . import errors, figures, observe
+from . import errors, observe
 from .shell import flush, remember_source
 
 WORK = "/work"
 INTERRUPTED = 130
 
 _shell = None
+_figures = None
+_before_exit = None
 _exit_functions = (
     _sitebuiltins.Quitter("exit", "Ctrl-D (i.e. EOF)"),
     _sitebuiltins.Quitter("quit", "Ctrl-D (i.e. EOF)"),
 )
 
 
-def prepare(shell):
-    """Keep the shell that runs will use. Called once, before the snapshot."""
-    global _shell
-    _shell = shell
+def prepare(shell, figures, before_exit=None):
+    """Keep what runs will use: the shell, what hands figures over, and what ends before a program does.
+
+    Called once, before the first program.
+    """
+    global _shell, _figures, _before_exit
+    _shell, _figures, _before_exit = shell, figures, before_exit
 
 
 def main():
@@ -58,12 +60,12 @@ def run(job, out):
     os.environ.update(job.get("env", {}))
     sys.argv = list(job.get("argv") or [name])
     _enter_main(name, job["code"], cell)
-    figures.bind(lambda mimes: out.display("figure", mimes))
+    _figures.bind(lambda mimes: out.display("figure", mimes))
     _shell.channel, _shell.keeps_results = out, cell
     observe.start(out.event)
     try:
         status = _report(_shell.execute(job["code"], name), name, out)
-        figures.flush_at_end()
+        _figures.flush_at_end()
         _finish(cell)
     finally:
         observe.stop()
@@ -74,8 +76,10 @@ def run(job, out):
 def _reseed():
     """A snapshot holds the random state of the moment it was taken; every run needs its own."""
     random.seed()
-    # Seeding with no argument gives the same strength through a path twenty-five times as slow.
-    numpy.random.seed(numpy.frombuffer(os.urandom(32), numpy.uint32))
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        # Seeding with no argument gives the same strength through a path twenty-five times as slow.
+        numpy.random.seed(numpy.frombuffer(os.urandom(32), numpy.uint32))
     tempfile._name_sequence = None
     logging._startTime = time.time_ns()
 
@@ -137,6 +141,8 @@ def _finish(cell):
     try:
         if not cell:
             _shell.end_loop()
+            if _before_exit is not None:
+                _before_exit()
             atexit._run_exitfuncs()
             # Finalizers ran with the exit functions and think that the interpreter is gone.
             weakref.finalize._shutdown = weakref.finalize._registered_with_atexit = False

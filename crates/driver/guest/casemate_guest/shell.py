@@ -255,7 +255,7 @@ def _ends_quietly(source, tree):
     return rest.lstrip().startswith(";")
 
 
-def create():
+def create(kind=Shell, register=display.register):
     """Make the shell. It writes nothing and keeps nothing between programs."""
     config = Config()
     config.HistoryManager.enabled = False
@@ -263,13 +263,13 @@ def create():
     config.InteractiveShell.autoindent = False
     config.InteractiveShell.colors = "nocolor"
     config.InteractiveShell.history_load_length = 0
-    shell = Shell.instance(config=config)
+    shell = kind.instance(config=config)
     # It would close the history, and every program ends by running the exit functions.
     atexit.unregister(shell.atexit_operations)
     shell.autoawait = True
     # `exit()` ends a program, and `get_ipython` stays a builtin below: nothing to swap at each run.
     shell.builtin_trap.auto_builtins = {}
-    display.register(shell.display_formatter)
+    register(shell.display_formatter)
     builtins.get_ipython = shell.get_ipython
     builtins.display = show
     return shell

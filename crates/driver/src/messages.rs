@@ -5,6 +5,7 @@
 
 use casemate_backend::contract::Signal;
 use casemate_model::event::{Event, What, Witness};
+use casemate_model::limit::LimitKind;
 use casemate_model::result::{Displayed, Origin, ProgramError, Representation};
 use serde::Deserialize;
 
@@ -24,6 +25,8 @@ pub(crate) enum Message {
     Signal(Signal),
     /// The program's exit code.
     End(i32),
+    /// A limit that the guest says it felt.
+    Felt(LimitKind),
 }
 
 #[derive(Deserialize)]
@@ -43,9 +46,20 @@ enum Header {
         what: GuestEvent,
         detail: String,
     },
+    Felt {
+        limit: FeltLimit,
+    },
     End {
         exit_code: i64,
     },
+}
+
+/// Limits that only the guest feels, as an error of its own.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum FeltLimit {
+    OpenFiles,
+    Tasks,
 }
 
 #[derive(Deserialize)]
@@ -91,6 +105,10 @@ pub(crate) fn decode(bytes: &[u8], at_us: u64) -> Result<Message, &'static str> 
         Header::Event { what, detail } => {
             Message::Signal(Signal::Event(event(what, clip(detail, TEXT_MAX), at_us)))
         }
+        Header::Felt { limit } => Message::Felt(match limit {
+            FeltLimit::OpenFiles => LimitKind::OpenFiles,
+            FeltLimit::Tasks => LimitKind::Tasks,
+        }),
         Header::End { exit_code } => {
             Message::End(i32::try_from(exit_code.rem_euclid(256)).unwrap_or(1))
         }
@@ -172,6 +190,7 @@ mod tests {
             r#"{"kind":"display","origin":"host","mimes":[]}"#,
             r#"{"kind":"receipt","granted":true}"#,
             r#"{"kind":"end"}"#,
+            r#"{"kind":"felt","limit":"memory"}"#,
             "[[[[",
         ] {
             assert!(

@@ -24,7 +24,7 @@ def _set_up():
     from casemate_guest import figures, observe, runner, shell
 
     figures.install()
-    runner.prepare(shell.create())
+    runner.prepare(shell.create(), figures)
     # The audit hook would stay in the test process for good. Without it, assume every program writes files.
     start = observe.start
 

@@ -196,8 +196,12 @@ class WatchedEnviron(os._Environ):
         return super().__repr__()
 
 
-def install():
-    """Start watching. An audit hook cannot be taken away again, so this is for the guest only."""
+def install(handlers=()):
+    """Start watching, with other `handlers` for some of the audit events.
+
+    An audit hook cannot be taken away again, so this is for the guest only.
+    """
+    _HANDLERS.update(handlers)
     os.environ.__class__ = WatchedEnviron
     if hasattr(os, "environb"):
         os.environb.__class__ = WatchedEnviron

@@ -1,0 +1,197 @@
+"""The driver where processes, threads and native code are real: one interpreter for one run.
+
+The job lies in a read-only file; messages go out by a descriptor that was there at the start. Nothing here
+is a wall: what is refused is refused by the kernel, and this says so in words.
+"""
+
+import errno
+import json
+import os
+import sys
+import threading
+
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.profiledir import ProfileDir
+
+from . import channel as channels
+from . import display, errors, observe, runner, shell
+from .late import Figures
+
+JOB = "/run/casemate/job.json"
+FONTS = "/opt/casemate/matplotlib"
+CHANNEL = 3
+# Bytes of one packet; a message is as many as it needs.
+PART = 64 * 1024
+_MORE, _LAST, _READY = b"\0", b"\1", b"\2"
+_AF_UNIX = 1
+_EAI_FAIL = -4
+
+# Taken before any user code runs, so that a program that patches `os` does not cut its own reports off.
+_write, _fstat, _exit = os.write, os.fstat, os._exit
+
+
+class Packets:
+    """Writes messages to the host as packets. A program that closes or replaces the descriptor is not followed."""
+
+    def __init__(self, fd):
+        self._fd, self._lock = fd, threading.Lock()
+        os.set_inheritable(fd, False)
+        self._what = self._which()
+
+    def _which(self):
+        state = _fstat(self._fd)
+        return state.st_dev, state.st_ino
+
+    def ready(self):
+        """Tell that the interpreter stands and the program is next. The host takes this once."""
+        _write(self._fd, _READY)
+
+    def __call__(self, data):
+        with self._lock:
+            try:
+                if self._which() != self._what:
+                    return
+                for start in range(0, len(data), PART):
+                    last = start + PART >= len(data)
+                    _write(self._fd, (_LAST if last else _MORE) + data[start : start + PART])
+            except OSError:
+                # Nobody is listening any more, or the program closed it: there is nobody to tell.
+                pass
+
+    def forked(self):
+        """In a child the lock may be held by a thread that is not there."""
+        self._lock = threading.Lock()
+
+
+class NativeChannel(channels.Channel):
+    """A channel on which children of the program show and report, and only the program itself ends."""
+
+    in_child = False
+
+    def error(self, name, value, traceback, line):
+        """The error that ended the program, and the limit it was, where only the program can tell."""
+        if self.in_child:
+            return
+        if value.startswith(f"[Errno {errno.EMFILE}]"):
+            self._message({"kind": "felt", "limit": "open_files"})
+        super().error(name, value, traceback, line)
+
+    def end(self, exit_code):
+        """The last message of a run."""
+        if not self.in_child:
+            super().end(exit_code)
+
+
+class _NoProfile(ProfileDir):
+    """A profile that is not a folder: nothing is read from one and nothing is kept in one."""
+
+    def check_dirs(self):
+        """There is none."""
+
+
+class NativeShell(shell.Shell):
+    """The guest's shell, with the shell's commands."""
+
+    system = system_piped = system_raw = InteractiveShell.system_raw
+    getoutput = InteractiveShell.getoutput
+
+    def init_ipython_dir(self, ipython_dir):
+        """There is none."""
+
+    def init_profile_dir(self, profile_dir):
+        """There is none."""
+        self.profile_dir = _NoProfile()
+
+    def init_magics(self):
+        """All of IPython's magics; those that would fetch packages say so at once."""
+        super(shell.Shell, self).init_magics()
+        for name in shell._INSTALLERS:
+            self.magics_manager.magics["line"][name] = _no_installer(name)
+
+
+def _no_installer(name):
+    def magic(line, cell=""):
+        raise observe.network_denied(f"%{name} {line}".strip())
+
+    return magic
+
+
+def _on_socket(args):
+    family = int(args[1])
+    # -1 asks a descriptor that is there already what it is.
+    if family not in (_AF_UNIX, -1):
+        raise observe.network_denied(f"socket of family {family}")
+
+
+def _on_resolve(args):
+    import socket
+
+    where = args[0]
+    where = observe.address(*where[:2]) if isinstance(where, tuple) else observe.address(where, None)
+    if len(args) > 1 and not isinstance(args[0], tuple):
+        where = observe.address(args[0], args[1])
+    observe.event("network", where)
+    raise socket.gaierror(_EAI_FAIL, f"{observe.NO_NETWORK} ({where})")
+
+
+def _on_thread(args):
+    observe.event("thread", getattr(args[0], "__qualname__", "start") if args else "start")
+
+
+def _on_native(args):
+    # Without a name it is the interpreter itself, which numpy asks for.
+    if args[0] is not None:
+        observe.event("native_code", str(args[0]))
+
+
+_HANDLERS = {
+    "ctypes.dlopen": _on_native,
+    "socket.__new__": _on_socket,
+    "socket.getaddrinfo": _on_resolve,
+    "socket.gethostbyname": _on_resolve,
+    "socket.gethostbyaddr": _on_resolve,
+    "socket.getnameinfo": _on_resolve,
+    "_thread.start_new_thread": _on_thread,
+    "_thread.start_joinable_thread": _on_thread,
+}
+
+
+def _end_threads():
+    """Wait for the program's threads, as the interpreter does before its exit functions."""
+    threading._shutdown()
+
+
+def _prepare():
+    # A program finds modules beside itself, as it would if it were a file there.
+    sys.path.insert(0, runner.WORK)
+    # What was printed before a limit ended the run must have left the interpreter.
+    sys.stdout.reconfigure(line_buffering=True)
+    sys.stderr.reconfigure(line_buffering=True)
+    figures = Figures(FONTS if os.path.isdir(FONTS) else None)
+    made = shell.create(NativeShell, display.register_by_name)
+    runner.prepare(made, figures, _end_threads)
+    observe.install(_HANDLERS)
+
+
+def main():
+    """Run the one job there is, and end the process."""
+    packets = Packets(CHANNEL)
+    with open(JOB, "rb") as file:
+        job = json.load(file)
+    _prepare()
+    out = NativeChannel(packets, job.get("max_result_bytes") or channels.DEFAULT_RESULT_BYTES)
+
+    def forked():
+        out.in_child = True
+        packets.forked()
+
+    os.register_at_fork(after_in_child=forked)
+    packets.ready()
+    try:
+        status = runner.run(job, out)
+    except BaseException as error:
+        # Ours or for want of memory; either way the host is told.
+        out.error(*errors.describe(error, job.get("name")))
+        status = 1
+    out.end(status)
+    _exit(status)

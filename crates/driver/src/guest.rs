@@ -1,0 +1,48 @@
+//! The driver's Python, embedded: each file by its name below the folder it lies in.
+
+macro_rules! files {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!("../guest/", $name)))),*]
+    };
+}
+
+/// What every guest has.
+pub const SHARED: &[(&str, &str)] = files![
+    "casemate_guest/__init__.py",
+    "casemate_guest/channel.py",
+    "casemate_guest/charts.py",
+    "casemate_guest/denied.py",
+    "casemate_guest/display.py",
+    "casemate_guest/errors.py",
+    "casemate_guest/figures.py",
+    "casemate_guest/missing.py",
+    "casemate_guest/observe.py",
+    "casemate_guest/runner.py",
+    "casemate_guest/shell.py",
+    "casemate_guest/tables.py",
+    "casemate_guest/threads.py",
+];
+
+/// What a guest has beside it whose processes, threads and native code are real.
+pub const NATIVE: &[(&str, &str)] = files!["casemate_guest/late.py", "casemate_guest/native.py"];
+
+#[cfg(test)]
+mod tests {
+    use super::{NATIVE, SHARED};
+
+    #[test]
+    fn every_file_of_the_driver_is_embedded() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/guest/casemate_guest");
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            if name.ends_with(".py") {
+                let path = format!("casemate_guest/{name}");
+                let mut all = SHARED.iter().chain(NATIVE);
+                assert!(
+                    all.any(|(known, _)| *known == path),
+                    "{path} is not embedded"
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! What this machine offers for the jail backend, and why not more.
+
+use std::path::Path;
+
+use casemate_backend::contract::{Offer, Usable};
+use casemate_linux::cgroup::{Kind, Layout};
+use casemate_model::guarantee::Guarantees;
+use casemate_model::unit::ByteSize;
+
+use crate::lower::{MEMORY_CEILING, MEMORY_FLOOR};
+use crate::setup::Store;
+use crate::walls;
+
+/// The backend's name.
+pub const NAME: &str = "jail";
+/// The interpreter of the guest: the system's own.
+pub(crate) const PYTHON: &str = "/usr/bin/python3";
+/// The oldest Python that the pinned packages and the driver run on.
+const OLDEST: (u32, u32) = (3, 11);
+
+/// The guest, by version.
+pub(crate) fn guest() -> String {
+    match python() {
+        Ok((major, minor)) => format!(
+            "CPython {major}.{minor} of the host, with pandas 3.1.1, numpy, matplotlib 3.11.2 and IPython 9.18.1"
+        ),
+        Err((why, _)) => why,
+    }
+}
+
+/// The version of the system's Python, or why there is none to use and what to do.
+pub(crate) fn python() -> Result<(u32, u32), (String, String)> {
+    let fix = "install Python 3.11 or newer as the system's own (Debian 12 or newer: apt-get install python3)";
+    let found = version(Path::new(PYTHON))
+        .ok_or_else(|| (format!("there is no Python at {PYTHON}"), fix.to_owned()))?;
+    if found < OLDEST {
+        let (major, minor) = found;
+        let why = format!("{PYTHON} is {major}.{minor}; the guest's packages need 3.11 or newer");
+        return Err((why, fix.to_owned()));
+    }
+    Ok(found)
+}
+
+/// Every distribution names the file that `python3` leads to after its version.
+fn version(path: &Path) -> Option<(u32, u32)> {
+    let real = std::fs::canonicalize(path).ok()?;
+    let name = real.file_name()?.to_str()?;
+    let (major, minor) = name.strip_prefix("python")?.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// The offer. Whether the walls really stand is found out by each jail when it is built, and is in each
+/// run's receipt; this says whether there is a guest, and leaves out what only control groups give where
+/// none can be had.
+pub(crate) fn offer(store: &Store) -> Offer {
+    let usable = match (python(), store.installed()) {
+        (Err((why, fix)), _) => Usable::No { why, fix },
+        (_, Ok(_)) => Usable::Yes,
+        _ if !store.dir().exists() => Usable::AfterSetup {
+            what: "fetch pandas, numpy, matplotlib and IPython (about 50 MB) for the system's Python: under a minute, \
+                   once; `casemate setup --backend jail`"
+                .to_owned(),
+        },
+        (_, Err(error)) => Usable::No {
+            why: error.to_string(),
+            fix: "run `casemate setup --backend jail --force`".to_owned(),
+        },
+    };
+    let (guarantees, lost) = possible();
+    let mut notes = vec![
+        guest(),
+        "real processes, threads and native code; clocks are as fine as the machine's".to_owned(),
+        "shares the host's kernel and shows its /usr, read-only: weaker than WebAssembly against a hole in the kernel"
+            .to_owned(),
+    ];
+    if !lost.is_empty() {
+        notes.push(format!("no control group here for: {}", lost.join(", ")));
+    }
+    Offer {
+        backend: NAME.to_owned(),
+        usable,
+        guarantees,
+        memory_floor: ByteSize(MEMORY_FLOOR),
+        memory_ceiling: ByteSize(MEMORY_CEILING),
+        cost: 20,
+        notes,
+    }
+}
+
+/// What can be guaranteed here, and the controllers that are not to be had.
+fn possible() -> (Guarantees, Vec<&'static str>) {
+    let layout = Layout::detect().ok();
+    let mut have = layout.as_ref().map(Layout::controllers).unwrap_or_default();
+    if layout.is_some_and(|layout| layout.kind() == Kind::V2) {
+        // Version 2 counts processor time in every group.
+        have.push("cpuacct");
+    }
+    let mut lost = Vec::new();
+    let mut without = Guarantees::none();
+    for (controller, guarantee) in walls::by_control_group() {
+        if !have.contains(&controller) {
+            lost.push(controller);
+            without.insert(guarantee);
+        }
+    }
+    (walls::offered().missing_from(&without), lost)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_read_from_the_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("python3");
+        assert_eq!(version(&link), None);
+        std::fs::write(dir.path().join("python3.9"), "").unwrap();
+        std::os::unix::fs::symlink("python3.9", &link).unwrap();
+        assert_eq!(version(&link), Some((3, 9)));
+        assert!((3, 9) < OLDEST);
+    }
+}

@@ -1,0 +1,49 @@
+//! Set-up: the packages for the system's own Python, from pinned wheels to a folder in the user's cache.
+//!
+//! pip installs what is pinned by hash, the driver is put beside it, everything is compiled and the list
+//! of fonts is made once. The result appears under its final name in one rename, and is never written
+//! again; the name is a hash of everything that matters.
+
+mod install;
+mod store;
+
+use casemate_backend::setup::{Progress, SetupError, Unit};
+
+pub use store::{Installed, Store};
+
+use crate::probe;
+
+/// Makes sure that the packages are in the cache, and says where.
+///
+/// A second process waits here for the first.
+///
+/// # Errors
+/// [`SetupError`], with the way out; nothing half-made is left under the final name.
+pub fn set_up(
+    store: &Store,
+    force: bool,
+    progress: &dyn Progress,
+) -> Result<Installed, SetupError> {
+    probe::python().map_err(|(what, fix)| SetupError::Fetch { what, fix })?;
+    let _lock = store.lock(progress)?;
+    if force {
+        store.remove()?;
+    } else if let Ok(installed) = store.installed() {
+        return Ok(installed);
+    }
+    let staging = store.fresh_staging()?;
+    install::packages(&staging, progress)?;
+    progress.stage("adding the driver and compiling", None, Unit::None);
+    install::driver(&staging)?;
+    install::compile(&staging)?;
+    progress.done("");
+    progress.stage("listing the fonts", None, Unit::None);
+    install::fonts(&staging)?;
+    progress.done("");
+    let installed = store.publish(&staging)?;
+    progress.say(&format!(
+        "the jail's packages are ready in {}",
+        installed.dir.display()
+    ));
+    Ok(installed)
+}

@@ -1,0 +1,44 @@
+//! Real jails, with this program as their first process.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![allow(clippy::print_stdout, reason = "the list of tests is what it prints")]
+
+mod escapes;
+mod rootless;
+mod support;
+mod walls;
+
+use casemate_backend::suite;
+use support::{jail, lacking};
+
+const TESTS: &[(&str, fn())] = &[("passes_the_suite", passes_the_suite)];
+
+fn main() {
+    let mut args = std::env::args_os().skip(1);
+    let first = args.next();
+    if first.as_deref() == Some(std::ffi::OsStr::new(casemate_jail::init::ARGUMENT)) {
+        std::process::exit(support::init());
+    }
+    if first.as_deref() == Some(std::ffi::OsStr::new(rootless::AS_NOBODY)) {
+        return rootless::as_nobody();
+    }
+    let all: Vec<_> = TESTS
+        .iter()
+        .chain(walls::TESTS)
+        .chain(escapes::TESTS)
+        .chain(rootless::TESTS)
+        .copied()
+        .collect();
+    support::run(&all, first.and_then(|arg| arg.into_string().ok()));
+}
+
+fn passes_the_suite() {
+    let failures = suite::failures(&jail(), &lacking());
+    assert!(
+        failures.is_empty(),
+        "{} of {} failed:\n{}",
+        failures.len(),
+        suite::count(),
+        failures.join("\n")
+    );
+}

@@ -1,0 +1,86 @@
+//! One descriptor, passed over a unix socket from a process to another.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+
+/// Sends a descriptor with one byte of data. The sender keeps its own.
+///
+/// # Errors
+/// Those of `sendmsg`.
+pub fn send(socket: impl AsFd, fd: impl AsFd) -> io::Result<()> {
+    let fds = [fd.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+        return Err(io::Error::other("no room for a descriptor in a message"));
+    }
+    sendmsg(
+        socket,
+        &[IoSlice::new(b"d")],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?;
+    Ok(())
+}
+
+/// Receives one descriptor, close-on-exec. More than one, or none, is an error.
+///
+/// # Errors
+/// Those of `recvmsg`, and a message that carries anything but one descriptor.
+pub fn receive(socket: impl AsFd) -> io::Result<OwnedFd> {
+    let mut byte = [0];
+    // Room for more than one, so that a sender that passes several is seen and what it passed closed.
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let got = recvmsg(
+        socket,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut control,
+        flags,
+    )?;
+    let mut fds: Vec<OwnedFd> = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(passed) = message {
+            fds.extend(passed);
+        }
+    }
+    match (got.bytes, fds.pop(), fds.is_empty()) {
+        (1, Some(fd), true) => Ok(fd),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "not one descriptor",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn one_descriptor_crosses_and_nothing_else_counts() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let (mut reader, writer) = io::pipe().unwrap();
+        send(&a, &writer).unwrap();
+        drop(writer);
+        let passed = receive(&b).unwrap();
+        io::Write::write_all(&mut std::fs::File::from(passed), b"hi").unwrap();
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hi");
+        io::Write::write_all(&mut &a, b"x").unwrap();
+        assert!(receive(&b).is_err(), "a byte without a descriptor");
+        drop(a);
+        assert!(receive(&b).is_err(), "the end");
+    }
+}

@@ -1,0 +1,137 @@
+//! What a process does to become the first process of a jail: a native program and everything it
+//! starts, with a root, a process table and a network of their own.
+//!
+//! The order is fixed, and each part says what it did as [`Step`]s:
+//!
+//! 1. [`leave`] in the process that was started: descriptors closed, name spaces left.
+//! 2. [`fork_init`]: the child is process 1 of the new process table. What it ends takes everything
+//!    else in there with it.
+//! 3. [`root::Builder`] in process 1: a root on a fresh file system, the host's detached.
+//! 4. [`confine`] in process 1: limits, user, capabilities, Landlock, seccomp. Whatever it starts
+//!    inherits all of them.
+//!
+//! As in [`lockdown`](crate::lockdown), nothing here decides that a missing wall is acceptable.
+
+use std::os::fd::RawFd;
+
+use crate::limit::Limit;
+use crate::lockdown::{self, Identity, wall as base};
+use crate::step::{Step, failed};
+
+mod landlocked;
+mod limits;
+mod namespaces;
+pub mod root;
+
+pub use namespaces::{Forked, Init, Parent, fork_init, reap_until};
+
+/// The names of the walls that only a jail has; the others are those of
+/// [`lockdown::wall`](crate::lockdown::wall).
+pub mod wall {
+    /// A process table of its own: no other process can be seen or signalled.
+    pub const PID_NAMESPACE: &str = "pid_namespace";
+    /// The control groups' names start at its own.
+    pub const CGROUP_NAMESPACE: &str = "cgroup_namespace";
+    /// The root is a file system of its own and the host's is detached.
+    pub const ROOT: &str = "root";
+    /// What is shown of the host's system cannot be written, nor give rights, nor name devices.
+    pub const SYSTEM: &str = "system_read_only";
+    /// The inputs are copies in a file system that is read-only.
+    pub const INPUTS: &str = "inputs_read_only";
+    /// Scratch is one file system with a fixed size and number of files.
+    pub const SCRATCH: &str = "scratch_quota";
+    /// The devices are null, zero, full, random and urandom.
+    pub const DEVICES: &str = "devices";
+    /// The process file system shows processes only, and only those of the jail.
+    pub const PROC: &str = "proc";
+    /// As many processors are shown as may be used.
+    pub const AFFINITY: &str = "affinity";
+}
+
+/// What [`confine`] is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Confinement {
+    /// Who to become where the process is root.
+    pub identity: Identity,
+    /// Descriptors of every process may be numbered below this.
+    pub open_files: Limit,
+    /// Tasks of the jail's user. Enforced only for a user of its own; the control group counts too.
+    pub tasks: Limit,
+    /// Processors shown.
+    pub processors: usize,
+    /// Where among the host's processors to begin, so that jails spread.
+    pub first_processor: usize,
+}
+
+/// Closes what is not on the list and leaves the host's name spaces. The process must have one
+/// thread; its next child, not itself, is in the new process table.
+#[must_use = "a wall that is missing is only told here"]
+pub fn leave(keep_fds: &[RawFd]) -> Vec<Step> {
+    let mut steps = vec![
+        Step::run(base::SINGLE_THREAD, "one thread", lockdown::single_thread),
+        Step::run(base::NO_NEW_PRIVS, "on", lockdown::no_new_privs),
+        Step::run(base::DESCRIPTORS, format!("only {keep_fds:?}"), || {
+            lockdown::close_all_but(keep_fds)
+        }),
+    ];
+    namespaces::leave(&mut steps);
+    steps
+}
+
+/// Gives up what process 1 no longer needs once its root stands, then every system call that no
+/// program needs.
+#[must_use = "a wall that is missing is only told here"]
+pub fn confine(plan: &Confinement, parent: &Parent) -> Vec<Step> {
+    let filter = lockdown::compile(crate::seccomp::JAIL);
+    let mut steps = vec![
+        Step::run(
+            wall::AFFINITY,
+            format!("{} processors", plan.processors),
+            || affinity(plan),
+        ),
+        limits::apply(plan),
+    ];
+    lockdown::drop_identity(plan.identity, &mut steps);
+    // Changing the user clears both of these, so they come after it. The parent is outside this
+    // process table, where it has no number.
+    steps.push(Step::run(base::DIES_WITH_PARENT, "SIGKILL", || {
+        let how = lockdown::die_with(None)?;
+        parent.is_there()?;
+        Ok(how)
+    }));
+    steps.push(Step::run(
+        base::NOT_DUMPABLE,
+        "dumpable 0",
+        lockdown::not_dumpable,
+    ));
+    landlocked::restrict(&mut steps);
+    steps.push(lockdown::install_with(
+        base::SECCOMP,
+        filter,
+        false,
+        "allowlist; others are answered ENOSYS, attacks and the 32-bit door kill",
+    ));
+    steps
+}
+
+fn affinity(plan: &Confinement) -> Result<String, String> {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let have = sched_getaffinity(None).map_err(|e| failed("sched_getaffinity", e))?;
+    let usable: Vec<usize> = (0..CpuSet::MAX_CPU)
+        .filter(|cpu| have.is_set(*cpu))
+        .collect();
+    let count = plan.processors.clamp(1, usable.len().max(1));
+    let mut wanted = CpuSet::new();
+    for offset in 0..count {
+        let index = plan.first_processor.wrapping_add(offset) % usable.len().max(1);
+        let cpu = usable.get(index).ok_or("no processor may be used")?;
+        wanted.set(*cpu);
+    }
+    sched_setaffinity(None, &wanted).map_err(|e| failed("sched_setaffinity", e))?;
+    let now = sched_getaffinity(None).map_err(|e| failed("sched_getaffinity", e))?;
+    if now.count() == wanted.count() {
+        Ok(format!("{count} of {}", usable.len()))
+    } else {
+        Err("the kernel kept another set".to_owned())
+    }
+}

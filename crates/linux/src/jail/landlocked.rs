@@ -1,0 +1,108 @@
+//! Landlock for a jail: what the mounts allow, said once more by paths.
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus,
+    PathBeneath, PathFd, RestrictionStatus, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetStatus, Scope,
+};
+
+use crate::lockdown::wall;
+use crate::step::{Step, failed};
+use crate::sys;
+
+const NEWEST: ABI = ABI::V10;
+
+/// What may be read and executed, where it is there.
+const SYSTEM: [&str; 7] = ["/usr", "/lib", "/lib32", "/lib64", "/bin", "/opt", "/etc"];
+/// What may be read.
+const READABLE: [&str; 2] = ["/data", "/run"];
+/// What may be written.
+const WRITABLE: [&str; 3] = ["/tmp", "/work", "/dev/shm"];
+/// What may be opened both ways.
+const DEVICES: [&str; 5] = [
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/random",
+    "/dev/urandom",
+];
+/// A file that Landlock alone keeps from being read: the process's own environment in `/proc`.
+const WITNESS: &str = "/proc/self/environ";
+
+pub(super) fn restrict(steps: &mut Vec<Step>) {
+    let status = restricted();
+    let abi = sys::landlock_abi().unwrap_or_default();
+    let rows = [
+        (
+            wall::LANDLOCK_FILES,
+            "reading the system and the inputs, writing scratch",
+            1,
+        ),
+        (wall::LANDLOCK_NETWORK, "every right, no port", 4),
+        (wall::LANDLOCK_SCOPES, "abstract sockets and signals", 6),
+    ];
+    for (wall, asked, since) in rows {
+        steps.push(Step::run(wall, asked, || match &status {
+            Ok(()) if abi >= since => {
+                if wall == wall::LANDLOCK_FILES {
+                    refuses_the_witness()?;
+                }
+                Ok(format!("ABI {abi}"))
+            }
+            Ok(()) => Err(format!("the kernel has ABI {abi}, this needs {since}")),
+            Err(error) => Err(error.clone()),
+        }));
+    }
+}
+
+fn refuses_the_witness() -> Result<(), String> {
+    match std::fs::read(WITNESS) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+        Err(error) => Err(failed(
+            &format!("{WITNESS} failed, but not by a refusal"),
+            error,
+        )),
+        Ok(_) => Err(format!("{WITNESS} can still be read")),
+    }
+}
+
+fn restricted() -> Result<(), String> {
+    let status = ruleset().map_err(|error| error.to_string())?;
+    match (status.ruleset, status.landlock) {
+        (RulesetStatus::NotEnforced, LandlockStatus::NotEnabled) => {
+            Err("landlock is built in but switched off at boot".to_owned())
+        }
+        (RulesetStatus::NotEnforced, _) => Err("the kernel has no landlock".to_owned()),
+        _ if status.no_new_privs => Ok(()),
+        _ => Err("no_new_privs is off".to_owned()),
+    }
+}
+
+fn ruleset() -> Result<RestrictionStatus, landlock::RulesetError> {
+    let all = AccessFs::from_all(NEWEST);
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    let devices = AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev;
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(all)?
+        .handle_access(AccessNet::from_all(NEWEST))?
+        .scope(Scope::from_all(NEWEST))?
+        .create()?;
+    // Every folder may be listed: the root holds only what is the jail's.
+    let rules: [(&[&str], BitFlags<AccessFs>); 5] = [
+        (&["/"], AccessFs::ReadDir.into()),
+        (&SYSTEM, read | AccessFs::Execute),
+        (&READABLE, read),
+        (&WRITABLE, all & !devices),
+        (&DEVICES, AccessFs::ReadFile | AccessFs::WriteFile),
+    ];
+    for (paths, access) in rules {
+        for path in paths {
+            // A path that is not there needs no rule, and without one it is refused.
+            if let Ok(fd) = PathFd::new(path) {
+                ruleset = ruleset.add_rule(PathBeneath::new(fd, access))?;
+            }
+        }
+    }
+    ruleset.restrict_self()
+}

@@ -1,0 +1,457 @@
+//! A root on a fresh file system, built by process 1 of a jail before anything hostile exists.
+//!
+//! Nothing that a guest may write is there while mounts are made, so no name can be swapped under
+//! them; the parts come in a fixed order and the old root is gone at the end.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Gid, Mode, OFlags, Uid, chownat, mkdirat, open, openat, symlinkat};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
+    mount_change, mount_remount, move_mount, open_tree, unmount,
+};
+
+use super::wall;
+use crate::limit::Limit;
+use crate::step::{Step, failed};
+use crate::sys;
+
+const RDONLY: u64 = 1;
+const NOSUID: u64 = 2;
+const NODEV: u64 = 4;
+const NOEXEC: u64 = 8;
+
+/// Where the new root is put together: some folder that every system has.
+const PLACE: &str = "/tmp";
+/// Beside the parts of the root, only while they are being made.
+const MAKING: &str = "making";
+/// Folders of the system, each bound or linked as the host has it.
+const SYSTEM: [&str; 5] = ["bin", "sbin", "lib", "lib32", "lib64"];
+/// What programs of the system look for outside `/usr`.
+const CONFIGURATION: [&str; 2] = ["etc/alternatives", "etc/ld.so.cache"];
+const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
+const DEVICE_LINKS: [(&str, &str); 4] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+];
+/// The names at the top of a finished root that are always there.
+const TOP: [&str; 9] = [
+    "data", "dev", "etc", "opt", "proc", "run", "tmp", "usr", "work",
+];
+/// Folders of scratch and where each is seen.
+const SCRATCH: [(&str, &str); 3] = [("tmp", "tmp"), ("work", "work"), ("shm", "dev/shm")];
+
+/// What the root is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// A folder of the host's that is shown at `/opt/casemate`.
+    pub packages: PathBuf,
+    /// Bytes of all inputs together, each rounded up to whole pages.
+    pub input_bytes: u64,
+    /// Files and folders of all inputs.
+    pub input_files: u64,
+    /// Bytes of scratch.
+    pub scratch_bytes: Limit,
+    /// Files and folders in scratch beyond those that are there at the start.
+    pub scratch_files: Limit,
+    /// Links in the working folder: a plain name and the absolute path it leads to.
+    pub links: Vec<(String, String)>,
+    /// Who owns scratch: user and group.
+    pub owner: (u32, u32),
+}
+
+/// A root that is being built.
+#[derive(Debug)]
+pub struct Builder {
+    plan: Plan,
+    place: OwnedFd,
+    /// Where the inputs are written.
+    inputs: Option<OwnedFd>,
+}
+
+/// A finished root.
+#[derive(Debug)]
+pub struct Built {
+    /// The top of scratch, whose folders `tmp` and `work` are the guest's. It outlives the jail.
+    pub scratch: Option<OwnedFd>,
+}
+
+impl Builder {
+    /// Begins: a fresh file system with the host's system in it, and room for the inputs.
+    /// `packages` is the folder of that path, opened and checked by whoever started this process.
+    ///
+    /// # Errors
+    /// When there is no file system to build on; then nothing of the rest can be.
+    pub fn begin(
+        plan: Plan,
+        packages: BorrowedFd<'_>,
+        steps: &mut Vec<Step>,
+    ) -> Result<Self, String> {
+        let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+        mount_change("/", private).map_err(|e| failed("mount --make-rprivate /", e))?;
+        // The trees are taken before the place is covered, whatever folder it is.
+        let trees = system_trees(&plan.packages, packages)?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        let options = c"size=1m,nr_inodes=256,mode=0755";
+        mount("none", PLACE, "tmpfs", flags, options).map_err(|e| failed("mount tmpfs", e))?;
+        let place = directory(PLACE).map_err(|e| failed(PLACE, e))?;
+        let mut builder = Self {
+            plan,
+            place,
+            inputs: None,
+        };
+        for name in TOP.into_iter().chain([MAKING]) {
+            builder.mkdir(name)?;
+        }
+        steps.push(Step::run(
+            wall::SYSTEM,
+            "the host's system, read-only, no rights, no devices",
+            || builder.system(trees),
+        ));
+        steps.push(Step::run(wall::DEVICES, DEVICES.join(", "), || {
+            builder.devices()
+        }));
+        builder.begin_inputs()?;
+        Ok(builder)
+    }
+
+    /// The folder that the inputs are written below; it becomes read-only in [`Builder::finish`].
+    #[must_use]
+    pub fn inputs(&self) -> Option<BorrowedFd<'_>> {
+        self.inputs.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Closes the inputs, makes scratch and the process file system, and becomes the root.
+    pub fn finish(mut self, steps: &mut Vec<Step>) -> Built {
+        steps.push(Step::run(
+            wall::INPUTS,
+            "copies, in a read-only file system",
+            || self.finish_inputs(),
+        ));
+        let mut scratch = None;
+        let asked = format!(
+            "{} bytes, {} files",
+            self.plan.scratch_bytes, self.plan.scratch_files
+        );
+        steps.push(Step::run(wall::SCRATCH, asked, || {
+            let (fd, how) = self.scratch()?;
+            scratch = Some(fd);
+            Ok(how)
+        }));
+        steps.push(Step::run(wall::PROC, "processes of the jail only", || {
+            self.proc()
+        }));
+        steps.push(Step::run(
+            wall::ROOT,
+            "a root of its own, the host's detached",
+            || self.pivot(),
+        ));
+        Built { scratch }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        Path::new(PLACE).join(name)
+    }
+
+    fn mkdir(&self, name: &str) -> Result<(), String> {
+        mkdirat(&self.place, name, Mode::from_raw_mode(0o755)).map_err(|e| failed(name, e))
+    }
+
+    /// Attaches a tree at a name that is there.
+    fn attach(&self, tree: &OwnedFd, name: &str) -> Result<(), String> {
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(tree, "", &self.place, name, flags)
+            .map_err(|e| failed(&format!("move_mount {name}"), e))
+    }
+
+    fn system(&self, trees: Vec<(String, Shown)>) -> Result<String, String> {
+        let mut shown = Vec::new();
+        for (name, what) in trees {
+            match what {
+                Shown::Link(target) => symlinkat(&target, &self.place, &name)
+                    .map_err(|e| failed(&format!("symlink {name}"), e))?,
+                Shown::Tree(tree, kind) => {
+                    self.make_mount_point(&name, kind)?;
+                    sys::mount_setattr(tree.as_fd(), true, RDONLY | NOSUID | NODEV)
+                        .map_err(|e| failed(&format!("mount_setattr {name}"), e))?;
+                    self.attach(&tree, &name)?;
+                    shown.push(format!("/{name}"));
+                }
+            }
+        }
+        self.cover_local()?;
+        for name in ["usr", "opt/casemate"] {
+            expect_read_only(&self.path(name))?;
+        }
+        Ok(format!("{}; /usr/local hidden", shown.join(" ")))
+    }
+
+    fn make_mount_point(&self, name: &str, kind: Kind) -> Result<(), String> {
+        if kind == Kind::Folder {
+            return match self.mkdir(name) {
+                // One of the names that every root has.
+                Err(_) if self.path(name).is_dir() => Ok(()),
+                other => other,
+            };
+        }
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        openat(&self.place, name, flags, Mode::from_raw_mode(0o444))
+            .map(drop)
+            .map_err(|e| failed(name, e))
+    }
+
+    /// What an operator installed by hand is not the system's and is nobody's business.
+    fn cover_local(&self) -> Result<(), String> {
+        let local = self.path("usr/local");
+        if !local.is_dir() {
+            return Ok(());
+        }
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::RDONLY;
+        let options = c"size=4k,nr_inodes=1,mode=0555";
+        mount("none", &local, "tmpfs", flags, options).map_err(|e| failed("mount /usr/local", e))
+    }
+
+    fn devices(&self) -> Result<String, String> {
+        self.mkdir("dev/shm")?;
+        for name in DEVICES {
+            let target = format!("dev/{name}");
+            self.make_mount_point(&target, Kind::File)?;
+            // Not from the folder being built: from the host's, which is still the root.
+            let tree = clone_tree(Path::new("/dev").join(name).as_path(), false)?;
+            sys::mount_setattr(tree.as_fd(), false, NOSUID | NOEXEC)
+                .map_err(|e| failed("mount_setattr", e))?;
+            self.attach(&tree, &target)?;
+        }
+        for (name, target) in DEVICE_LINKS {
+            symlinkat(target, &self.place, format!("dev/{name}"))
+                .map_err(|e| failed(&format!("symlink {name}"), e))?;
+        }
+        Ok("and no other; no terminal".to_owned())
+    }
+
+    fn begin_inputs(&mut self) -> Result<(), String> {
+        let options = format!(
+            "size={},nr_inodes={},mode=0755",
+            self.plan.input_bytes.saturating_add(64 << 10),
+            self.plan.input_files.saturating_add(16),
+        );
+        let fd = self.make_file_system(&options)?;
+        for name in ["data", "run"] {
+            mkdirat(&fd, name, Mode::from_raw_mode(0o755)).map_err(|e| failed(name, e))?;
+        }
+        self.inputs = Some(fd);
+        Ok(())
+    }
+
+    /// A file system at the place for those in the making.
+    fn make_file_system(&self, options: &str) -> Result<OwnedFd, String> {
+        let making = self.path(MAKING);
+        let options = std::ffi::CString::new(options).map_err(|e| e.to_string())?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        mount("none", &making, "tmpfs", flags, options.as_c_str())
+            .map_err(|e| failed("mount tmpfs", e))?;
+        directory(&making).map_err(|e| failed(MAKING, e))
+    }
+
+    fn finish_inputs(&mut self) -> Result<String, String> {
+        // Nothing may hold the file system open for writing when it is closed.
+        self.inputs = None;
+        let making = self.path(MAKING);
+        let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+        mount_remount(&making, flags, "").map_err(|e| failed("mount -o remount,ro", e))?;
+        for (part, name) in [("data", "data"), ("run", "run")] {
+            let tree = clone_tree(&making.join(part), false)?;
+            sys::mount_setattr(tree.as_fd(), false, RDONLY | NOSUID | NODEV | NOEXEC)
+                .map_err(|e| failed("mount_setattr", e))?;
+            self.attach(&tree, name)?;
+            expect_read_only(&self.path(name))?;
+        }
+        self.leave_making()?;
+        Ok("read-only for everybody".to_owned())
+    }
+
+    /// Lets the place go; what is bound elsewhere keeps the file system.
+    fn leave_making(&self) -> Result<(), String> {
+        unmount(self.path(MAKING), UnmountFlags::DETACH).map_err(|e| failed("umount", e))
+    }
+
+    fn scratch(&self) -> Result<(OwnedFd, String), String> {
+        let ours = 1 + SCRATCH.len() as u64 + self.plan.links.len() as u64;
+        let mut options = "mode=0755".to_owned();
+        if let Limit::At(bytes) = self.plan.scratch_bytes {
+            options.push_str(&format!(",size={}", bytes.max(1)));
+        }
+        if let Limit::At(files) = self.plan.scratch_files {
+            options.push_str(&format!(",nr_inodes={}", files.saturating_add(ours)));
+        }
+        let fd = self.make_file_system(&options)?;
+        let (uid, gid) = self.plan.owner;
+        let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        let making = self.path(MAKING);
+        for (part, _) in SCRATCH {
+            mkdirat(&fd, part, Mode::from_raw_mode(0o700)).map_err(|e| failed(part, e))?;
+            chownat(&fd, part, uid, gid, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|e| failed("chown", e))?;
+        }
+        for (name, target) in &self.plan.links {
+            symlinkat(target, &fd, format!("work/{name}"))
+                .map_err(|e| failed(&format!("symlink {name}"), e))?;
+        }
+        for (part, name) in SCRATCH {
+            self.attach(&clone_tree(&making.join(part), false)?, name)?;
+        }
+        self.leave_making()?;
+        let how = self.check_quota(&fd)?;
+        Ok((fd, how))
+    }
+
+    /// Reads back what is really there to be used.
+    fn check_quota(&self, scratch: &OwnedFd) -> Result<String, String> {
+        let room = rustix::fs::fstatvfs(scratch).map_err(|e| failed("fstatvfs", e))?;
+        let bytes = room.f_bfree.saturating_mul(room.f_frsize);
+        if let Limit::At(wanted) = self.plan.scratch_bytes {
+            let pages = wanted.max(1).div_ceil(room.f_frsize) * room.f_frsize;
+            if bytes > pages {
+                return Err(format!("{bytes} bytes can be written"));
+            }
+        }
+        if let Limit::At(wanted) = self.plan.scratch_files
+            && room.f_ffree > wanted
+        {
+            return Err(format!("{} files can be made", room.f_ffree));
+        }
+        Ok(format!(
+            "{bytes} bytes and {} files free, read back",
+            room.f_ffree
+        ))
+    }
+
+    fn proc(&self) -> Result<String, String> {
+        let flags =
+            MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
+        let options = c"subset=pid,hidepid=2";
+        mount("proc", self.path("proc"), "proc", flags, options)
+            .map_err(|e| failed("mount proc (Linux 5.8 or newer)", e))?;
+        for hidden in ["sys", "kcore", "sysrq-trigger", "kallsyms"] {
+            if self.path("proc").join(hidden).exists() {
+                return Err(format!("/proc/{hidden} is still there"));
+            }
+        }
+        Ok("subset=pid, hidepid=2, read-only".to_owned())
+    }
+
+    fn pivot(&self) -> Result<String, String> {
+        rustix::fs::unlinkat(&self.place, MAKING, rustix::fs::AtFlags::REMOVEDIR)
+            .map_err(|e| failed("rmdir", e))?;
+        rustix::process::fchdir(&self.place).map_err(|e| failed("fchdir", e))?;
+        rustix::process::pivot_root(".", ".").map_err(|e| failed("pivot_root", e))?;
+        // Both roots are now mounted at "/", the old one on top, and "." is it.
+        unmount(".", UnmountFlags::DETACH).map_err(|e| failed("umount", e))?;
+        rustix::process::chdir("/").map_err(|e| failed("chdir /", e))?;
+        let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+        mount_remount("/", flags, "").map_err(|e| failed("mount -o remount,ro /", e))?;
+        verify()?;
+        rustix::process::chdir("/work").map_err(|e| failed("chdir /work", e))?;
+        Ok("pivot_root; nothing else of the host's files is left; read-only".to_owned())
+    }
+}
+
+/// What is at the top, and that it cannot be changed.
+fn verify() -> Result<(), String> {
+    let entries = std::fs::read_dir("/").map_err(|e| failed("reading /", e))?;
+    for entry in entries {
+        let name = entry.map_err(|e| failed("reading /", e))?.file_name();
+        let known = TOP.iter().chain(&SYSTEM).any(|known| name == *known);
+        if !known {
+            return Err(format!("the new root has {}", name.display()));
+        }
+    }
+    expect_read_only(Path::new("/"))?;
+    expect_read_only(Path::new("/data"))
+}
+
+fn expect_read_only(dir: &Path) -> Result<(), String> {
+    let probe = dir.join(".casemate-probe");
+    match std::fs::File::create(&probe) {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => Ok(()),
+        Err(error) => Err(failed(&format!("writing below {}", dir.display()), error)),
+        Ok(_) => Err(format!("{} can be written", dir.display())),
+    }
+}
+
+/// Whether a tree is put on a folder or on a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Folder,
+    File,
+}
+
+/// How a name of the host's appears.
+enum Shown {
+    Tree(OwnedFd, Kind),
+    Link(PathBuf),
+}
+
+/// `/usr`, what lies beside it as the host has it, and the packages.
+fn system_trees(
+    path_of_packages: &Path,
+    packages: BorrowedFd<'_>,
+) -> Result<Vec<(String, Shown)>, String> {
+    let usr = clone_tree(Path::new("/usr"), true)?;
+    let mut trees = vec![("usr".to_owned(), Shown::Tree(usr, Kind::Folder))];
+    for name in SYSTEM {
+        let path = Path::new("/").join(name);
+        if let Ok(target) = std::fs::read_link(&path) {
+            trees.push((name.to_owned(), Shown::Link(target)));
+        } else if path.is_dir() {
+            let tree = clone_tree(&path, true)?;
+            trees.push((name.to_owned(), Shown::Tree(tree, Kind::Folder)));
+        }
+    }
+    for name in CONFIGURATION {
+        let path = Path::new("/").join(name);
+        let kind = if path.is_dir() {
+            Kind::Folder
+        } else {
+            Kind::File
+        };
+        if path.exists() {
+            trees.push((
+                name.to_owned(),
+                Shown::Tree(clone_tree(&path, false)?, kind),
+            ));
+        }
+    }
+    let tree = clone_tree(path_of_packages, false)?;
+    let same = |fd: BorrowedFd<'_>| {
+        let stat = rustix::fs::fstat(fd).map_err(|e| failed("fstat", e))?;
+        Ok::<_, String>((stat.st_dev, stat.st_ino))
+    };
+    // The descriptor is of the mount namespace that was left, so only the path can be bound.
+    if same(tree.as_fd())? != same(packages)? {
+        return Err("the packages are not the folder that was checked".to_owned());
+    }
+    trees.push(("opt/casemate".to_owned(), Shown::Tree(tree, Kind::Folder)));
+    Ok(trees)
+}
+
+/// A detached copy of the mount at a path, and with `recursive` of those below it.
+fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd, String> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(rustix::fs::CWD, path, flags)
+        .map_err(|e| failed(&format!("open_tree {}", path.display()), e))
+}
+
+fn directory(path: impl AsRef<Path>) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    open(path.as_ref(), flags, Mode::empty())
+}
