@@ -17,8 +17,10 @@ pub(crate) struct Attack {
     pub(crate) source: &'static str,
     /// None of these in a sandbox, all of them with none.
     pub(crate) harms: &'static [Harm],
-    /// How the wall that stopped it is known.
+    /// How the wall that stopped it is known in WebAssembly.
     pub(crate) sign: Sign,
+    /// How it is known where programs are native processes.
+    pub(crate) native: Sign,
     /// What its stage needs.
     pub(crate) props: Props,
     /// How often it runs; each run but the last is told the secret.
@@ -41,6 +43,7 @@ impl Attack {
             source,
             harms,
             sign,
+            native: sign.native(),
             props: Props {
                 shell: false,
                 victim: false,
@@ -49,6 +52,11 @@ impl Attack {
             cpu: Duration::from_secs(5),
             wall: Duration::from_secs(15),
         }
+    }
+
+    const fn native(mut self, sign: Sign) -> Self {
+        self.native = sign;
+        self
     }
 
     const fn shell(mut self) -> Self {
@@ -87,6 +95,7 @@ const LEAKED: &[Harm] = &[Harm::Leaked];
 const STARTED: &[Harm] = &[Harm::Started];
 const LIMIT_CPU: Sign = Sign::Limit(LimitKind::CpuTime);
 const LIMIT_DISK: Sign = Sign::Limit(LimitKind::DiskBytes);
+const LIMIT_TASKS: Sign = Sign::Limit(LimitKind::Tasks);
 const LIMIT_MEMORY: Sign = Sign::Limit(LimitKind::Memory);
 
 macro_rules! attack {
@@ -190,8 +199,8 @@ pub(crate) const ATTACKS: &[Attack] = &[
         &[Harm::Descriptors(100)],
         Sign::Limit(LimitKind::OpenFiles)
     ),
-    attack!("fork_bomb", TASKS, Sign::Event("process")),
-    attack!("thread_bomb", TASKS, Sign::Event("thread")),
+    attack!("fork_bomb", TASKS, Sign::Event("process")).native(LIMIT_TASKS),
+    attack!("thread_bomb", TASKS, Sign::Event("thread")).native(LIMIT_TASKS),
     attack!("deep_recursion", &[Harm::Crashed], Sign::Trapped),
 ];
 
