@@ -44,6 +44,8 @@ pub enum Access {
     Write,
     /// It removes it.
     Delete,
+    /// It makes another name for it: a symbolic or a hard link.
+    Link,
     /// The text names it and does not show what for.
     Unknown,
 }

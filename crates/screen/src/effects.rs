@@ -13,6 +13,7 @@ const DELETE: &[PathArg] = &[(0, Access::Delete)];
 const LOOK: &[PathArg] = &[(0, Access::Unknown)];
 const COPY: &[PathArg] = &[(0, Access::Read), (1, Access::Write)];
 const MOVE: &[PathArg] = &[(0, Access::Delete), (1, Access::Write)];
+const LINK: &[PathArg] = &[(0, Access::Link), (1, Access::Write)];
 
 /// The path arguments of a function by its qualified name. `builtins.open` and its like have a mode
 /// and are handled where they are called.
@@ -37,8 +38,10 @@ pub(crate) fn paths(name: &str) -> &'static [PathArg] {
         | "linecache.getline"
         | "linecache.getlines"
         | "fileinput.input"
-        | "zipfile.ZipFile"
-        | "tarfile.open"
+        | "zipfile.ZipFile().write"
+        | "tarfile.open().add"
+        | "tarfile.TarFile().add"
+        | "shutil.unpack_archive"
         | "os.listdir"
         | "os.scandir"
         | "os.walk"
@@ -83,13 +86,16 @@ pub(crate) fn paths(name: &str) -> &'static [PathArg] {
         | "dbm.open"
         | "os.setxattr"
         | "shutil.chown"
+        | "zipfile.ZipFile().extractall"
+        | "tarfile.open().extractall"
         | "logging.FileHandler" => WRITE,
+        "urllib.request.urlretrieve" | "wget.download" => &[(1, Access::Write)],
         "os.remove" | "os.unlink" | "os.rmdir" | "os.removedirs" | "shutil.rmtree" => DELETE,
-        "shutil.copy" | "shutil.copy2" | "shutil.copyfile" | "shutil.copytree" | "os.symlink"
-        | "os.link" | "shutil.copymode" | "shutil.copystat" => COPY,
+        "shutil.copy" | "shutil.copy2" | "shutil.copyfile" | "shutil.copytree"
+        | "shutil.copymode" | "shutil.copystat" => COPY,
+        "os.symlink" | "os.link" => LINK,
         "os.rename" | "os.renames" | "os.replace" | "shutil.move" => MOVE,
         "shutil.make_archive" => &[(2, Access::Read), (0, Access::Write)],
-        "shutil.unpack_archive" => READ,
         "joblib.dump" | "torch.save" => &[(1, Access::Write)],
         _ => &[],
     }
@@ -106,6 +112,9 @@ pub(crate) fn opens(name: &str) -> bool {
             | "lzma.open"
             | "tempfile.open"
             | "os.fdopen"
+            | "zipfile.ZipFile"
+            | "tarfile.open"
+            | "tarfile.TarFile.open"
     )
 }
 
@@ -292,6 +301,21 @@ pub(crate) fn process(name: &str) -> bool {
     )
 }
 
+/// Whether a call stops or pauses a process.
+pub(crate) fn stops(name: &str) -> bool {
+    let how = name.rsplit('.').next().unwrap_or(name);
+    matches!(
+        how,
+        "kill"
+            | "killpg"
+            | "terminate"
+            | "suspend"
+            | "send_signal"
+            | "pidfd_send_signal"
+            | "pthread_kill"
+    )
+}
+
 /// Whether a call makes code at run time.
 pub(crate) fn dynamic(name: &str) -> bool {
     matches!(
@@ -318,6 +342,9 @@ pub(crate) fn dynamic(name: &str) -> bool {
             | "code.InteractiveInterpreter"
             | "code.InteractiveConsole"
             | "code.interact"
+            | "builtins.breakpoint"
+            | "pdb.set_trace"
+            | "pdb.run"
             | "execfile"
     )
 }
@@ -426,6 +453,7 @@ pub(crate) fn introspects(name: &str) -> bool {
 pub(crate) fn carries(name: &str) -> bool {
     network(name)
         || process(name)
+        || opens(name)
         || dynamic(name)
         || deserialises(name)
         || crate::resolve::runs_code(name)
@@ -525,7 +553,7 @@ pub(crate) fn dull(name: &str) -> bool {
     {
         return false;
     }
-    if name.starts_with("re.") || name.starts_with("numpy.") {
+    if name.starts_with("re.") || name.starts_with("numpy.") || name == "math.factorial" {
         return false;
     }
     let root = name.split(['.', '(', '[']).next().unwrap_or(name);

@@ -160,36 +160,39 @@ impl<'a> Resolver<'a> {
         cx: &Cx<'a>,
         depth: usize,
     ) -> Values<'a> {
-        let mut text = String::new();
+        // One text for every way its holes may be filled, while those are few.
+        let mut texts = vec![String::new()];
         let mut names = Values::new();
-        let mut known = true;
         for part in &literal.value {
             match part {
-                ruff_python_ast::FStringPart::Literal(piece) => text.push_str(&piece.value),
+                ruff_python_ast::FStringPart::Literal(piece) => append(&mut texts, &piece.value),
                 ruff_python_ast::FStringPart::FString(fstring) => {
                     for element in &fstring.elements {
                         match element {
                             InterpolatedStringElement::Literal(piece) => {
-                                text.push_str(&piece.value)
+                                append(&mut texts, &piece.value)
                             }
                             InterpolatedStringElement::Interpolation(hole) => {
-                                let plain = hole.conversion != ConversionFlag::Repr;
                                 let values = self.eval(&hole.expression, cx, depth);
-                                let shown = hole_text(&values, hole.format_spec.as_deref());
-                                known &= shown.is_some() && plain;
-                                text.push_str(shown.as_deref().unwrap_or(""));
                                 merge(&mut names, names_of(&values).into_iter().map(Value::Name));
+                                let plain = hole.conversion != ConversionFlag::Repr;
+                                let shown = hole_texts(&values, hole.format_spec.as_deref());
+                                texts = if plain {
+                                    filled(&texts, &shown)
+                                } else {
+                                    Vec::new()
+                                };
                             }
                         }
                     }
                 }
             }
-            if text.len() > MAX_TEXT {
+            if texts.iter().any(|text| text.len() > MAX_TEXT) {
                 return vec![Value::name(HIDDEN)];
             }
         }
-        if known && self.take(text.len()) {
-            return Value::text(text).into_iter().collect();
+        if !texts.is_empty() && self.take(texts.iter().map(String::len).sum()) {
+            return texts.into_iter().filter_map(Value::text).collect();
         }
         names
     }
@@ -708,26 +711,45 @@ pub(crate) fn shown(value: &Value<'_>) -> Option<String> {
     }
 }
 
-fn hole_text(
+fn append(texts: &mut [String], piece: &str) {
+    texts.iter_mut().for_each(|text| text.push_str(piece));
+}
+
+/// Every text with every filling; nothing when those are too many.
+fn filled(texts: &[String], fillings: &[String]) -> Vec<String> {
+    if texts.len() * fillings.len() > MAX_VALUES {
+        return Vec::new();
+    }
+    let each = texts.iter().flat_map(|text| {
+        fillings
+            .iter()
+            .map(move |filling| [text.as_str(), filling].concat())
+    });
+    each.collect()
+}
+
+/// What stands in a hole: one value of any kind, or one of several texts. Several numbers are those of
+/// a loop, which says less than that a number stands there.
+fn hole_texts(
     values: &[Value<'_>],
     spec: Option<&ruff_python_ast::InterpolatedStringFormatSpec>,
-) -> Option<String> {
-    let mut texts = values
-        .iter()
-        .filter(|value| !matches!(value, Value::Name(_)));
-    let value = texts.next()?;
-    if texts.next().is_some() {
-        return None;
+) -> Vec<String> {
+    let spec = match spec.map(|spec| spec.elements.iter().collect::<Vec<_>>()) {
+        None => String::new(),
+        Some(elements) => match elements.as_slice() {
+            [] => String::new(),
+            [InterpolatedStringElement::Literal(piece)] => piece.value.to_string(),
+            _ => return Vec::new(),
+        },
+    };
+    let named = |value: &&Value<'_>| matches!(value, Value::Name(_));
+    let known: Vec<_> = values.iter().filter(|value| !named(value)).collect();
+    let texts = known.iter().all(|value| matches!(value, Value::Text(_)));
+    if known.len() > 1 && !texts {
+        return Vec::new();
     }
-    let Some(spec) = spec else {
-        return shown(value);
-    };
-    let spec: String = match spec.elements.iter().collect::<Vec<_>>().as_slice() {
-        [] => String::new(),
-        [InterpolatedStringElement::Literal(piece)] => piece.value.to_string(),
-        _ => return None,
-    };
-    formatted(value, &spec)
+    let shown = known.iter().map(|value| formatted(value, &spec));
+    shown.collect::<Option<_>>().unwrap_or_default()
 }
 
 /// What `format` makes of a value with the plainest of specifications.

@@ -61,6 +61,10 @@ pub(crate) struct Use {
     pub(crate) carries: Vec<Rc<str>>,
     /// How many loops stand around it.
     pub(crate) loops: usize,
+    /// Whether one of them has no end and no pause.
+    pub(crate) relentless: bool,
+    /// Whether it stands in a function that nothing in the program calls.
+    pub(crate) dormant: bool,
     /// Whether the first argument is a constant; `None` without arguments.
     pub(crate) constant: Option<bool>,
     pub(crate) range: TextRange,

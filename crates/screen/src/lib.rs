@@ -8,7 +8,7 @@
 //! 1. bytes: size, NUL, UTF-8, coding lines, hidden characters (`validate`, `unicode`);
 //! 2. tokens: bounds on nesting, before anything recurses (`bounds`);
 //! 3. one parse, on a thread with a stack sized for those bounds and a deadline (`analyse`);
-//! 4. facts: a walk over the tree (`walk`, `apply`, `facts`, with the tables of `effects`) with a
+//! 4. facts: a walk over the tree (`walk`, `apply`, `commands`, `facts`, with the tables of `effects`) with a
 //!    resolver of what expressions stand for (`bindings`, `resolve`, `eval`, `call`, `interp`,
 //!    with the functions it knows in `pure`, `methods`, `codec` and `pickles`);
 //! 5. rules over facts, which are data with examples (`rules`), and Bandit's rules over the same
@@ -31,6 +31,7 @@ mod bounds;
 mod call;
 mod cleared;
 mod codec;
+mod commands;
 mod effects;
 mod eval;
 mod facts;

@@ -748,7 +748,7 @@ pub(crate) fn runs_code(name: &str) -> bool {
 }
 
 /// The texts that such a call runs.
-fn code_texts(name: &str, args: &Args<'_>) -> Vec<Rc<str>> {
+pub(crate) fn code_texts(name: &str, args: &Args<'_>) -> Vec<Rc<str>> {
     let names: &[&str] = &["source", "stmt", "object", "expression", "cmd", "statement"];
     let mut texts = texts_of(args.get(0, names));
     if name.starts_with("timeit.") {

@@ -106,7 +106,10 @@ fn hostile_programs_are_refused_in_disguise() {
         }
     }
     for (kind, rate) in &rates {
-        println!("  {kind:<18} {:>5} refused of {:>5}", rate.refused, rate.all);
+        println!(
+            "  {kind:<18} {:>5} refused of {:>5}",
+            rate.refused, rate.all
+        );
     }
     let all: usize = rates.values().map(|rate| rate.all).sum();
     assert!(wrong.len() * 100 <= all * 2, "{wrong:#?}");
