@@ -151,6 +151,7 @@ impl<'a> Bindings<'a> {
             for (home, function) in self.callees(name, method) {
                 self.bind_call(call, scope, home, function);
             }
+            self.bind_fields(call, scope, name);
         }
     }
 
@@ -188,6 +189,42 @@ impl<'a> Bindings<'a> {
     pub(crate) fn class_of(&self, function: ScopeId) -> Option<ScopeId> {
         let parent = self.scopes.get(function)?.parent?;
         matches!(self.scopes.get(parent)?.owner, Owner::Class(_)).then_some(parent)
+    }
+
+    /// A class that only lists its fields, as data classes and named tuples do, keeps what it is given.
+    fn bind_fields(&mut self, call: &'a ExprCall, scope: ScopeId, name: &str) {
+        let Some((_, bound)) = self.lookup(name, scope) else {
+            return;
+        };
+        let class = bound.iter().find_map(|binding| match binding {
+            Binding::Class(class, scope) => Some((*class, *scope)),
+            _ => None,
+        });
+        let Some((class, home)) = class else { return };
+        let plain = class.decorator_list.is_empty() && class.bases().is_empty();
+        if plain || !self.member(home, "__init__").is_empty() {
+            return;
+        }
+        let fields = class.body.iter().filter_map(|stmt| match stmt {
+            Stmt::AnnAssign(field) => self::plain(&field.target),
+            _ => None,
+        });
+        let fields: Vec<&'a str> = fields.collect();
+        let given = fields.iter().copied().zip(&call.arguments.args);
+        let named = call.arguments.keywords.iter().filter_map(|keyword| {
+            let name = keyword.arg.as_ref()?.as_str();
+            Some((
+                *fields.iter().find(|field| **field == name)?,
+                &keyword.value,
+            ))
+        });
+        let all: Vec<_> = given.chain(named).collect();
+        if let Some(class) = self.scopes.get_mut(home) {
+            for (field, value) in all {
+                let attribute = class.attributes.entry(field).or_default();
+                push(attribute, Binding::Value(value, scope));
+            }
+        }
     }
 
     fn bind_call(
@@ -629,7 +666,13 @@ fn mutated(stmt: &Stmt) -> Option<&str> {
                 Expr::Attribute(method)
                     if matches!(
                         method.attr.as_str(),
-                        "append" | "extend" | "insert" | "reverse" | "update" | "add"
+                        "append"
+                            | "extend"
+                            | "insert"
+                            | "reverse"
+                            | "update"
+                            | "add"
+                            | "setdefault"
                     ) =>
                 {
                     plain(&method.value)
@@ -715,6 +758,11 @@ impl<'a> Visitor<'a> for Bindings<'a> {
                 self.calls.push((call, self.current));
                 if let Some(scope) = self.scopes.get_mut(self.current) {
                     scope.calls.push(call);
+                }
+            }
+            Expr::YieldFrom(_) => {
+                if let Some(scope) = self.scopes.get_mut(self.current) {
+                    scope.yields.push(expr);
                 }
             }
             Expr::Yield(inner) => {

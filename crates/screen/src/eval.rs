@@ -173,7 +173,11 @@ impl<'a> Resolver<'a> {
                                 append(&mut texts, &piece.value)
                             }
                             InterpolatedStringElement::Interpolation(hole) => {
-                                let values = self.eval(&hole.expression, cx, depth);
+                                let mut values = self.eval(&hole.expression, cx, depth);
+                                if let Some(object @ Value::Instance(..)) = single(&values) {
+                                    let object = object.clone();
+                                    values = self.shown_object(&object, depth);
+                                }
                                 merge(&mut names, names_of(&values).into_iter().map(Value::Name));
                                 let plain = hole.conversion != ConversionFlag::Repr;
                                 let shown = hole_texts(&values, hole.format_spec.as_deref());
@@ -195,6 +199,15 @@ impl<'a> Resolver<'a> {
             return texts.into_iter().filter_map(Value::text).collect();
         }
         names
+    }
+
+    fn shown_object(&mut self, object: &Value<'a>, depth: usize) -> Values<'a> {
+        let given = crate::value::Args::of(vec![Value::text("").into_iter().collect()]);
+        let mut values = self.special(object, "__format__", &given, depth);
+        if values.is_empty() {
+            values = self.special(object, "__str__", &given, depth);
+        }
+        values
     }
 
     fn binary(&mut self, op: &'a ExprBinOp, cx: &Cx<'a>, depth: usize) -> Values<'a> {
@@ -228,6 +241,18 @@ impl<'a> Resolver<'a> {
                 && (op != Operator::Div || name.starts_with("pathlib."))
             {
                 merge(&mut values, [a.clone()]);
+            }
+            if matches!(a, Value::Instance(..)) {
+                let name = match op {
+                    Operator::Add => "__add__",
+                    Operator::Div => "__truediv__",
+                    Operator::Mod => "__mod__",
+                    Operator::BitOr => "__or__",
+                    Operator::RShift => "__rshift__",
+                    _ => "__mul__",
+                };
+                let given = crate::value::Args::of(vec![right.to_vec()]);
+                merge(&mut values, self.special(a, name, &given, 0));
             }
             for b in right {
                 if values.len() >= MAX_VALUES {
@@ -351,6 +376,12 @@ impl<'a> Resolver<'a> {
                     .collect(),
                 _ => Vec::new(),
             },
+            Value::Instance(..) => self.special(
+                base,
+                "__getitem__",
+                &crate::value::Args::of(vec![keys.to_vec()]),
+                depth,
+            ),
             _ => Vec::new(),
         }
     }
@@ -525,7 +556,7 @@ fn number_value<'a>(number: &Number) -> Values<'a> {
     };
     match int.as_i64() {
         Some(int) => vec![Value::Int(int)],
-        None => big(&int.to_string())
+        None => written(&int.to_string())
             .map(|bytes| Value::Big(bytes.into()))
             .into_iter()
             .collect(),
@@ -533,14 +564,18 @@ fn number_value<'a>(number: &Number) -> Values<'a> {
 }
 
 /// The bytes of an integer that is written out, the highest first.
-fn big(text: &str) -> Option<Vec<u8>> {
+fn written(text: &str) -> Option<Vec<u8>> {
     let text = text.replace('_', "").to_ascii_lowercase();
-    let (digits, radix) = match text.get(..2) {
-        Some("0x") => (text.get(2..)?, 16),
-        Some("0o") => (text.get(2..)?, 8),
-        Some("0b") => (text.get(2..)?, 2),
-        _ => (text.as_str(), 10),
-    };
+    match text.get(..2) {
+        Some("0x") => big(text.get(2..)?, 16),
+        Some("0o") => big(text.get(2..)?, 8),
+        Some("0b") => big(text.get(2..)?, 2),
+        _ => big(&text, 10),
+    }
+}
+
+/// The bytes of an integer by its digits, the highest first.
+pub(crate) fn big(digits: &str, radix: u32) -> Option<Vec<u8>> {
     // The cost grows with the square of the length.
     if digits.len() > 8_000 {
         return None;
@@ -681,7 +716,22 @@ fn percent(form: &str, value: &Value<'_>) -> Option<String> {
             text.push(c);
             continue;
         }
-        match rest.next()? {
+        let mut next = rest.next()?;
+        let mut named = None;
+        if next == '(' {
+            let name: String = rest.by_ref().take_while(|&c| c != ')').collect();
+            let Value::Dict(entries) = value else {
+                return None;
+            };
+            let mut entries = entries.iter();
+            named = entries.find(|(key, _)| key.as_text().is_some_and(|key| *key == *name));
+            next = rest.next()?;
+        }
+        let mut values = named
+            .map(|(_, value)| value)
+            .into_iter()
+            .chain(values.by_ref());
+        match next {
             '%' => text.push('%'),
             's' | 'd' | 'i' => text.push_str(&shown(values.next()?)?),
             'c' => match values.next()? {

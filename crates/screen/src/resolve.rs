@@ -171,11 +171,46 @@ impl<'a> Resolver<'a> {
         new
     }
 
+    /// `globals().update(x=v)`, `vars(o).update({"x": v})`: names of the module, or attributes.
+    fn updated(&mut self, call: &'a ExprCall, scope: ScopeId) {
+        let Expr::Attribute(method) = &*call.func else {
+            return;
+        };
+        let table = match &*method.value {
+            Expr::Call(table) => matches!(&*table.func, Expr::Name(name)
+                if matches!(name.id.as_str(), "globals" | "vars" | "locals")),
+            Expr::Attribute(table) => table.attr.as_str() == "__dict__",
+            _ => false,
+        };
+        if method.attr.as_str() != "update" || !table {
+            return;
+        }
+        let named = call.arguments.keywords.iter();
+        let mut pairs: Vec<(&'a str, &'a Expr)> = named
+            .filter_map(|keyword| Some((keyword.arg.as_ref()?.as_str(), &keyword.value)))
+            .collect();
+        if let Some(Expr::Dict(dict)) = call.arguments.args.first() {
+            for item in &dict.items {
+                if let Some(Expr::StringLiteral(key)) = &item.key
+                    && let Some(key) = key.as_single_part_string()
+                {
+                    pairs.push((&key.value, &item.value));
+                }
+            }
+        }
+        for (name, value) in pairs.into_iter().take(32) {
+            self.bindings.bind_in(0, name, Binding::Value(value, scope));
+            let bound = Binding::Value(value, scope);
+            self.bindings.loose.entry(name).or_default().push(bound);
+        }
+    }
+
     /// `setattr(o, "x", v)` and `globals().update(x=v)` bind as assignments do.
     fn assigned_by_calls(&mut self) {
         let calls: Vec<_> = self.bindings.calls.clone();
         for (call, scope) in calls {
             let named = |wanted: &str| matches!(&*call.func, Expr::Name(name) if name.id.as_str() == wanted);
+            self.updated(call, scope);
             if named("setattr") {
                 let args = &call.arguments.args;
                 let (Some(name), Some(value)) = (args.get(1), args.get(2)) else {
@@ -519,6 +554,20 @@ impl<'a> Resolver<'a> {
                 let parent = text.rsplit_once('/').map(|(parent, _)| parent);
                 parent.and_then(Value::text).into_iter().collect()
             }
+            Value::Text(text) if name == "parents" => {
+                let above = std::iter::successors(Some(&**text), |path| {
+                    path.rsplit_once('/').map(|(parent, _)| parent)
+                });
+                let above = above.skip(1).take(64);
+                let above = above.map(|path| if path.is_empty() { "/" } else { path });
+                Value::list(above.filter_map(Value::text).collect())
+                    .into_iter()
+                    .collect()
+            }
+            // A member of an enumeration.
+            Value::Text(_) | Value::Bytes(_) if name == "value" => vec![value.clone()],
+            Value::Text(_) if name == "__class__" => vec![Value::name("builtins.str")],
+            Value::Bytes(_) if name == "__class__" => vec![Value::name("builtins.bytes")],
             Value::Text(text) if name == "name" => {
                 let last = text.rsplit('/').next().unwrap_or("");
                 Value::text(last).into_iter().collect()
@@ -583,6 +632,12 @@ impl<'a> Resolver<'a> {
             for value in self.binding(&binding, cx, depth + 1) {
                 let bind_self = matches!(binding, Binding::Function(function, _) if !has_decorator(function, "staticmethod"));
                 let value = match (object, &value) {
+                    (Some(object), Value::Function(function, ..)) if is_property(function) => {
+                        let method = Value::Method(Rc::new((value.clone(), object.clone())));
+                        let found = self.invoke(&method, &Args::default(), cx, depth + 20);
+                        merge(&mut values, found);
+                        method
+                    }
                     (Some(object), Value::Function(..)) if bind_self => {
                         Value::Method(Rc::new((value, object.clone())))
                     }
@@ -634,6 +689,18 @@ impl<'a> Resolver<'a> {
         merge(&mut values, self.loose(name, cx, depth));
         values
     }
+}
+
+/// Whether a method is read like an attribute.
+fn is_property(function: &ruff_python_ast::StmtFunctionDef) -> bool {
+    function
+        .decorator_list
+        .iter()
+        .any(|decorator| match &decorator.expression {
+            Expr::Name(name) => matches!(name.id.as_str(), "property" | "cached_property"),
+            Expr::Attribute(attribute) => attribute.attr.as_str() == "cached_property",
+            _ => false,
+        })
 }
 
 fn base_of<'a>(value: &Value<'a>) -> *const ruff_python_ast::StmtClassDef {

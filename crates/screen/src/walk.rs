@@ -46,7 +46,7 @@ pub(crate) struct Walker<'a, 'f> {
     pub(crate) loops: usize,
     /// Whether a loop around this has no end and no pause.
     pub(crate) relentless: bool,
-    /// The outermost function around this.
+    /// The function of the module's own level around this.
     function: Option<&'a StmtFunctionDef>,
     /// How often each word stands in the code, once somebody asked.
     words: Option<HashMap<String, usize>>,
@@ -75,7 +75,9 @@ impl<'a> Visitor<'a> for Walker<'a, '_> {
                     .scope_of(function)
                     .unwrap_or(cx.scope);
                 self.reduces(function);
-                self.function = self.function.or(Some(function));
+                if cx.scope == 0 {
+                    self.function = Some(function);
+                }
                 if crate::smells::recurses(function) {
                     self.resource("a recursion without an end", function.name.range);
                 }

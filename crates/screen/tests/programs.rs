@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use casemate_model::finding::Action;
 use casemate_model::job::Language;
-use casemate_screen::trial::{self, Kind, Rate};
+use casemate_screen::trial::{self, Class, Kind, Rate, Veil};
 use casemate_screen::{ScreenConfig, Source, screen};
 
 const HOSTILE: &[(&str, &str)] = &[
@@ -19,6 +19,8 @@ const HOSTILE: &[(&str, &str)] = &[
     ("processes", include_str!("programs/hostile/processes.txt")),
     ("network", include_str!("programs/hostile/network.txt")),
     ("escapes", include_str!("programs/hostile/escapes.txt")),
+    // One path in many spellings; every expression was checked in Python to give it.
+    ("spellings", include_str!("programs/hostile/spellings.txt")),
 ];
 
 const HONEST: &[(&str, &str)] = &[
@@ -113,4 +115,51 @@ fn hostile_programs_are_refused_in_disguise() {
     }
     let all: usize = rates.values().map(|rate| rate.all).sum();
     assert!(wrong.len() * 100 <= all * 2, "{wrong:#?}");
+}
+
+/// The same under the second set of rewritings, which no rule was written for; with the corpora's
+/// attacks too where `CASEMATE_CORPORA` names their folder.
+#[test]
+fn hostile_programs_are_refused_behind_veils() {
+    let mut programs: Vec<(String, String)> = HOSTILE
+        .iter()
+        .flat_map(|(_, text)| self::programs(text))
+        .map(|(what, code)| (what.to_owned(), code.to_owned()))
+        .collect();
+    if let Some(folder) = std::env::var_os("CASEMATE_CORPORA") {
+        let rows = trial::read(folder.as_ref()).unwrap();
+        let hostile = rows
+            .into_iter()
+            .filter(|row| row.class == Class::ShouldFlag);
+        programs.extend(hostile.map(|row| (row.id, row.code)));
+    }
+    let mut rates: BTreeMap<&str, Rate> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for (index, (what, code)) in programs.iter().enumerate() {
+        for kind in Veil::ALL {
+            for round in 0..3 {
+                let seed = index as u64 * 3 + round;
+                let Some(veiled) = trial::veil(code, kind, seed) else {
+                    continue;
+                };
+                let (word, _) = judged(&veiled);
+                rates.entry(kind.name()).or_default().add(word);
+                if word != "refuse" {
+                    wrong.push(format!("{}: {what} is {word}", kind.name()));
+                    if let Some(folder) = std::env::var_os("CASEMATE_WRONG") {
+                        let file = format!("{}-{}.py", kind.name(), what).replace([' ', '/'], "_");
+                        std::fs::write(std::path::Path::new(&folder).join(file), &veiled).unwrap();
+                    }
+                }
+            }
+        }
+    }
+    for (kind, rate) in &rates {
+        println!(
+            "  {kind:<18} {:>5} refused of {:>5}",
+            rate.refused, rate.all
+        );
+    }
+    let all: usize = rates.values().map(|rate| rate.all).sum();
+    assert!(wrong.len() * 100 <= all * 2, "{} of {all}", wrong.len());
 }
