@@ -19,7 +19,7 @@ use crate::walk::Walker;
 /// The deepest nesting of the program's own functions that is looked into.
 const MAX_INSIDE: usize = 5;
 /// Calls inside the program's own functions that are looked at with the arguments of a call.
-const MAX_INLINED: usize = 4_000;
+const MAX_INLINED: usize = 1_000;
 /// The most texts and the most names that one call is taken to carry.
 const MAX_CARRIED: usize = 64;
 /// The most expressions that are looked at for what one call carries.

@@ -1,6 +1,7 @@
 //! Bindings: everything a program binds to a name, by scope.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
 use ruff_python_ast::visitor::{self, Visitor};
@@ -80,7 +81,7 @@ pub(crate) struct Scope<'a> {
 #[derive(Debug)]
 pub(crate) struct Bindings<'a> {
     scopes: Vec<Scope<'a>>,
-    by_node: HashMap<usize, ScopeId>,
+    by_node: ByNode<ScopeId>,
     /// Modules of `from m import *`.
     stars: Vec<Rc<str>>,
     current: ScopeId,
@@ -101,12 +102,37 @@ pub(crate) fn node<T>(node: &T) -> usize {
     std::ptr::from_ref(node).addr()
 }
 
+/// A table by node. Addresses are not chosen by the program, so they need no hash that resists it.
+pub(crate) type ByNode<T> = HashMap<usize, T, BuildHasherDefault<AddressHasher>>;
+
+/// Spreads an address over all bits.
+#[derive(Debug, Default)]
+pub(crate) struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_usize(usize::from(byte));
+        }
+    }
+
+    fn write_usize(&mut self, address: usize) {
+        let mixed =
+            (self.0 ^ u64::try_from(address).unwrap_or(0)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 29);
+    }
+}
+
 impl<'a> Bindings<'a> {
     /// Reads every binding of a module.
     pub(crate) fn of(body: &'a [Stmt]) -> Self {
         let mut bindings = Self {
             scopes: vec![Scope::default()],
-            by_node: HashMap::new(),
+            by_node: ByNode::default(),
             stars: Vec::new(),
             current: 0,
             functions: HashMap::new(),

@@ -14,7 +14,7 @@ use ruff_python_parser::Mode;
 
 use crate::analyse::parse_in;
 use crate::arena::{Arena, only_expression};
-use crate::bindings::{Binding, Bindings, ScopeId, node};
+use crate::bindings::{Binding, Bindings, ByNode, ScopeId, node};
 use crate::names::{canonical, is_builtin, join, member};
 use crate::value::{Args, Cx, MAX_VALUES, Value, Values, merge};
 
@@ -26,6 +26,8 @@ pub(crate) const MAX_FRAMES: usize = 8;
 const BUDGET: u64 = 3_000_000;
 /// How long steps are taken, whatever is left of their number: well within the deadline of an analysis.
 const LOOK_FOR: Duration = Duration::from_millis(1000);
+/// How often what calls bind is looked at again: a wrapper in a wrapper takes one each.
+const ROUNDS: usize = 4;
 /// Rounds of loops and comprehensions, and statements that are run, in one program.
 const FUEL: u64 = 20_000;
 /// Bytes of texts that are put together in one program.
@@ -38,9 +40,9 @@ pub(crate) struct Resolver<'a> {
     pub(crate) bindings: Bindings<'a>,
     arena: &'a Arena,
     known: HashMap<(ScopeId, &'a str), Values<'a>>,
-    memo: HashMap<usize, Values<'a>>,
+    memo: ByNode<Values<'a>>,
     /// Code that a call of `exec` and its like runs.
-    code: HashMap<usize, Vec<&'a [Stmt]>>,
+    code: ByNode<Vec<&'a [Stmt]>>,
     parsed: HashMap<Rc<str>, Option<&'a [Stmt]>>,
     /// Loops that are being run.
     pub(crate) running: Vec<&'a Stmt>,
@@ -62,8 +64,8 @@ impl<'a> Resolver<'a> {
             bindings: Bindings::of(body),
             arena,
             known: HashMap::new(),
-            memo: HashMap::new(),
-            code: HashMap::new(),
+            memo: ByNode::default(),
+            code: ByNode::default(),
             parsed: HashMap::new(),
             running: Vec::new(),
             budget: BUDGET,
@@ -108,7 +110,7 @@ impl<'a> Resolver<'a> {
     /// calls, so this goes round until nothing is new.
     fn settle(&mut self) {
         self.assigned_by_calls();
-        for _ in 0..6 {
+        for _ in 0..ROUNDS {
             let calls: Vec<_> = self.bindings.calls.clone();
             let mut new = false;
             for (call, scope) in calls {

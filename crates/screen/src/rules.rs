@@ -1,7 +1,7 @@
 //! Rules over facts. They are data (`policies/screen/python.toml`), each with programs that it must
 //! match and programs that it must not.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::OnceLock;
 
@@ -233,11 +233,12 @@ fn incomplete() -> Finding {
     }
 }
 
-/// The uses of each name: a name is matched once, however often it is used.
-type Uses<'f> = HashMap<Rc<str>, Vec<&'f Use>>;
+/// The uses of each name: a name is matched once, however often it is used. In order, so that the same
+/// program gets the same words every time.
+type Uses<'f> = BTreeMap<Rc<str>, Vec<&'f Use>>;
 
 fn by_name(facts: &Facts) -> Uses<'_> {
-    let mut uses: Uses<'_> = HashMap::new();
+    let mut uses: Uses<'_> = BTreeMap::new();
     for used in &facts.uses {
         uses.entry(Rc::clone(&used.name)).or_default().push(used);
     }
