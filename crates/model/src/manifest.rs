@@ -86,6 +86,10 @@ pub struct Manifest {
     pub env: Vec<Fact>,
     /// Hosts it names; `?` is one that the text does not show.
     pub hosts: Vec<Fact>,
+    /// Protocol, host and port together, as far as the text says them: `https://api.example:443`,
+    /// `tcp://203.0.113.9:4444`.
+    #[serde(default)]
+    pub endpoints: Vec<Fact>,
     /// Commands it starts; `?` is one that the text does not show.
     pub processes: Vec<Fact>,
     /// Where it makes code at run time.

@@ -431,7 +431,7 @@ impl<'a> Walker<'a, '_> {
             let seen = self.seen("?", range, Certainty::Possible);
             self.facts.hosts.push(seen);
         } else if effects::network(name) {
-            self.hosts(used, range);
+            self.hosts(used, args, range);
         }
         if effects::process(name) {
             self.processes(used, args, range);
@@ -545,7 +545,7 @@ impl<'a> Walker<'a, '_> {
         self.facts.env.push(seen);
     }
 
-    fn hosts(&mut self, used: &Use, range: TextRange) {
+    fn hosts(&mut self, used: &Use, args: &Args<'a>, range: TextRange) {
         let mut hosts: Vec<String> = used
             .texts
             .iter()
@@ -574,6 +574,12 @@ impl<'a> Walker<'a, '_> {
         for host in hosts {
             let seen = self.seen(&host, range, used.certainty);
             self.facts.hosts.push(seen);
+        }
+        let urls = used.texts.iter().filter_map(|text| effects::endpoint(text));
+        let endpoints: Vec<String> = urls.chain(socket_endpoint(&used.name, args)).collect();
+        for endpoint in endpoints {
+            let seen = self.seen(&endpoint, range, used.certainty);
+            self.facts.endpoints.push(seen);
         }
     }
 
@@ -685,6 +691,10 @@ impl<'a> Walker<'a, '_> {
         if let Some(host) = effects::url_host(path) {
             let seen = self.seen(host, range, certainty);
             self.facts.hosts.push(seen);
+            if let Some(endpoint) = effects::endpoint(path) {
+                let seen = self.seen(&endpoint, range, certainty);
+                self.facts.endpoints.push(seen);
+            }
         } else if !path.is_empty() && !path.contains('\n') {
             let file = SeenFile {
                 path: path.to_owned(),
@@ -833,6 +843,28 @@ impl<'a> Walker<'a, '_> {
             range: self.range(range),
         }
     }
+}
+
+/// Where a plain connection goes: `connect((host, port))`, `open_connection(host, port)`, `SMTP(host)`.
+fn socket_endpoint(name: &str, args: &Args<'_>) -> Option<String> {
+    let (protocol, usual) = effects::connects(name)?;
+    let first = args.get(0, &["address", "host"]);
+    let (host, port) = match crate::value::single(first)? {
+        Value::List(pair) => (pair.first()?.as_text()?, pair.get(1).cloned()),
+        host => {
+            let port = args.get(1, &["port"]).first().cloned();
+            (host.as_text()?, port)
+        }
+    };
+    let port = match port {
+        Some(Value::Int(port)) => Some(port),
+        _ => usual,
+    };
+    let plain = !host.is_empty() && !host.contains(['/', ' ']);
+    plain.then(|| match port {
+        Some(port) => format!("{protocol}://{host}:{port}"),
+        None => format!("{protocol}://{host}"),
+    })
 }
 
 fn called_name(callee: &Value<'_>) -> String {

@@ -398,6 +398,11 @@ pub(crate) fn deserialises(name: &str) -> bool {
             "pandas.read_pickle"
                 | "numpy.load"
                 | "torch.load"
+                | "torch.jit.load"
+                | "pandas.read_hdf"
+                | "keras.models.load_model"
+                | "tensorflow.keras.models.load_model"
+                | "skops.io.load"
                 | "yaml.load"
                 | "yaml.unsafe_load"
                 | "yaml.full_load"
@@ -447,6 +452,35 @@ pub(crate) fn introspects(name: &str) -> bool {
                 | "__import__"
         )
         || name.starts_with("module _")
+}
+
+/// Functions that reach into the interpreter: other objects, frames, hooks and code.
+pub(crate) fn reaches_in(name: &str) -> bool {
+    matches!(
+        name,
+        "gc.get_objects"
+            | "gc.get_referrers"
+            | "gc.get_referents"
+            | "sys._getframe"
+            | "sys._current_frames"
+            | "sys.settrace"
+            | "sys.setprofile"
+            | "sys.addaudithook"
+            | "inspect.currentframe"
+            | "inspect.stack"
+            | "inspect.trace"
+            | "types.CodeType"
+            | "types.FunctionType"
+    )
+}
+
+/// Whether a format text reads special attributes: `{0.__class__}`.
+pub(crate) fn format_walks(text: &str) -> bool {
+    let mut fields = text.split('{').skip(1);
+    fields.any(|field| {
+        let field = field.split(['}', ':', '!']).next().unwrap_or("");
+        field.contains(".__")
+    })
 }
 
 /// Whether the arguments of a call of this name are worth following to where they come from.
@@ -567,6 +601,53 @@ pub(crate) fn dull(name: &str) -> bool {
         && !name.starts_with("itertools.starmap")
 }
 
+/// The protocol and the usual port of what a call connects to by host and port.
+pub(crate) fn connects(name: &str) -> Option<(&'static str, Option<i64>)> {
+    Some(match name {
+        "socket.create_connection" | "asyncio.open_connection" | "asyncio.start_server" => {
+            ("tcp", None)
+        }
+        "http.client.HTTPConnection" => ("http", Some(80)),
+        "http.client.HTTPSConnection" => ("https", Some(443)),
+        "smtplib.SMTP" => ("smtp", Some(25)),
+        "smtplib.SMTP_SSL" => ("smtps", Some(465)),
+        "ftplib.FTP" | "ftplib.FTP_TLS" => ("ftp", Some(21)),
+        "imaplib.IMAP4_SSL" => ("imaps", Some(993)),
+        "telnetlib.Telnet" => ("telnet", Some(23)),
+        "paramiko.SSHClient().connect" | "paramiko.Transport" => ("ssh", Some(22)),
+        _ if name.starts_with("socket.") => match name.rsplit('.').next()? {
+            "connect" | "connect_ex" | "bind" => ("tcp", None),
+            _ => return None,
+        },
+        _ => return None,
+    })
+}
+
+/// Protocol, host and port of a URL.
+pub(crate) fn endpoint(text: &str) -> Option<String> {
+    let host = url_host(text)?;
+    let (scheme, rest) = text.trim().split_once("://")?;
+    let scheme = scheme.to_ascii_lowercase();
+    let authority = rest.split(['/', '?', '#', ' ']).next()?;
+    let authority = authority.rsplit('@').next()?;
+    let written = authority
+        .rsplit_once(':')
+        .and_then(|(_, port)| port.parse::<u16>().ok());
+    let usual = match scheme.as_str() {
+        "http" | "ws" => Some(80),
+        "https" | "wss" => Some(443),
+        "ftp" => Some(21),
+        "sftp" | "ssh" => Some(22),
+        "redis" => Some(6379),
+        "mysql" => Some(3306),
+        _ => None,
+    };
+    Some(match written.or(usual) {
+        Some(port) => format!("{scheme}://{host}:{port}"),
+        None => format!("{scheme}://{host}"),
+    })
+}
+
 /// The host of a URL, without user, port and path.
 pub(crate) fn url_host(text: &str) -> Option<&str> {
     let (scheme, rest) = text.trim().split_once("://")?;
@@ -603,6 +684,21 @@ mod tests {
             ("http://", None),
         ] {
             assert_eq!(url_host(url), host, "{url}");
+        }
+    }
+
+    #[test]
+    fn endpoints_have_protocol_and_port() {
+        for (url, endpoint) in [
+            ("http://a.example/x", Some("http://a.example:80")),
+            (
+                "HTTPS://u:p@b.example:8443/?q",
+                Some("https://b.example:8443"),
+            ),
+            ("s3://bucket/key", Some("s3://bucket")),
+            ("a.example", None),
+        ] {
+            assert_eq!(super::endpoint(url).as_deref(), endpoint, "{url}");
         }
     }
 

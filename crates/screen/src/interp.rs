@@ -58,6 +58,10 @@ impl<'a> Resolver<'a> {
             return after;
         }
         let mut values = before;
+        // A loop that was too long to run has made something that nobody knows.
+        let lost = at.var(home, name).unwrap_or_default();
+        let hidden = |value: &Value<'a>| matches!(value, Value::Name(name) if &**name == HIDDEN);
+        merge(&mut values, lost.into_iter().filter(hidden));
         merge(&mut values, after);
         let added = self.added(stmt, cx, depth);
         merge(&mut values, added);

@@ -292,6 +292,9 @@ fn translated(text: &str, args: &Args<'_>) -> Option<String> {
             Some((_, value)) => out.push_str(&value.as_text()?),
             None => out.push(c),
         }
+        if out.len() > MAX_TEXT {
+            return None;
+        }
     }
     Some(out)
 }
