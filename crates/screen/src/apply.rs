@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use casemate_model::manifest::{Access, Certainty};
-use ruff_python_ast::{Expr, ExprCall, InterpolatedStringElement, Operator};
+use ruff_python_ast::{Expr, ExprCall};
 use ruff_text_size::{Ranged, TextRange};
 
 use crate::arguments::parts;
@@ -24,8 +24,6 @@ const MAX_INLINED: usize = 1_000;
 const MAX_CARRIED: usize = 64;
 /// The most expressions that are looked at for what one call carries.
 const MAX_CARRYING: usize = 400;
-/// What stands for the part of a text that is not known.
-pub(crate) const GAP: &str = "…";
 
 impl<'a> Walker<'a, '_> {
     /// The facts of calling a value with these arguments.
@@ -705,92 +703,6 @@ impl<'a> Walker<'a, '_> {
             };
             self.facts.files.push(file);
         }
-    }
-
-    /// The text of an expression with [`GAP`] for what is not known; nothing when all of it is not.
-    pub(crate) fn partial(&mut self, expr: &'a Expr, depth: usize) -> Option<String> {
-        let cx = self.cx.clone();
-        if let Some(text) = self.resolver.text(expr, &cx) {
-            return Some(text.to_string());
-        }
-        if depth > 40 {
-            return None;
-        }
-        let text = match expr {
-            Expr::FString(literal) => {
-                let mut text = String::new();
-                for element in literal.value.elements() {
-                    match element {
-                        InterpolatedStringElement::Literal(piece) => text.push_str(&piece.value),
-                        InterpolatedStringElement::Interpolation(hole) => {
-                            text.push_str(
-                                &self
-                                    .partial(&hole.expression, depth + 1)
-                                    .unwrap_or_else(|| GAP.to_owned()),
-                            );
-                        }
-                    }
-                }
-                text
-            }
-            Expr::BinOp(op) if op.op == Operator::Add => {
-                let left = self.partial(&op.left, depth + 1);
-                let right = self.partial(&op.right, depth + 1);
-                if left.is_none() && right.is_none() {
-                    return None;
-                }
-                left.unwrap_or_else(|| GAP.to_owned()) + &right.unwrap_or_else(|| GAP.to_owned())
-            }
-            Expr::BinOp(op) if op.op == Operator::Mod => {
-                let form = self.partial(&op.left, depth + 1)?;
-                form.replace("%s", GAP).replace("%d", GAP)
-            }
-            Expr::BinOp(op) if op.op == Operator::Div => {
-                let right = self.partial(&op.right, depth + 1)?;
-                let left = self.partial(&op.left, depth + 1);
-                join_path(left.as_deref().unwrap_or(GAP), &right)
-            }
-            Expr::Name(name) => {
-                let (_, bound) = self.resolver.bindings.lookup(name.id.as_str(), cx.scope)?;
-                let [Binding::Value(value, scope)] = *bound else {
-                    return None;
-                };
-                let outer = std::mem::replace(&mut self.cx, Cx { scope, env: cx.env });
-                let text = self.partial(value, depth + 1);
-                self.cx = outer;
-                return text;
-            }
-            Expr::Call(call) if self.joins_paths(call, &cx) => {
-                let mut text = String::new();
-                for part in &call.arguments.args {
-                    let part = self.partial(part, depth + 1);
-                    text = join_path(&text, part.as_deref().unwrap_or(GAP));
-                }
-                text
-            }
-            Expr::Call(call) => match &*call.func {
-                Expr::Attribute(method) if method.attr.as_str() == "format" => {
-                    let form = self.partial(&method.value, depth + 1)?;
-                    let mut text = String::new();
-                    let mut rest = form.as_str();
-                    while let Some((before, after)) = rest.split_once('{') {
-                        text.push_str(before);
-                        text.push_str(GAP);
-                        rest = after.split_once('}').map_or("", |(_, rest)| rest);
-                    }
-                    text + rest
-                }
-                _ => return None,
-            },
-            _ => return None,
-        };
-        (text.len() <= crate::value::MAX_TEXT && text.replace(GAP, "").len() > 1).then_some(text)
-    }
-
-    fn joins_paths(&mut self, call: &'a ExprCall, cx: &Cx<'a>) -> bool {
-        let names = self.resolver.names(&call.func, cx);
-        let joins = |name: &Rc<str>| matches!(&**name, "os.path.join" | "pathlib.Path");
-        names.iter().any(joins)
     }
 
     /// The steps from what stands in a call to what it calls, when that is not its plain name.

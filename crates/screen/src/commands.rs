@@ -5,8 +5,8 @@ use std::rc::Rc;
 use ruff_python_ast::Expr;
 use ruff_text_size::TextRange;
 
-use crate::apply::GAP;
 use crate::facts::Use;
+use crate::gaps::GAP;
 use crate::resolve::text_of;
 use crate::value::{Args, Value};
 use crate::walk::Walker;

@@ -116,7 +116,7 @@ fn text_veiled(text: &str, dice: &mut Dice) -> String {
             "''.join(reversed({}))",
             quoted(&chars.iter().rev().collect::<String>())
         ),
-        5 => format!("'%s%s' % ({}, {})", quoted(&left), quoted(&right)),
+        5 => format!("('%s%s' % ({}, {}))", quoted(&left), quoted(&right)),
         6 => format!(
             "f\"{{{}}}{{{}}}\"",
             quoted_simple(&left),
