@@ -180,7 +180,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     )
     .wall_ms(500),
     attack!("disk_fill", DISK, LIMIT_DISK),
-    attack!("sparse_file", DISK, LIMIT_DISK),
+    attack!("sparse_file", DISK, LIMIT_DISK).native(Sign::Limit(LimitKind::ArtifactBytes)),
     attack!("zip_bomb", DISK, LIMIT_DISK),
     attack!(
         "many_files",
@@ -198,7 +198,8 @@ pub(crate) const ATTACKS: &[Attack] = &[
         "open_files",
         &[Harm::Descriptors(100)],
         Sign::Limit(LimitKind::OpenFiles)
-    ),
+    )
+    .native(Sign::Standing),
     attack!("fork_bomb", TASKS, Sign::Event("process")).native(LIMIT_TASKS),
     attack!("thread_bomb", TASKS, Sign::Event("thread")).native(LIMIT_TASKS),
     attack!("deep_recursion", &[Harm::Crashed], Sign::Trapped),
