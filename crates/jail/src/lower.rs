@@ -238,7 +238,7 @@ mod tests {
         let json = serde_json::to_string(&lowered.job).unwrap();
         let golden = concat!(
             r#"{"packages":"/cache/opt","files":["#,
-            r#"{"path":"run/casemate/job.json","bytes":111},{"path":"run/casemate/stdin","bytes":2},"#,
+            r#"{"path":"run/casemate/job.json","bytes":110},{"path":"run/casemate/stdin","bytes":2},"#,
             r#"{"path":"run/casemate/program/a.py","bytes":8},{"path":"data/sales.csv","bytes":4},"#,
             r#"{"path":"data/deep/b.csv","bytes":0},{"path":"data/a.py","bytes":0}],"#,
             r#""links":[["a.py","/run/casemate/program/a.py"],["sales.csv","/data/sales.csv"]],"#,
