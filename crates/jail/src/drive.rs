@@ -19,7 +19,7 @@ use casemate_model::receipt::{Receipt, Wall};
 use rustix::io::Errno;
 use rustix::process::{Signal as KernelSignal, pidfd_send_signal};
 
-use crate::collect::collect;
+use crate::collect::{Collected, collect};
 use crate::lower::{Lowered, Watched, lower};
 use crate::packets::{PACKET_MAX, Packets, Received, wait_readable};
 use crate::setup::Store;
@@ -259,10 +259,6 @@ impl Sandbox for JailSandbox {
         sink: &mut dyn FnMut(Signal),
         cancel: &Cancel,
     ) -> Result<Finish, Fault> {
-        let fault = |what: &str| {
-            let what = what.to_owned();
-            move |error: io::Error| Fault(format!("{what}: {error}"))
-        };
         self.control
             .send(START, &[])
             .map_err(fault("starting the jail"))?;
@@ -274,7 +270,7 @@ impl Sandbox for JailSandbox {
             .map_err(fault("the jail's scratch"))?;
         let mut tally = Tally::new(watched.counted.clone(), sink);
         let mut watch = Watch::new(&watched, cgroup.as_ref(), &scratch);
-        let mut run = Run {
+        let (exit, wall) = Run {
             jail: &mut self,
             tally: &mut tally,
             watch: &mut watch,
@@ -282,14 +278,8 @@ impl Sandbox for JailSandbox {
             cancel,
             ready: None,
             started: Instant::now(),
-        };
-        let exit = run.listen().map_err(fault("listening to the jail"))?;
-        let wall = run.elapsed();
-        self.take_down().map_err(fault("ending the jail"))?;
-        let over = drain(&mut self, &mut tally).map_err(fault("reading the last output"))?;
-        // What was reached between the last look and the end.
-        let late = watch.look_now(&mut tally);
-        let exit = settle(exit, over.or(late));
+        }
+        .finish()?;
         if let Exit::Limit {
             limit,
             allowed,
@@ -305,27 +295,38 @@ impl Sandbox for JailSandbox {
         tally.told_too_much();
         let left =
             collect(&scratch, &watched, &mut tally).map_err(fault("reading what was left"))?;
-        let (stdout_bytes, stderr_bytes) = tally.output();
-        let usage = Usage {
-            wall_us: micros(wall),
-            cpu_us: micros(watch.cpu),
-            memory_peak_bytes: watch.memory_peak(),
-            // Exact where the most was there at the end; whole pages where it was seen in between.
-            disk_peak_bytes: if watch.disk_peak.used_bytes > left.pages {
-                watch.disk_peak.used_bytes
-            } else {
-                left.bytes
-            },
-            disk_peak_files: watch.disk_peak.used_files,
-            open_files_peak: watch.open_files_peak,
-            stdout_bytes,
-            stderr_bytes,
-        };
         Ok(Finish {
             exit,
-            usage,
+            usage: usage(&watch, &left, wall, tally.output()),
             artifacts: tally.take_artifacts(),
         })
+    }
+}
+
+fn fault(what: &'static str) -> impl Fn(io::Error) -> Fault {
+    move |error| Fault(format!("{what}: {error}"))
+}
+
+fn usage(
+    watch: &Watch<'_>,
+    left: &Collected,
+    wall: Duration,
+    (stdout_bytes, stderr_bytes): (u64, u64),
+) -> Usage {
+    Usage {
+        wall_us: micros(wall),
+        cpu_us: micros(watch.cpu),
+        memory_peak_bytes: watch.memory_peak(),
+        // Exact where the most was there at the end; whole pages where it was seen in between.
+        disk_peak_bytes: if watch.disk_peak.used_bytes > left.pages {
+            watch.disk_peak.used_bytes
+        } else {
+            left.bytes
+        },
+        disk_peak_files: watch.disk_peak.used_files,
+        open_files_peak: watch.open_files_peak,
+        stdout_bytes,
+        stderr_bytes,
     }
 }
 
@@ -364,6 +365,16 @@ struct Run<'r, 'a> {
 }
 
 impl Run<'_, '_> {
+    /// Listens, takes everything down, and reads what was said and reached before the end.
+    fn finish(mut self) -> Result<(Exit, Duration), Fault> {
+        let exit = self.listen().map_err(fault("listening to the jail"))?;
+        let wall = self.elapsed();
+        self.jail.take_down().map_err(fault("ending the jail"))?;
+        let over = drain(self.jail, self.tally).map_err(fault("reading the last output"))?;
+        let late = self.watch.look_now(self.tally);
+        Ok((settle(exit, over.or(late)), wall))
+    }
+
     fn elapsed(&self) -> Duration {
         self.ready.unwrap_or(self.started).elapsed()
     }
