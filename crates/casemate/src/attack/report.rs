@@ -48,7 +48,8 @@ pub(crate) fn head(targets: &[Target]) -> String {
 /// One line, and one more for each thing that is not as it must be.
 pub(crate) fn row(row: &Row) -> String {
     let header = &row.header;
-    let held: Vec<String> = row.runs.iter().map(held).collect();
+    let alone = row.runs.len() == 1;
+    let held: Vec<String> = row.runs.iter().map(|run| held(run, alone)).collect();
     let (control, failure) = match &row.control {
         Control::Succeeded { .. } => ("succeeded", None),
         Control::Failed { why } => ("FAILED", Some(why)),
@@ -69,11 +70,11 @@ pub(crate) fn row(row: &Row) -> String {
     text
 }
 
-fn held(run: &Run) -> String {
+fn held(run: &Run, with_sign: bool) -> String {
+    let wall = run.wall.as_deref().unwrap_or("-");
     match &run.held {
-        Held::Stopped { by } => {
-            format!("stopped: {} ({by})", run.wall.as_deref().unwrap_or("-"))
-        }
+        Held::Stopped { by } if with_sign => format!("stopped: {wall} ({by})"),
+        Held::Stopped { .. } => format!("stopped: {wall}"),
         Held::GotThrough { .. } => "GOT THROUGH".to_owned(),
         Held::Unproven { .. } => "NOT BY ITS WALL".to_owned(),
         Held::NotRun { .. } => "DID NOT RUN".to_owned(),
@@ -81,15 +82,22 @@ fn held(run: &Run) -> String {
     }
 }
 
-/// One backend has room to say everything; several share it.
+/// One backend has room to say everything; several share it, and many leave none for what is tried.
 fn row_of(attack: &str, threat: &str, tries: &str, held: &[String], control: &str) -> String {
-    let (tries_width, width) = if held.len() > 1 { (28, 30) } else { (45, 55) };
+    let (tries_width, width) = match held.len() {
+        0 | 1 => (46, 55),
+        2 => (29, 28),
+        _ => (0, 27),
+    };
     let cells: String = held
         .iter()
         .map(|held| format!("{:<width$} ", line(held, width - 1)))
         .collect();
-    let tries = line(tries, tries_width - 1);
-    format!("{attack:<22} {threat:<13} {tries:<tries_width$} {cells}{control}\n")
+    let tries = match tries_width {
+        0 => String::new(),
+        width => format!("{:<width$}", line(tries, width - 2)),
+    };
+    format!("{attack:<22} {threat:<13} {tries}{cells}{control}\n")
 }
 
 /// The last lines.

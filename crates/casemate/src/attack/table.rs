@@ -180,6 +180,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     )
     .wall_ms(500),
     attack!("disk_fill", DISK, LIMIT_DISK),
+    // Natively a hole takes no disk, and its length meets the ceiling on what is handed back.
     attack!("sparse_file", DISK, LIMIT_DISK).native(Sign::Limit(LimitKind::ArtifactBytes)),
     attack!("zip_bomb", DISK, LIMIT_DISK),
     attack!(
@@ -199,7 +200,8 @@ pub(crate) const ATTACKS: &[Attack] = &[
         &[Harm::Descriptors(100)],
         Sign::Limit(LimitKind::OpenFiles)
     )
-    .native(Sign::Standing),
+    // Natively the kernel tells the program alone, so the event is the guest's word.
+    .native(Sign::Event("limit_reached")),
     attack!("fork_bomb", TASKS, Sign::Event("process")).native(LIMIT_TASKS),
     attack!("thread_bomb", TASKS, Sign::Event("thread")).native(LIMIT_TASKS),
     attack!("deep_recursion", &[Harm::Crashed], Sign::Trapped),
