@@ -2,7 +2,6 @@
 # threat: exhaustion
 # tries: use up the descriptors of the machine
 # wall: limit_open_files
-# native: rlimits
 # control: 300 files are open at once
 # oracle: never more than 100 were open
 import os
