@@ -1,5 +1,6 @@
 //! `casemate policy`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
@@ -88,10 +89,16 @@ fn explain(name: &str, code: &Path) -> anyhow::Result<i32> {
             Action::Confine => "asks for walls",
             Action::Pass => "is only told",
         };
+        // What one line does twice is said once.
+        let mut said = BTreeSet::new();
         let findings: Vec<_> = screening
             .findings
             .iter()
             .filter(|finding| finding.action == action)
+            .filter(|finding| {
+                let line = finding.place.map(|place| place.line);
+                said.insert((&finding.rule, line, &finding.message))
+            })
             .collect();
         if findings.is_empty() {
             continue;
