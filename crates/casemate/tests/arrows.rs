@@ -13,7 +13,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("casemate-screen", &["casemate-model"]),
     ("casemate-backend", &["casemate-model"]),
     ("casemate-watch", &["casemate-model"]),
-    ("casemate-driver", &["casemate-model", "casemate-backend"]),
+    (
+        "casemate-driver",
+        &["casemate-model", "casemate-backend", "casemate-linux"],
+    ),
     (
         "casemate-wasm",
         &[

@@ -50,7 +50,7 @@ pub(super) fn leave(steps: &mut Vec<Step>) {
     }
 }
 
-fn unshare(flag: UnshareFlags) -> Result<(), String> {
+pub(crate) fn unshare(flag: UnshareFlags) -> Result<(), String> {
     // SAFETY: the function is unsafe because CLONE_FILES would split the descriptor table that
     // other threads rely on. `flag` is one of the constants of this file, never CLONE_FILES.
     let done = unsafe { rustix::thread::unshare_unsafe(flag) };
@@ -138,7 +138,7 @@ impl Parent {
     }
 
     /// Whether it is still there. Its number says nothing: from in here it has none.
-    pub(super) fn is_there(&self) -> Result<(), String> {
+    pub(crate) fn is_there(&self) -> Result<(), String> {
         let mut polled = [PollFd::new(&self.alive, PollFlags::IN)];
         let now = Timespec::default();
         match poll(&mut polled, Some(&now)) {
@@ -171,9 +171,17 @@ pub fn fork_init() -> Result<Forked, String> {
 /// # Errors
 /// When there is nothing to wait for although `main` has not been seen to end.
 pub fn reap_until(main: &crate::Child) -> Result<crate::Exit, String> {
+    reap_until_pid(main.pid())
+}
+
+/// The same for a process that was left to process 1 by a program that has ended.
+///
+/// # Errors
+/// As [`reap_until`].
+pub fn reap_until_pid(main: u32) -> Result<crate::Exit, String> {
     loop {
         match wait(WaitOptions::empty()) {
-            Ok(Some((pid, status))) if pid.as_raw_pid().unsigned_abs() == main.pid() => {
+            Ok(Some((pid, status))) if pid.as_raw_pid().unsigned_abs() == main => {
                 let exit = status.exit_status().map(crate::Exit::Code);
                 let signal = status.terminating_signal().map(crate::Exit::Signal);
                 return exit.or(signal).ok_or("neither ended nor killed".to_owned());
