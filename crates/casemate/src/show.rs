@@ -186,10 +186,15 @@ fn network(outcome: &Outcome) -> Row {
         .count();
     match &outcome.receipt {
         None => not_reached(),
-        Some(receipt) if receipt.granted().contains(Guarantee::NetworkAbsent) => (
-            "absent",
-            format!("no socket can be made; {attempts} attempts"),
-        ),
+        Some(receipt) if receipt.granted().contains(Guarantee::NetworkAbsent) => {
+            // Processes of one sandbox may talk to each other by sockets that lead nowhere else.
+            let how = if receipt.granted().contains(Guarantee::ProcessesAbsent) {
+                "no socket can be made"
+            } else {
+                "no interface, and no socket that leads out"
+            };
+            ("absent", format!("{how}; {attempts} attempts"))
+        }
         Some(_) => ("unknown", format!("{attempts} attempts")),
     }
 }

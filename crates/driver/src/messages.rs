@@ -4,7 +4,7 @@
 //! guest, whatever it looks like: nothing in it is believed beyond what it shows of the guest itself.
 
 use casemate_backend::contract::Signal;
-use casemate_model::event::{Event, What, Witness};
+use casemate_model::event::{Access, Event, What, Witness};
 use casemate_model::limit::LimitKind;
 use casemate_model::result::{Displayed, Origin, ProgramError, Representation};
 use serde::Deserialize;
@@ -71,6 +71,8 @@ enum GuestEvent {
     Process,
     NativeCode,
     Thread,
+    FileRead,
+    FileWrite,
 }
 
 /// Decodes one message, or says what is wrong with it.
@@ -146,11 +148,21 @@ fn event(what: GuestEvent, detail: String, at_us: u64) -> Event {
         GuestEvent::Process => What::Process { detail },
         GuestEvent::NativeCode => What::NativeCode { detail },
         GuestEvent::Thread => What::Thread { detail },
+        GuestEvent::FileRead => opened(detail, Access::Read),
+        GuestEvent::FileWrite => opened(detail, Access::Write),
     };
     Event {
         at_us,
         witness: Witness::Guest,
         what,
+    }
+}
+
+fn opened(path: String, access: Access) -> What {
+    What::FileOpen {
+        path,
+        access,
+        created: false,
     }
 }
 

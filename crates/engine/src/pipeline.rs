@@ -89,7 +89,7 @@ impl Engine {
                 },
             );
         }
-        let trace = self.observe(sandbox, &prepared, listen, cancel);
+        let trace = self.observe(sandbox, &prepared, receipt.granted(), listen, cancel);
         let (job, screening) = prepared.cleared.into_parts();
         settle(
             &prepared.plan,
@@ -167,10 +167,11 @@ impl Engine {
         &self,
         sandbox: Box<dyn Sandbox>,
         prepared: &Prepared,
+        granted: Guarantees,
         listen: &mut dyn FnMut(&Signal),
         cancel: &Cancel,
     ) -> Trace {
-        let mut watch = Watch::start(&prepared.placement.backend);
+        let mut watch = Watch::start(&prepared.placement.backend, granted);
         let mut sink = |signal: Signal| {
             listen(&signal);
             match signal {

@@ -232,7 +232,8 @@ impl Cgroup {
     }
 
     /// The memory the group cannot give back: private pages, and pages of memory file systems and of
-    /// files without a name. What was read from a disk and can be read again is not in it.
+    /// files without a name. What was read from a disk and can be read again is not in it. The kernel
+    /// brings the number up to date in steps of 256 KiB a processor.
     ///
     /// # Errors
     /// When there is no memory controller.

@@ -30,7 +30,7 @@ impl Data {
         match offset {
             0 => self.number,
             4 => self.door,
-            16.. if (offset - 16) % 8 == 0 => arg(offset - 16) as u32,
+            16.. if (offset - 16).is_multiple_of(8) => arg(offset - 16) as u32,
             16.. => (arg(offset - 20) >> 32) as u32,
             _ => 0,
         }

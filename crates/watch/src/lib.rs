@@ -10,6 +10,7 @@ pub mod alerts;
 mod summary;
 
 use casemate_model::event::{Alert, Event, What, Witness};
+use casemate_model::guarantee::Guarantees;
 use casemate_model::outcome::{Exit, Trace, Usage};
 use casemate_model::result::{Artifact, Displayed, ProgramError};
 
@@ -27,11 +28,12 @@ pub struct Watch {
     error: Option<ProgramError>,
     events: Vec<Event>,
     dropped: u64,
+    granted: Guarantees,
 }
 
 impl Watch {
-    /// A watch over a run in `backend` that begins now.
-    pub fn start(backend: &str) -> Self {
+    /// A watch over a run in `backend`, behind walls that grant these guarantees, that begins now.
+    pub fn start(backend: &str, granted: Guarantees) -> Self {
         let what = What::Started {
             backend: backend.to_owned(),
         };
@@ -46,6 +48,7 @@ impl Watch {
                 what,
             }],
             dropped: 0,
+            granted,
         }
     }
 
@@ -98,7 +101,7 @@ impl Watch {
         self.push(usage.wall_us, What::Ended { how: how(&exit) });
         self.events.sort_by_key(|event| event.at_us);
         let alerts: Vec<Alert> = rules.over(&self.events);
-        let summary = summary::of(&self.events);
+        let summary = summary::of(&self.events, &self.granted);
         Trace {
             exit,
             usage,
@@ -188,7 +191,7 @@ mod tests {
             allowed: 100,
             seen: 2100,
         };
-        let trace = Watch::start("test").finish(
+        let trace = Watch::start("test", Guarantees::none()).finish(
             exit,
             Usage::default(),
             Vec::new(),
@@ -207,7 +210,7 @@ mod tests {
 
     #[test]
     fn events_are_bounded_and_the_rest_is_counted() {
-        let mut watch = Watch::start("test");
+        let mut watch = Watch::start("test", Guarantees::none());
         for _ in 0..EVENTS_KEPT + 10 {
             watch.event(Event {
                 at_us: 1,

@@ -1,6 +1,7 @@
 //! Events in short.
 
 use casemate_model::event::{Access, Event, What};
+use casemate_model::guarantee::{Guarantee, Guarantees};
 use casemate_model::outcome::Summary;
 
 /// Entries of each list.
@@ -8,22 +9,23 @@ const LISTED: usize = 100;
 /// Where the interpreter's own library lies: reading it says nothing about the program.
 const LIBRARY: &str = "/usr/local/lib/";
 
-/// The summary of a run's events.
-pub(crate) fn of(events: &[Event]) -> Summary {
+/// The summary of a run's events, behind walls that grant these guarantees.
+pub(crate) fn of(events: &[Event], granted: &Guarantees) -> Summary {
     let mut summary = Summary::default();
     for event in events {
         match &event.what {
             What::Dropped { count } => summary.events_dropped += count,
             other => {
                 summary.events += 1;
-                note(&mut summary, other);
+                note(&mut summary, other, granted);
             }
         }
     }
     summary
 }
 
-fn note(summary: &mut Summary, what: &What) {
+fn note(summary: &mut Summary, what: &What, granted: &Guarantees) {
+    let absent = |guarantee| granted.contains(guarantee);
     match what {
         What::FileOpen {
             path,
@@ -54,11 +56,16 @@ fn note(summary: &mut Summary, what: &What) {
             add(&mut summary.denials, &text);
         }
         What::Network { detail } => add(&mut summary.denials, &format!("no network: {detail}")),
-        What::Process { detail } => add(&mut summary.denials, &format!("no processes: {detail}")),
-        What::NativeCode { detail } => {
-            add(&mut summary.denials, &format!("no native code: {detail}"))
+        // Where there are some, the event tells of one that was started or loaded.
+        What::Process { detail } if absent(Guarantee::ProcessesAbsent) => {
+            add(&mut summary.denials, &format!("no processes: {detail}"));
         }
-        What::Thread { detail } => add(&mut summary.denials, &format!("no threads: {detail}")),
+        What::NativeCode { detail } if absent(Guarantee::NativeCodeAbsent) => {
+            add(&mut summary.denials, &format!("no native code: {detail}"));
+        }
+        What::Thread { detail } if absent(Guarantee::ProcessesAbsent) => {
+            add(&mut summary.denials, &format!("no threads: {detail}"));
+        }
         What::Missing { path } => add(&mut summary.denials, &format!("no such file here: {path}")),
         What::EnvRead { name } => add(&mut summary.env_read, name),
         _ => {}
@@ -108,10 +115,20 @@ mod tests {
             }),
             event(What::Dropped { count: 4 }),
         ];
-        let summary = of(&events);
+        let summary = of(&events, &Guarantees::none());
         assert_eq!(summary.files_read, ["/data/a.csv"]);
         assert_eq!(summary.files_written, ["/tmp/a"]);
         assert_eq!(summary.denials, ["no network: x:1"]);
         assert_eq!((summary.events, summary.events_dropped), (5, 4));
+    }
+
+    #[test]
+    fn a_process_is_a_denial_only_where_there_are_none() {
+        let events = [event(What::Process {
+            detail: "ls".into(),
+        })];
+        let none: Guarantees = [Guarantee::ProcessesAbsent].into_iter().collect();
+        assert_eq!(of(&events, &none).denials, ["no processes: ls"]);
+        assert!(of(&events, &Guarantees::none()).denials.is_empty());
     }
 }

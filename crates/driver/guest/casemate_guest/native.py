@@ -138,6 +138,23 @@ def _on_thread(args):
     observe.event("thread", getattr(args[0], "__qualname__", "start") if args else "start")
 
 
+_PLACES = ("/data/", "/work/", "/tmp/", "/dev/shm/")
+_SYSTEM = ("/usr/", "/opt/casemate/", "/dev/")
+
+
+def _on_open(args):
+    observe._on_open(args)
+    path, _, flags = args
+    if not isinstance(path, (str, bytes)):
+        return
+    path = os.path.abspath(os.fsdecode(path))
+    # What a library reads of the system is not the program's doing.
+    if path.startswith(_SYSTEM) or not (path.startswith(_PLACES) or observe._asked_by_program()):
+        return
+    reads = flags is None or flags & os.O_ACCMODE == os.O_RDONLY
+    observe.event("file_read" if reads else "file_write", path)
+
+
 def _on_native(args):
     # Without a name it is the interpreter itself, which numpy asks for.
     if args[0] is not None:
@@ -145,6 +162,7 @@ def _on_native(args):
 
 
 _HANDLERS = {
+    "open": _on_open,
     "ctypes.dlopen": _on_native,
     "socket.__new__": _on_socket,
     "socket.getaddrinfo": _on_resolve,
