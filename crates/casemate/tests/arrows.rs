@@ -36,6 +36,15 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "casemate-container",
+        &[
+            "casemate-model",
+            "casemate-backend",
+            "casemate-driver",
+            "casemate-linux",
+        ],
+    ),
+    (
         "casemate-engine",
         &[
             "casemate-model",
@@ -53,6 +62,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "casemate-linux",
             "casemate-wasm",
             "casemate-jail",
+            "casemate-container",
             "casemate-watch",
             "casemate-engine",
         ],

@@ -17,7 +17,6 @@ use casemate_driver::packets::{Packets, Received};
 use casemate_linux::jail::root::{Builder, PLACE, Plan};
 use casemate_linux::jail::{Forked, Parent, fork_init, reap_until_pid, wall};
 use casemate_linux::keeper::{self, Groups};
-use casemate_linux::lockdown::Identity;
 use casemate_linux::{Child, Exit, Limit, Spawn, Step, handoff, take_fd};
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 
@@ -90,7 +89,6 @@ fn run(mut given: Given) -> Result<u8, Told> {
         check(&job)?;
         Ok(job)
     })?;
-    let identity = Identity::of_this_process();
     let number = std::process::id();
     let keep = [
         0, 1, 2, CONTROL, HANDOFF, MESSAGES, STDOUT, STDERR, PACKAGES,
@@ -99,7 +97,7 @@ fn run(mut given: Given) -> Result<u8, Told> {
     match tell(&given.control, |_| fork_init())? {
         // What fails here process 1 sees, and says.
         Forked::Outside(init) => init
-            .wait(identity)
+            .wait_as_root()
             .map(|code| u8::try_from(code).unwrap_or(u8::MAX))
             .map_err(|_| Told),
         Forked::Init(parent) => {

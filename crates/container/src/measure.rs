@@ -537,7 +537,8 @@ mod tests {
             kind: Kind::Crun,
             user: 7,
             root: 8,
-            open_files: Some(1),
+            // Given, it would be set.
+            open_files: None,
             mounts: expected(),
         };
         let walls = created(&expected, std::process::id(), None);

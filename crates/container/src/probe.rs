@@ -102,20 +102,31 @@ fn owned_by_root(real: &Path) -> bool {
     })
 }
 
+/// A package's revision says the version too, and reading it is far quicker than starting the program.
 fn version(kind: Kind, program: &Path) -> Result<Version, Lack> {
-    let said =
-        ask(program).map_err(|why| (format!("{}: {why}", program.display()), newer(kind)))?;
+    let debian = debian_revision(Path::new(DPKG), kind.program(), program);
+    if let Some(upstream) = debian.as_deref().and_then(upstream_of) {
+        return Ok(Version { upstream, debian });
+    }
+    let lack = |why: String| (format!("{}: {why}", program.display()), newer(kind));
+    let said = ask(program).map_err(lack)?;
     let upstream = parse_version(&said).ok_or_else(|| {
         let first = said.lines().next().unwrap_or_default();
-        (
-            format!("{} does not say its version: {first:?}", program.display()),
-            newer(kind),
-        )
+        lack(format!("it does not say its version: {first:?}"))
     })?;
-    Ok(Version {
-        upstream,
-        debian: debian_revision(Path::new(DPKG), kind.program(), program),
-    })
+    Ok(Version { upstream, debian })
+}
+
+/// `1.1.5+ds1-1+deb12u1` is of 1.1.5, `0.0~20240729.0-4~bpo12+2` of 20240729.0.
+fn upstream_of(debian: &str) -> Option<String> {
+    let version = debian
+        .rsplit_once(':')
+        .map_or(debian, |(_, version)| version);
+    let version = version.strip_prefix("0.0~").unwrap_or(version);
+    let version = version.split(['+', '-']).next()?;
+    version
+        .starts_with(|c: char| c.is_ascii_digit())
+        .then(|| version.to_owned())
 }
 
 fn ask(program: &Path) -> Result<String, String> {
@@ -277,6 +288,14 @@ mod tests {
             assert_eq!(parse_version(said).as_deref(), Some(version));
         }
         assert_eq!(parse_version("what?"), None);
+        for (debian, version) in [
+            ("1.1.5+ds1-1+deb12u1", "1.1.5"),
+            ("1.8.1-1+deb12u1", "1.8.1"),
+            ("0.0~20240729.0-4~bpo12+2", "20240729.0"),
+            ("1:1.4.0~rc2+ds1-1", "1.4.0~rc2"),
+        ] {
+            assert_eq!(upstream_of(debian).as_deref(), Some(version));
+        }
     }
 
     #[test]

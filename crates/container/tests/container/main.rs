@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, reason = "the list of tests is what it prints")]
 
 mod support;
+mod walls;
 
 use casemate_backend::suite;
 use casemate_container::ContainerBackend;
@@ -14,10 +15,12 @@ fn main() {
     if first.as_deref() == Some(std::ffi::OsStr::new(casemate_container::keeper::ARGUMENT)) {
         std::process::exit(support::keeper());
     }
-    support::run(
-        &[("passes_the_suite", passes_the_suite)],
-        first.and_then(|arg| arg.into_string().ok()),
-    );
+    let first = first.and_then(|arg| arg.into_string().ok());
+    if first.as_deref() == Some(support::HOST) {
+        return support::be_a_host(args.next());
+    }
+    let suite: &[support::Test] = &[("passes_the_suite", passes_the_suite)];
+    support::run(&[suite, walls::TESTS].concat(), first);
 }
 
 fn passes_the_suite(backend: &ContainerBackend) {

@@ -1,9 +1,11 @@
 //! The backends over this program, the set-up they need, and a list of tests run one by one over each.
 
-use casemate_backend::contract::{Backend, Usable};
+use casemate_backend::contract::{Backend, Cancel, Usable};
 use casemate_backend::setup::{Progress, Unit};
+use casemate_backend::suite;
 use casemate_container::{ContainerBackend, Kind, Platform};
 use casemate_driver::packages::{Store, set_up};
+use casemate_linux::{Child, Spawn};
 use casemate_model::guarantee::{Guarantee, Guarantees};
 
 pub(crate) type Test = (&'static str, fn(&ContainerBackend));
@@ -25,6 +27,30 @@ pub(crate) fn keeper() -> i32 {
 /// What no native program can be kept from: reading the processor's own clock.
 pub(crate) fn lacking() -> Guarantees {
     [Guarantee::ClockCoarse].into_iter().collect()
+}
+
+/// The argument that makes this program run one container for a while.
+pub(crate) const HOST: &str = "host-to-be-killed";
+
+/// Another process like this one, in which a container runs.
+pub(crate) fn host_that_runs(backend: &ContainerBackend) -> Child {
+    let spawn = Spawn::this_program().arg(HOST).arg(backend.name());
+    std::env::vars_os()
+        .fold(spawn, |spawn, (name, value)| spawn.env(name, value))
+        .spawn()
+        .unwrap()
+}
+
+/// Runs one until it is killed.
+pub(crate) fn be_a_host(name: Option<std::ffi::OsString>) {
+    let kinds = KINDS.iter().map(|(_, kind)| *kind);
+    let kind = kinds
+        .into_iter()
+        .find(|kind| name.as_deref() == Some(kind.name().as_ref()));
+    let program = std::env::current_exe().unwrap();
+    let backend = ContainerBackend::new(kind.unwrap(), Store::open().unwrap(), program);
+    let plan = suite::plan_without("import time\ntime.sleep(60)", &lacking());
+    drop(suite::run(&backend, &plan, &Cancel::new()));
 }
 
 struct Say;

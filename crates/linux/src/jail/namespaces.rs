@@ -100,12 +100,25 @@ impl Init {
     ///
     /// # Errors
     /// The first thing that could not be given up; process 1 then does not go on.
-    pub fn wait(mut self, identity: Identity) -> Result<i32, String> {
+    pub fn wait(self, identity: Identity) -> Result<i32, String> {
         let parent = rustix::process::getppid();
         let mut steps = Vec::new();
         lockdown::drop_identity(identity, &mut steps);
         steps.into_iter().try_for_each(|step| step.got.map(drop))?;
-        // Changing the user clears both of these, so they come after it.
+        // Changing the user clears both of the next, so they come after it.
+        self.wait_for(parent)
+    }
+
+    /// The same for a process 1 that stays root: of another user, this process could not take it along
+    /// when it is killed, because the signal is sent in its name.
+    ///
+    /// # Errors
+    /// As [`Init::wait`].
+    pub fn wait_as_root(self) -> Result<i32, String> {
+        self.wait_for(rustix::process::getppid())
+    }
+
+    fn wait_for(mut self, parent: Option<Pid>) -> Result<i32, String> {
         lockdown::die_with(parent)?;
         lockdown::not_dumpable()?;
         lockdown::close_all_but(&[self.alive.as_raw_fd()])?;

@@ -427,7 +427,10 @@ pub fn shapes() -> Vec<Shape> {
     };
     let system = SYSTEM.iter().filter_map(|name| shape(name, true));
     let configuration = CONFIGURATION.iter().filter_map(|name| shape(name, false));
-    system.chain(configuration).collect()
+    // Covered in the stage; a runtime that does not bind what is mounted below a folder needs it named.
+    let local = std::fs::symlink_metadata("/usr/local").is_ok_and(|meta| meta.is_dir());
+    let local = local.then(|| shape("usr/local", false)).flatten();
+    system.chain(configuration).chain(local).collect()
 }
 
 /// How a name of the host's appears.
