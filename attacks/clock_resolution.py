@@ -2,6 +2,7 @@
 # threat: side-channel
 # tries: find a clock fine enough to time caches and other tenants with
 # wall: wasi_clock
+# native: - a native program reads the machine's own clocks; ask for clock_coarse where that matters
 # control: a clock that ticks within 100 microseconds is found
 # oracle: no tick that is shorter than half the policy's granularity is reported
 import time

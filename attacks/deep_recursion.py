@@ -2,6 +2,7 @@
 # threat: exhaustion
 # tries: overflow the stack of the process, in a place where nothing counts the depth
 # wall: wasm
+# native: - the program is a process of its own, and what its crash ends is its own
 # control: the process dies of a signal
 # oracle: the host's process does not die of a signal, and the run has an ending
 print("begun", flush=True)

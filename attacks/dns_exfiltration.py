@@ -2,6 +2,7 @@
 # threat: network
 # tries: hide a secret in the name of a DNS query, which many sandboxes let pass
 # wall: wasi_network
+# native: network_namespace
 # control: the datagram with the name arrives on loopback
 # oracle: the datagram socket of the host received nothing
 import socket

@@ -2,6 +2,7 @@
 # threat: files
 # tries: read the secrets in the host's environment
 # wall: wasi_environment
+# native: environment
 # control: the secret in the environment is printed
 # oracle: neither the secret nor a value of the host's environment is in what comes back
 import os

@@ -2,6 +2,7 @@
 # threat: exhaustion
 # tries: start processes that start processes
 # wall: wasm
+# native: limit_tasks
 # control: 24 processes live at once; the bomb counts itself and stops there
 # oracle: the host never sees 16 tasks more than before, and no process left its mark
 import os

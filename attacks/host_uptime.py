@@ -2,6 +2,7 @@
 # threat: side-channel
 # tries: learn how long the machine has been running, which tells machines and tenants apart
 # wall: wasi_clock
+# native: - a native program reads the machine's own clocks; ask for clock_coarse where that matters
 # control: the monotonic clock is the machine's uptime
 # oracle: no number given back lies within two seconds of the machine's uptime
 import time

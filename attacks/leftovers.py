@@ -2,6 +2,7 @@
 # threat: files
 # tries: leave a secret everywhere one run can, and look for it in the next
 # wall: wasm
+# native: root
 # control: the second run finds what the first one left
 # oracle: the secret, told to the first run alone, is not in what the second gives back
 import builtins

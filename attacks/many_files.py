@@ -2,6 +2,7 @@
 # threat: exhaustion
 # tries: use up the file table with empty files and folders
 # wall: limit_disk_files
+# native: scratch_quota
 # control: 600 files and folders are there
 # oracle: there were never more than 300
 import os

@@ -2,6 +2,7 @@
 # threat: escape
 # tries: call the C library past the interpreter
 # wall: wasm
+# native: root
 # control: the C library makes a file in the arena
 # oracle: the file is not there
 import ctypes

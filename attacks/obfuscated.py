@@ -2,6 +2,7 @@
 # threat: escape
 # tries: hide a command from every analysis, in layers of encoding built at run time
 # wall: wasm
+# native: root
 # control: the command runs and leaves its mark
 # oracle: the mark is not there
 import base64

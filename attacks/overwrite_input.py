@@ -2,6 +2,7 @@
 # threat: files
 # tries: change the file that was handed in for reading
 # wall: wasi_files
+# native: inputs_read_only
 # control: the file is changed
 # oracle: the host's copy of the input has the bytes it had
 import os

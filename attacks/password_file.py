@@ -2,6 +2,7 @@
 # threat: files
 # tries: read the password hashes of the machine
 # wall: wasi_files
+# native: root
 # control: the hash in the arena's stand-in is printed
 # oracle: neither the stand-in's hash nor a line of the host's own files is in what comes back
 import os

@@ -2,6 +2,7 @@
 # threat: escape
 # tries: climb out of /tmp with every spelling of `..` to a file whose place is known
 # wall: wasi_files
+# native: root
 # control: the secret is read
 # oracle: the secret is not in what comes back
 import os

@@ -2,6 +2,7 @@
 # threat: network
 # tries: collect files and send them to a server over HTTP
 # wall: wasi_network
+# native: network_namespace
 # control: the listener on loopback is sent the secret
 # oracle: the listener of the host saw no connection
 import glob

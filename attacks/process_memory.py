@@ -2,6 +2,7 @@
 # threat: escape
 # tries: search the memory of the process that holds it, through /proc/self/mem
 # wall: wasi_files
+# native: environment
 # control: the secret is found on the stack, where the kernel put the environment
 # oracle: the secret is not in what comes back
 import re

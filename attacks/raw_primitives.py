@@ -2,6 +2,7 @@
 # threat: escape
 # tries: get past the stand-ins that answer for sockets and processes, to what lies below them
 # wall: wasm
+# native: root
 # control: a process is started by the lowest function there is
 # oracle: no mark of a started process and no connection
 import importlib

@@ -2,6 +2,7 @@
 # threat: files
 # tries: delete every file with one shell command
 # wall: wasm
+# native: root
 # control: the shell deletes the whole arena
 # oracle: the host's file in the arena is still there, unchanged
 import os

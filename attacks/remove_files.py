@@ -2,6 +2,7 @@
 # threat: files
 # tries: delete a folder of the host by its path, without a shell
 # wall: wasi_files
+# native: root
 # control: the folder is gone
 # oracle: the host's file in the folder is still there, unchanged
 import os

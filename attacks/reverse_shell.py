@@ -2,6 +2,7 @@
 # threat: network
 # tries: connect back and give whoever listens a shell
 # wall: wasi_network
+# native: network_namespace
 # control: the listener sends a command and gets what the shell answered
 # oracle: the listener of the host saw no connection
 import os

@@ -2,6 +2,7 @@
 # threat: exhaustion
 # tries: claim disk by length alone: truncate up, write behind the end, seek far
 # wall: limit_disk
+# native: limit_artifacts
 # control: a file of 32 MiB is there
 # oracle: no file was ever longer than 16 MiB
 import os

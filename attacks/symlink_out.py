@@ -2,6 +2,7 @@
 # threat: escape
 # tries: reach a file of the host through links made in /tmp
 # wall: wasi_files
+# native: root
 # control: the secret is read through a link
 # oracle: the secret is in nothing that comes back, what was left in /tmp included
 import os

@@ -2,6 +2,7 @@
 # threat: exhaustion
 # tries: start threads without end
 # wall: wasm
+# native: limit_tasks
 # control: 40 threads live at once
 # oracle: the host never sees 16 tasks more than before
 import _thread

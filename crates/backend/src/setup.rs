@@ -78,7 +78,7 @@ impl SetupError {
     pub fn io(what: impl Into<String>, cause: io::Error) -> Self {
         let fix = match cause.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                "set-up needs about 1.5 GiB; free some, or name another folder with CASEMATE_CACHE"
+                "set-up needs about 1.2 GiB; free some, or name another folder with CASEMATE_CACHE"
             }
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
                 "name a folder you may write to with CASEMATE_CACHE"

@@ -24,6 +24,7 @@ use crate::setup;
 use control::Python;
 use header::Header;
 use report::Row;
+use sandbox::Target;
 use table::{ATTACKS, Attack};
 
 /// The exit code when Ctrl-C ended it.
@@ -40,11 +41,12 @@ pub(crate) fn command(args: &AttackArgs) -> anyhow::Result<i32> {
     let store = Store::open()?;
     setup::ensure(&store)?;
     let engine = engine(&store)?;
+    let targets = targets(&engine, &args.backend)?;
     let python = Python::find();
     let mut rows = Vec::new();
-    say(args.json, &report::head())?;
+    say(args.json, &report::head(&targets))?;
     for (attack, header) in chosen {
-        let row = try_one(attack, header, &engine, &python, &cancel);
+        let row = try_one(attack, header, &engine, &targets, &python, &cancel);
         if cancel.is_cancelled() {
             return Ok(STOPPED);
         }
@@ -88,12 +90,18 @@ fn try_one(
     attack: &Attack,
     header: Header,
     engine: &Engine,
+    targets: &[Target],
     python: &Result<Python, String>,
     cancel: &Cancel,
 ) -> anyhow::Result<Row> {
     let native = python.as_ref().ok().map(|python| python.path.as_path());
-    let run = sandbox::run(attack, &header, engine, native, cancel)
-        .with_context(|| format!("{} in the sandbox", attack.name))?;
+    let runs = targets
+        .iter()
+        .map(|target| {
+            sandbox::run(attack, &header, engine, target, native, cancel)
+                .with_context(|| format!("{} in {}", attack.name, target.backend))
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
     let control = match python {
         Ok(python) => control::run(attack, python, cancel)
             .with_context(|| format!("{} with no sandbox", attack.name))?,
@@ -101,9 +109,26 @@ fn try_one(
     };
     Ok(Row {
         header,
-        run,
+        runs,
         control,
     })
+}
+
+/// The backends that are asked for, or every usable one.
+fn targets(engine: &Engine, names: &[String]) -> anyhow::Result<Vec<Target>> {
+    let mut targets = Target::of(&engine.offers());
+    if let Some(name) = names
+        .iter()
+        .find(|name| targets.iter().all(|target| target.backend != **name))
+    {
+        let usable: Vec<&str> = targets.iter().map(|t| t.backend.as_str()).collect();
+        anyhow::bail!(
+            "--backend {name}: not usable here ({} can be used); `casemate doctor` says why and what to do",
+            usable.join(", ")
+        );
+    }
+    targets.retain(|target| names.is_empty() || names.contains(&target.backend));
+    Ok(targets)
 }
 
 /// What is still below this process when everything should be gone.

@@ -240,6 +240,9 @@ pub(crate) struct DoctorArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct AttackArgs {
+    /// Only this backend; repeatable. Without it, every one that can be used here.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) backend: Vec<String>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

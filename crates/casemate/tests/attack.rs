@@ -10,18 +10,23 @@ use std::fs;
 use serde_json::Value;
 use support::{casemate, code, repository, run, stderr, stdout};
 
-/// The wall of each attack, read here from the files themselves.
-fn walls() -> BTreeMap<String, String> {
+/// The wall of each attack in WebAssembly and natively, read here from the files themselves; natively
+/// there may be none.
+fn walls() -> BTreeMap<String, (String, Option<String>)> {
     fs::read_dir(repository("attacks"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .map(|path| {
             let source = fs::read_to_string(&path).unwrap();
-            let wall = source
-                .lines()
-                .find_map(|line| line.strip_prefix("# wall: "));
+            let line = |key: &str| {
+                let mut lines = source.lines();
+                lines.find_map(|line| line.strip_prefix(key).map(str::to_owned))
+            };
+            let wall = line("# wall: ").unwrap();
+            let native = line("# native: ").unwrap_or_else(|| wall.clone());
+            let native = (!native.starts_with("- ")).then_some(native);
             let name = path.file_stem().unwrap().to_str().unwrap();
-            (name.to_owned(), wall.unwrap().to_owned())
+            (name.to_owned(), (wall, native))
         })
         .collect()
 }
@@ -35,17 +40,28 @@ fn json(output: &std::process::Output) -> Value {
 fn every_attack_is_stopped_by_its_wall_and_every_control_succeeds() {
     let output = run(&["attack", "--json"]);
     let report = json(&output);
-    assert_eq!(report["schema"], "casemate.attack/1");
+    assert_eq!(report["schema"], "casemate.attack/2");
     let walls = walls();
     let rows = report["attacks"].as_array().unwrap();
     assert_eq!(rows.len(), walls.len());
+    let as_it_should = |row: &Value, run: &Value| {
+        let (wasm, native) = &walls[row["attack"].as_str().unwrap()];
+        let wall = match run["backend"].as_str().unwrap() {
+            "wasm" => Some(wasm),
+            _ => native.as_ref(),
+        };
+        match wall {
+            Some(wall) => run["verdict"] == "stopped" && run["wall"] == wall.as_str(),
+            None => run["verdict"] == "not_promised" && run["wall"].is_null(),
+        }
+    };
     let failures: Vec<String> = rows
         .iter()
         .filter(|row| {
-            row["sandbox"]["verdict"] != "stopped"
+            let runs = row["sandboxes"].as_array().unwrap();
+            runs.is_empty()
+                || !runs.iter().all(|run| as_it_should(row, run))
                 || row["control"]["verdict"] != "succeeded"
-                || row["wall"] != walls[row["attack"].as_str().unwrap()].as_str()
-                || row["sandbox"]["backend"] != "wasm"
         })
         .map(|row| serde_json::to_string_pretty(row).unwrap())
         .collect();
@@ -54,15 +70,19 @@ fn every_attack_is_stopped_by_its_wall_and_every_control_succeeds() {
     assert_eq!(report["summary"]["passed"], true);
     assert_eq!(code(&output), 0);
     // What a limit stopped says which, how much was allowed and how much was seen.
-    for row in rows
+    let runs = rows
         .iter()
-        .filter(|row| row["wall"].as_str().unwrap().starts_with("limit_"))
-    {
-        let ending = &row["sandbox"]["ending"];
-        assert_eq!(ending["status"], "over", "{row}");
+        .flat_map(|row| row["sandboxes"].as_array().unwrap());
+    let by_limit = |run: &&Value| {
+        let wall = run["wall"].as_str();
+        wall.is_some_and(|wall| wall.starts_with("limit_"))
+    };
+    for run in runs.filter(by_limit) {
+        let ending = &run["ending"];
+        assert_eq!(ending["status"], "over", "{run}");
         assert!(
             ending["seen"].as_u64() >= ending["allowed"].as_u64(),
-            "{row}"
+            "{run}"
         );
     }
 }
@@ -87,12 +107,22 @@ fn without_a_native_python_the_controls_are_not_run_and_that_is_no_success() {
         .unwrap();
     let report = json(&output);
     let row = &report["attacks"][0];
-    assert_eq!(row["sandbox"]["verdict"], "stopped");
+    assert_eq!(row["sandboxes"][0]["verdict"], "stopped");
     assert_eq!(row["control"]["verdict"], "not_run");
     let why = report["python"]["missing"].as_str().unwrap();
     assert!(why.contains("install Python"), "{why}");
     assert_eq!(report["summary"]["passed"], false);
     assert_eq!(code(&output), 1);
+}
+
+#[test]
+fn a_backend_that_cannot_be_used_is_said_so() {
+    let output = run(&["attack", "--backend", "moat", "password"]);
+    assert_eq!(code(&output), 125);
+    let said = stderr(&output);
+    assert!(said.contains("wasm") && said.contains("doctor"), "{said}");
+    let output = run(&["attack", "--backend", "wasm", "password"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
 }
 
 #[test]
@@ -113,6 +143,9 @@ fn a_secret_in_the_hosts_environment_stays_there() {
         .env("CASEMATE_TEST_TOKEN", "token-0123456789abcdef")
         .output()
         .unwrap();
-    assert_eq!(json(&output)["attacks"][0]["sandbox"]["verdict"], "stopped");
+    assert_eq!(
+        json(&output)["attacks"][0]["sandboxes"][0]["verdict"],
+        "stopped"
+    );
     assert!(!stdout(&output).contains("token-0123456789abcdef"));
 }

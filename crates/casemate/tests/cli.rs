@@ -372,6 +372,8 @@ fn a_cache_that_others_can_write_is_not_loaded() {
         .dir();
     fs::create_dir_all(&copy).unwrap();
     for name in ["module.cwasm", "library.bin", "manifest.json"] {
+        let made = fs::metadata(real.dir().join(name)).unwrap().permissions();
+        assert_eq!(made.mode() & 0o777, 0o600, "{name}");
         fs::copy(real.dir().join(name), copy.join(name)).unwrap();
         fs::set_permissions(copy.join(name), fs::Permissions::from_mode(0o600)).unwrap();
     }
@@ -482,6 +484,62 @@ fn a_wheel_that_is_not_the_pinned_one_is_not_used() {
         stderr(&output).contains("not the pinned file"),
         "{}",
         stderr(&output)
+    );
+}
+
+/// A small file system of its own, for as long as this lives.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(options: &std::ffi::CStr) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = rustix::mount::MountFlags::NODEV | rustix::mount::MountFlags::NOSUID;
+        rustix::mount::mount("tmpfs", dir.path(), "tmpfs", flags, options).ok()?;
+        Some(Self(dir))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_before_set_up_begins_and_loses_nothing_of_a_run() {
+    let Some(disk) = SmallDisk::new(c"size=64k") else {
+        eprintln!("SKIPPED a full disk: only root can mount a small one");
+        return;
+    };
+    let begun = std::time::Instant::now();
+    let output = support::casemate()
+        .arg("setup")
+        .env("CASEMATE_CACHE", disk.0.path().join("cache"))
+        .output()
+        .unwrap();
+    assert_eq!(code(&output), 125);
+    let said = stderr(&output);
+    assert!(
+        said.contains("are needed") && said.contains("CASEMATE_CACHE"),
+        "{said}"
+    );
+    assert!(begun.elapsed().as_secs() < 10, "before anything is fetched");
+
+    let out = disk.0.path().join("out");
+    let program =
+        "open('/tmp/big', 'wb').write(bytes(200_000))\nopen('/tmp/small', 'w').write('kept')";
+    let output = run(&["run", "--out", out.to_str().unwrap(), "-c", program]);
+    assert_eq!(code(&output), 125);
+    assert!(
+        stderr(&output).contains("not written: big"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(fs::read(out.join("small")).unwrap(), b"kept");
+    assert_eq!(
+        fs::read_dir(&out).unwrap().count(),
+        1,
+        "no part of the other is left"
     );
 }
 

@@ -165,18 +165,7 @@ impl Running<'_> {
         // What was reached between the last look and the end.
         let late = watch.look_now(&mut tally);
         let exit = settle(exit, over.or(late));
-        if let Exit::Limit {
-            limit,
-            allowed,
-            seen,
-        } = exit
-        {
-            tally.reached(Over {
-                limit,
-                allowed,
-                seen,
-            });
-        }
+        say_over(&exit, &mut tally);
         tally.told_too_much();
         let left = collect(self.scratch, self.watched, &mut tally);
         let left = left.map_err(fault("reading what was left"))?;
@@ -185,6 +174,22 @@ impl Running<'_> {
             usage: usage(&tally, &watch, wall, &left),
             artifacts: tally.take_artifacts(),
         })
+    }
+}
+
+/// The limit that ended a run is an event too.
+fn say_over(exit: &Exit, tally: &mut Tally<'_>) {
+    if let Exit::Limit {
+        limit,
+        allowed,
+        seen,
+    } = *exit
+    {
+        tally.reached(Over {
+            limit,
+            allowed,
+            seen,
+        });
     }
 }
 

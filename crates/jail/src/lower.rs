@@ -70,7 +70,7 @@ mod tests {
         assert_eq!(lowered.contents.len() + 1, lowered.job.files.len());
         assert_eq!(lowered.watched.held_bytes, 4 * 4096);
         assert_eq!(lowered.cgroup.pids, KernelLimit::At(34));
-        let memory = (128 + 100 + 160 + 64) * (1 << 20) + 4 * 4096;
+        let memory = (128 + 100 + 96 + 64) * (1 << 20) + 4 * 4096;
         assert_eq!(lowered.cgroup.memory_bytes, KernelLimit::At(memory));
     }
 

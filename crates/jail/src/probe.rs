@@ -1,5 +1,7 @@
 //! What this machine offers for the jail backend, and why not more.
 
+use std::sync::OnceLock;
+
 use casemate_backend::contract::{Offer, Usable};
 use casemate_driver::lowered::{MEMORY_CEILING, MEMORY_FLOOR};
 use casemate_driver::packages::{Store, guest, python};
@@ -41,7 +43,7 @@ pub(crate) fn offer(store: &Store) -> Offer {
     Offer {
         backend: NAME.to_owned(),
         usable,
-        guarantees,
+        guarantees: guarantees.clone(),
         memory_floor: ByteSize(MEMORY_FLOOR),
         memory_ceiling: ByteSize(MEMORY_CEILING),
         cost: 20,
@@ -49,8 +51,14 @@ pub(crate) fn offer(store: &Store) -> Offer {
     }
 }
 
-/// What can be guaranteed here, and the controllers that are not to be had.
-fn possible() -> (Guarantees, Vec<&'static str>) {
+/// What can be guaranteed here, and the controllers that are not to be had. Looked for once: a machine
+/// does not change its control groups under a running program.
+fn possible() -> &'static (Guarantees, Vec<&'static str>) {
+    static POSSIBLE: OnceLock<(Guarantees, Vec<&'static str>)> = OnceLock::new();
+    POSSIBLE.get_or_init(look)
+}
+
+fn look() -> (Guarantees, Vec<&'static str>) {
     let layout = Layout::detect().ok();
     let mut have = layout.as_ref().map(Layout::controllers).unwrap_or_default();
     if layout.is_some_and(|layout| layout.kind() == Kind::V2) {

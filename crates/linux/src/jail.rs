@@ -10,7 +10,7 @@
 //! 4. [`confine`] in process 1: limits, user, capabilities, Landlock, seccomp. Whatever it starts
 //!    inherits all of them.
 //!
-//! As in [`lockdown`](crate::lockdown), nothing here decides that a missing wall is acceptable.
+//! As in [`lockdown`], nothing here decides that a missing wall is acceptable.
 
 use std::os::fd::RawFd;
 
@@ -26,7 +26,7 @@ pub mod root;
 pub use namespaces::{Forked, Init, Parent, fork_init, reap_until, reap_until_pid};
 
 /// The names of the walls that only a jail has; the others are those of
-/// [`lockdown::wall`](crate::lockdown::wall).
+/// [`lockdown::wall`].
 pub mod wall {
     /// A process table of its own: no other process can be seen or signalled.
     pub const PID_NAMESPACE: &str = "pid_namespace";

@@ -9,6 +9,8 @@
 use std::io;
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 /// Asking the kernel for it is a call that a locked-down worker may not make. Where pages are larger, a
 /// range that begins inside one is an error, and the faults happen one by one.
 const PAGE: usize = 4096;
@@ -29,13 +31,22 @@ pub fn populate_write(bytes: &mut [u8]) -> io::Result<()> {
     advise(bytes, libc::MADV_POPULATE_WRITE)
 }
 
-/// Which pages of `bytes` this process has written: those that are no longer the file's own.
+/// Pages of a private mapping of a file that are mapped in this process, as ranges of bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resident {
+    /// Those that are still the file's own: read, or mapped by the kernel beside one that was.
+    pub read: Vec<Range<usize>>,
+    /// Those that are no longer the file's own.
+    pub written: Vec<Range<usize>>,
+}
+
+/// Which pages of `bytes` this process has read and written.
 ///
 /// Only meaningful for a private mapping of a file. Needs `/proc`.
 ///
 /// # Errors
 /// Those of reading `/proc/self/pagemap`.
-pub fn written_pages(bytes: &[u8]) -> io::Result<Vec<Range<usize>>> {
+pub fn resident(bytes: &[u8]) -> io::Result<Resident> {
     use std::os::unix::fs::FileExt;
     // From the kernel's Documentation/admin-guide/mm/pagemap.rst.
     const PRESENT: u64 = 1 << 63;
@@ -44,19 +55,24 @@ pub fn written_pages(bytes: &[u8]) -> io::Result<Vec<Range<usize>>> {
     let first = (bytes.as_ptr().addr() / PAGE) as u64;
     let mut entries = vec![0_u8; bytes.len() / PAGE * 8];
     pagemap.read_exact_at(&mut entries, first * 8)?;
-    let mut ranges: Vec<Range<usize>> = Vec::new();
+    let mut resident = Resident::default();
     for (page, entry) in entries.as_chunks::<8>().0.iter().enumerate() {
         let entry = u64::from_ne_bytes(*entry);
-        if entry & PRESENT == 0 || entry & FILE_OR_SHARED != 0 {
+        if entry & PRESENT == 0 {
             continue;
         }
+        let ranges = if entry & FILE_OR_SHARED == 0 {
+            &mut resident.written
+        } else {
+            &mut resident.read
+        };
         let at = page * PAGE;
         match ranges.last_mut() {
             Some(last) if last.end == at => last.end = at + PAGE,
             _ => ranges.push(at..at + PAGE),
         }
     }
-    Ok(ranges)
+    Ok(resident)
 }
 
 fn advise(bytes: &[u8], advice: i32) -> io::Result<()> {
@@ -82,20 +98,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn written_pages_are_those_that_were_written() {
+    fn written_pages_are_told_from_those_that_were_read() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(16 * PAGE as u64).unwrap();
         // SAFETY: the file is this test's own and nobody truncates it.
         let mut map = unsafe { memmap2::MmapOptions::new().map_copy(&file) }.unwrap();
+        assert_eq!(resident(&map).unwrap(), Resident::default());
         assert_eq!(map[5 * PAGE], 0);
         for page in [2, 3, 9] {
             map[page * PAGE] = 1;
         }
-        let expected = [2 * PAGE..4 * PAGE, 9 * PAGE..10 * PAGE];
-        assert_eq!(written_pages(&map).unwrap(), expected);
+        let written = [2 * PAGE..4 * PAGE, 9 * PAGE..10 * PAGE];
+        let seen = resident(&map).unwrap();
+        assert_eq!(seen.written, written);
+        assert!(seen.read.iter().any(|range| range.contains(&(5 * PAGE))));
+        assert!(!seen.read.iter().any(|range| range.contains(&(2 * PAGE))));
         // A page that holds again what it held was still written.
         map[3 * PAGE] = 0;
-        assert_eq!(written_pages(&map).unwrap(), expected);
+        assert_eq!(resident(&map).unwrap().written, written);
     }
 
     #[test]

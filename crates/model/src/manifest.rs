@@ -44,6 +44,8 @@ pub enum Access {
     Write,
     /// It removes it.
     Delete,
+    /// It makes another name for it: a symbolic or a hard link.
+    Link,
     /// The text names it and does not show what for.
     Unknown,
 }
@@ -84,6 +86,10 @@ pub struct Manifest {
     pub env: Vec<Fact>,
     /// Hosts it names; `?` is one that the text does not show.
     pub hosts: Vec<Fact>,
+    /// Protocol, host and port together, as far as the text says them: `https://api.example:443`,
+    /// `tcp://203.0.113.9:4444`.
+    #[serde(default)]
+    pub endpoints: Vec<Fact>,
     /// Commands it starts; `?` is one that the text does not show.
     pub processes: Vec<Fact>,
     /// Where it makes code at run time.

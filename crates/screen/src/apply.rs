@@ -3,13 +3,14 @@
 use std::rc::Rc;
 
 use casemate_model::manifest::{Access, Certainty};
-use ruff_python_ast::{Expr, ExprCall, InterpolatedStringElement, Operator};
+use ruff_python_ast::{Expr, ExprCall};
 use ruff_text_size::{Ranged, TextRange};
 
 use crate::arguments::parts;
 use crate::bindings::Binding;
 use crate::call::partial_call;
 use crate::effects;
+use crate::eval::join_path;
 use crate::facts::{Link, SeenFile, Use};
 use crate::resolve::{HIDDEN, names_of, runs_code, text_of, texts_of};
 use crate::value::{Args, Cx, Value};
@@ -18,11 +19,11 @@ use crate::walk::Walker;
 /// The deepest nesting of the program's own functions that is looked into.
 const MAX_INSIDE: usize = 5;
 /// Calls inside the program's own functions that are looked at with the arguments of a call.
-const MAX_INLINED: usize = 4_000;
+const MAX_INLINED: usize = 1_000;
 /// The most texts and the most names that one call is taken to carry.
 const MAX_CARRIED: usize = 64;
-/// What stands for the part of a text that is not known.
-pub(crate) const GAP: &str = "…";
+/// The most expressions that are looked at for what one call carries.
+const MAX_CARRYING: usize = 400;
 
 impl<'a> Walker<'a, '_> {
     /// The facts of calling a value with these arguments.
@@ -125,6 +126,8 @@ impl<'a> Walker<'a, '_> {
         if let Some(what) = crate::smells::allocation(name, args.at(0)) {
             self.resource(what, range);
         }
+        self.floods(name, args, range);
+        self.code_given(name, args, range);
         if name.starts_with("re.")
             && texts_of(args.at(0))
                 .iter()
@@ -240,9 +243,9 @@ impl<'a> Walker<'a, '_> {
             callee,
             Value::Function(_, _, Some(_)) | Value::Lambda(_, _, Some(_))
         );
-        if self.depth > MAX_INSIDE
-            || tells.next().is_none() && !closed && !matches!(callee, Value::Method(_))
-        {
+        // Without arguments there is nothing new to see inside, but for a loop around the call.
+        let told = tells.next().is_some() || closed || self.loops > 0;
+        if self.depth > MAX_INSIDE || !told && !matches!(callee, Value::Method(_)) {
             return;
         }
         let Some(at) = self.resolver.inside(callee, args, 0) else {
@@ -315,6 +318,7 @@ impl<'a> Walker<'a, '_> {
             describe_values(values, &mut texts, &mut carries, 0);
         }
         if effects::carries(name) {
+            self.carrying = 0;
             for (expr, cx) in args.exprs.iter().take(16) {
                 self.carry(expr, cx, &mut carries, 0);
             }
@@ -338,6 +342,8 @@ impl<'a> Walker<'a, '_> {
                 .collect(),
             carries,
             loops: self.loops,
+            relentless: self.relentless,
+            dormant: effects::stops(name) && self.dormant(),
             constant: args
                 .positional
                 .first()
@@ -350,7 +356,8 @@ impl<'a> Walker<'a, '_> {
 
     /// The names that go into an expression, through the names it is put together from.
     fn carry(&mut self, expr: &'a Expr, cx: &Cx<'a>, carries: &mut Vec<Rc<str>>, depth: usize) {
-        if depth > 5 || carries.len() >= MAX_CARRIED {
+        self.carrying += 1;
+        if depth > 12 || self.carrying > MAX_CARRYING || carries.len() >= MAX_CARRIED {
             return;
         }
         for name in self.resolver.names(expr, cx) {
@@ -422,7 +429,7 @@ impl<'a> Walker<'a, '_> {
             let seen = self.seen("?", range, Certainty::Possible);
             self.facts.hosts.push(seen);
         } else if effects::network(name) {
-            self.hosts(used, range);
+            self.hosts(used, args, range);
         }
         if effects::process(name) {
             self.processes(used, args, range);
@@ -454,6 +461,69 @@ impl<'a> Walker<'a, '_> {
             self.facts.hidden.push(seen);
         }
         self.reads_environment(used, range);
+        self.lends_rights(used, args, range);
+    }
+
+    /// Lists that are too long, and loops without an end or a pause that fill the disk or the output.
+    fn floods(&mut self, name: &str, args: &Args<'a>, range: TextRange) {
+        if let ("builtins.list" | "builtins.sorted", Some((Expr::Call(made), cx))) =
+            (name, args.exprs.first())
+            && self
+                .resolver
+                .names(&made.func, cx)
+                .iter()
+                .any(|made| &**made == "builtins.range")
+        {
+            let made = self.resolver.args(made, cx, 0);
+            let end = made.positional.get(1).or(made.positional.first());
+            if let Some([Value::Int(end)]) = end.map(Vec::as_slice)
+                && crate::smells::too_many(*end)
+            {
+                self.resource("bomb: an allocation of many gigabytes", range);
+            }
+        }
+        if self.relentless && name.ends_with("open().write") {
+            self.resource("bomb: a loop without an end that fills the disk", range);
+        }
+        if self.relentless && matches!(name, "builtins.print" | "sys.stdout.write") {
+            self.resource("a loop without an end that floods the output", range);
+        }
+    }
+
+    /// Texts that are run where no call stands for it: through a table, by a pickle, by `map`; and
+    /// those that are written to a file of Python to be run later.
+    fn code_given(&mut self, name: &str, args: &Args<'a>, range: TextRange) {
+        let writes = name.ends_with("open().write") || name.ends_with("open().writelines");
+        let to_python = || {
+            let mut files = self.facts.files.iter();
+            files.any(|file| file.access == Access::Write && file.path.ends_with(".py"))
+        };
+        let texts = if runs_code(name) {
+            crate::resolve::code_texts(name, args)
+        } else if writes && to_python() {
+            texts_of(args.at(0))
+        } else {
+            return;
+        };
+        for text in texts {
+            if let Some(body) = self.resolver.parse(&text) {
+                self.resolver.bindings.add(body, self.cx.scope);
+                self.inner_code(body, range);
+            }
+        }
+    }
+
+    /// `chmod` with the bits that let others run a program as its owner.
+    fn lends_rights(&mut self, used: &Use, args: &Args<'a>, range: TextRange) {
+        let position = match &*used.name {
+            "os.chmod" | "os.fchmod" | "os.lchmod" => 1,
+            "pathlib.Path().chmod" => 0,
+            _ => return,
+        };
+        let lends = |value: &Value<'a>| matches!(value, Value::Int(mode) if mode & 0o6000 != 0);
+        if args.get(position, &["mode"]).iter().any(lends) {
+            self.mention("os.chmod with a setuid bit".into(), range, used.certainty);
+        }
     }
 
     fn reads_environment(&mut self, used: &Use, range: TextRange) {
@@ -473,77 +543,7 @@ impl<'a> Walker<'a, '_> {
         self.facts.env.push(seen);
     }
 
-    fn processes(&mut self, used: &Use, args: &Args<'a>, range: TextRange) {
-        let mut commands = Vec::new();
-        command_texts(
-            args.get(0, &["args", "cmd", "command", "program"]),
-            &mut commands,
-        );
-        let words = ["exec", "spawn"].iter().any(|way| used.name.contains(way))
-            || used.name.ends_with("Process");
-        if words && used.texts.len() > 1 {
-            let words = used
-                .texts
-                .iter()
-                .take(16)
-                .map(|text| &**text)
-                .collect::<Vec<_>>();
-            commands.push(words.join(" ").into());
-        }
-        if commands.is_empty()
-            && let Some((expr, cx)) = args.exprs.first()
-        {
-            let outer = std::mem::replace(&mut self.cx, cx.clone());
-            commands.extend(self.partial(expr, 0).map(Rc::from));
-            self.cx = outer;
-        }
-        if commands.is_empty() {
-            commands.push("?".into());
-        }
-        for value in args.get(0, &["args", "cmd", "command"]).to_vec() {
-            self.python_command(&value, range);
-        }
-        for command in commands {
-            let seen = self.seen(&command, range, used.certainty);
-            self.facts.processes.push(seen);
-        }
-    }
-
-    /// `["python", "-c", CODE]`: the code is read like the program itself.
-    fn python_command(&mut self, value: &Value<'a>, range: TextRange) {
-        let words: Vec<Rc<str>> = match value {
-            Value::List(items) => items
-                .iter()
-                .take(16)
-                .filter_map(|item| text_of(&item.spread()))
-                .collect(),
-            Value::Text(text) => match text.split_once(" -c ") {
-                Some((program, code)) => vec![
-                    program.trim().into(),
-                    "-c".into(),
-                    code.trim().trim_matches(['\'', '"']).into(),
-                ],
-                None => return,
-            },
-            _ => return,
-        };
-        let [program, rest @ ..] = words.as_slice() else {
-            return;
-        };
-        let base = program.rsplit('/').next().unwrap_or(program);
-        let place = rest
-            .iter()
-            .position(|word| &**word == "-c")
-            .and_then(|at| rest.get(at + 1));
-        if let (true, Some(code)) = (base.starts_with("python"), place)
-            && let Some(body) = self.resolver.parse(code)
-        {
-            self.resolver.bindings.add(body, 0);
-            self.inner_code(body, range);
-        }
-    }
-
-    fn hosts(&mut self, used: &Use, range: TextRange) {
+    fn hosts(&mut self, used: &Use, args: &Args<'a>, range: TextRange) {
         let mut hosts: Vec<String> = used
             .texts
             .iter()
@@ -572,6 +572,12 @@ impl<'a> Walker<'a, '_> {
         for host in hosts {
             let seen = self.seen(&host, range, used.certainty);
             self.facts.hosts.push(seen);
+        }
+        let urls = used.texts.iter().filter_map(|text| effects::endpoint(text));
+        let endpoints: Vec<String> = urls.chain(socket_endpoint(&used.name, args)).collect();
+        for endpoint in endpoints {
+            let seen = self.seen(&endpoint, range, used.certainty);
+            self.facts.endpoints.push(seen);
         }
     }
 
@@ -620,8 +626,15 @@ impl<'a> Walker<'a, '_> {
         } else {
             effects::path_method(method).unwrap_or(Access::Unknown)
         };
+        let below = match method {
+            "glob" | "rglob" => texts_of(self.resolver.args(call, &cx, 0).at(0)),
+            _ => Vec::new(),
+        };
         for path in texts_of(&receiver) {
-            self.file(&path, access, attribute.value.range(), Certainty::Certain);
+            let found = below.iter().map(|pattern| join_path(&path, pattern));
+            for path in found.chain([path.to_string()]) {
+                self.file(&path, access, attribute.value.range(), Certainty::Certain);
+            }
         }
     }
 
@@ -645,8 +658,13 @@ impl<'a> Walker<'a, '_> {
                 "src",
                 "name",
                 "top",
+                "files",
+                "arcname",
+                "pathname",
+                "database",
+                "filenames",
             ],
-            _ => &["dst", "dest", "target"],
+            _ => &["dst", "dest", "target", "filename", "out", "root_dir"],
         };
         let values = args.get(position, names).to_vec();
         let mut paths = texts_of(&values);
@@ -671,7 +689,11 @@ impl<'a> Walker<'a, '_> {
         if let Some(host) = effects::url_host(path) {
             let seen = self.seen(host, range, certainty);
             self.facts.hosts.push(seen);
-        } else if !path.is_empty() && !path.contains('\n') && !path.starts_with(GAP) {
+            if let Some(endpoint) = effects::endpoint(path) {
+                let seen = self.seen(&endpoint, range, certainty);
+                self.facts.endpoints.push(seen);
+            }
+        } else if !path.is_empty() && !path.contains('\n') {
             let file = SeenFile {
                 path: path.to_owned(),
                 access,
@@ -681,63 +703,6 @@ impl<'a> Walker<'a, '_> {
             };
             self.facts.files.push(file);
         }
-    }
-
-    /// The text of an expression with [`GAP`] for what is not known; nothing when all of it is not.
-    pub(crate) fn partial(&mut self, expr: &'a Expr, depth: usize) -> Option<String> {
-        let cx = self.cx.clone();
-        if let Some(text) = self.resolver.text(expr, &cx) {
-            return Some(text.to_string());
-        }
-        if depth > 40 {
-            return None;
-        }
-        let text = match expr {
-            Expr::FString(literal) => {
-                let mut text = String::new();
-                for element in literal.value.elements() {
-                    match element {
-                        InterpolatedStringElement::Literal(piece) => text.push_str(&piece.value),
-                        InterpolatedStringElement::Interpolation(hole) => {
-                            text.push_str(
-                                &self
-                                    .partial(&hole.expression, depth + 1)
-                                    .unwrap_or_else(|| GAP.to_owned()),
-                            );
-                        }
-                    }
-                }
-                text
-            }
-            Expr::BinOp(op) if op.op == Operator::Add => {
-                let left = self.partial(&op.left, depth + 1);
-                let right = self.partial(&op.right, depth + 1);
-                if left.is_none() && right.is_none() {
-                    return None;
-                }
-                left.unwrap_or_else(|| GAP.to_owned()) + &right.unwrap_or_else(|| GAP.to_owned())
-            }
-            Expr::BinOp(op) if op.op == Operator::Mod => {
-                let form = self.partial(&op.left, depth + 1)?;
-                form.replace("%s", GAP).replace("%d", GAP)
-            }
-            Expr::Call(call) => match &*call.func {
-                Expr::Attribute(method) if method.attr.as_str() == "format" => {
-                    let form = self.partial(&method.value, depth + 1)?;
-                    let mut text = String::new();
-                    let mut rest = form.as_str();
-                    while let Some((before, after)) = rest.split_once('{') {
-                        text.push_str(before);
-                        text.push_str(GAP);
-                        rest = after.split_once('}').map_or("", |(_, rest)| rest);
-                    }
-                    text + rest
-                }
-                _ => return None,
-            },
-            _ => return None,
-        };
-        (text.len() <= crate::value::MAX_TEXT && text.replace(GAP, "").len() > 1).then_some(text)
     }
 
     /// The steps from what stands in a call to what it calls, when that is not its plain name.
@@ -792,31 +757,33 @@ impl<'a> Walker<'a, '_> {
     }
 }
 
+/// Where a plain connection goes: `connect((host, port))`, `open_connection(host, port)`, `SMTP(host)`.
+fn socket_endpoint(name: &str, args: &Args<'_>) -> Option<String> {
+    let (protocol, usual) = effects::connects(name)?;
+    let first = args.get(0, &["address", "host"]);
+    let (host, port) = match crate::value::single(first)? {
+        Value::List(pair) => (pair.first()?.as_text()?, pair.get(1).cloned()),
+        host => {
+            let port = args.get(1, &["port"]).first().cloned();
+            (host.as_text()?, port)
+        }
+    };
+    let port = match port {
+        Some(Value::Int(port)) => Some(port),
+        _ => usual,
+    };
+    let plain = !host.is_empty() && !host.contains(['/', ' ']);
+    plain.then(|| match port {
+        Some(port) => format!("{protocol}://{host}:{port}"),
+        None => format!("{protocol}://{host}"),
+    })
+}
+
 fn called_name(callee: &Value<'_>) -> String {
     match callee {
         Value::Function(function, ..) => function.name.to_string(),
         Value::Method(method) => called_name(&method.0),
         _ => "a lambda".to_owned(),
-    }
-}
-
-/// The commands among values: texts, and lists of words.
-fn command_texts(values: &[Value<'_>], commands: &mut Vec<Rc<str>>) {
-    for value in values {
-        match value {
-            Value::List(items) => {
-                let words: Vec<Rc<str>> = items
-                    .iter()
-                    .take(64)
-                    .map(|item| text_of(&item.spread()).unwrap_or_else(|| GAP.into()))
-                    .collect();
-                if words.iter().any(|word| &**word != GAP) {
-                    commands.push(words.join(" ").into());
-                }
-            }
-            Value::Any(inner) => command_texts(inner, commands),
-            value => commands.extend(value.as_text()),
-        }
     }
 }
 

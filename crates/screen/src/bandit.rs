@@ -25,6 +25,7 @@ const TABLE: &str = include_str!("../../../policies/screen/bandit.toml");
 #[serde(deny_unknown_fields)]
 struct Entry {
     severity: Severity,
+    confidence: Confidence,
     better_way: String,
 }
 
@@ -80,14 +81,24 @@ pub(crate) fn apply(
         let Some(entry) = bandit.table.get(code.as_str()) else {
             continue;
         };
+        // Bandit says so too: a shell that gets a constant is of low severity.
+        let message = diagnostic.headline_message();
+        let severity = match message.contains("seems safe") {
+            true => Severity::Low,
+            false => entry.severity,
+        };
         let place = diagnostic.range().map(|range| lines.place_of(range));
         analysis.findings.push(Finding {
             rule: code.as_str().to_owned(),
             layer: Layer::Analysis,
-            severity: entry.severity,
-            confidence: Confidence::Medium,
-            message: casemate_model::finding::excerpt(diagnostic.headline_message()),
-            reason: format!("{} in Bandit's list", diagnostic.name()),
+            severity,
+            confidence: entry.confidence,
+            message: casemate_model::finding::excerpt(message),
+            reason: format!(
+                "{}, {} in Bandit's list",
+                bandit_id(code.as_str()),
+                diagnostic.name()
+            ),
             better_way: entry.better_way.clone(),
             place,
             excerpt: place.map(|place| lines.excerpt(place)),
@@ -95,6 +106,11 @@ pub(crate) fn apply(
             chain: Vec::new(),
         });
     }
+}
+
+/// Bandit's own id: ruff keeps its number under another letter.
+fn bandit_id(code: &str) -> String {
+    code.replacen('S', "B", 1)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Bindings: everything a program binds to a name, by scope.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
 use ruff_python_ast::visitor::{self, Visitor};
@@ -80,7 +81,7 @@ pub(crate) struct Scope<'a> {
 #[derive(Debug)]
 pub(crate) struct Bindings<'a> {
     scopes: Vec<Scope<'a>>,
-    by_node: HashMap<usize, ScopeId>,
+    by_node: ByNode<ScopeId>,
     /// Modules of `from m import *`.
     stars: Vec<Rc<str>>,
     current: ScopeId,
@@ -101,12 +102,37 @@ pub(crate) fn node<T>(node: &T) -> usize {
     std::ptr::from_ref(node).addr()
 }
 
+/// A table by node. Addresses are not chosen by the program, so they need no hash that resists it.
+pub(crate) type ByNode<T> = HashMap<usize, T, BuildHasherDefault<AddressHasher>>;
+
+/// Spreads an address over all bits.
+#[derive(Debug, Default)]
+pub(crate) struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_usize(usize::from(byte));
+        }
+    }
+
+    fn write_usize(&mut self, address: usize) {
+        let mixed =
+            (self.0 ^ u64::try_from(address).unwrap_or(0)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 29);
+    }
+}
+
 impl<'a> Bindings<'a> {
     /// Reads every binding of a module.
     pub(crate) fn of(body: &'a [Stmt]) -> Self {
         let mut bindings = Self {
             scopes: vec![Scope::default()],
-            by_node: HashMap::new(),
+            by_node: ByNode::default(),
             stars: Vec::new(),
             current: 0,
             functions: HashMap::new(),
@@ -151,6 +177,7 @@ impl<'a> Bindings<'a> {
             for (home, function) in self.callees(name, method) {
                 self.bind_call(call, scope, home, function);
             }
+            self.bind_fields(call, scope, name);
         }
     }
 
@@ -188,6 +215,42 @@ impl<'a> Bindings<'a> {
     pub(crate) fn class_of(&self, function: ScopeId) -> Option<ScopeId> {
         let parent = self.scopes.get(function)?.parent?;
         matches!(self.scopes.get(parent)?.owner, Owner::Class(_)).then_some(parent)
+    }
+
+    /// A class that only lists its fields, as data classes and named tuples do, keeps what it is given.
+    fn bind_fields(&mut self, call: &'a ExprCall, scope: ScopeId, name: &str) {
+        let Some((_, bound)) = self.lookup(name, scope) else {
+            return;
+        };
+        let class = bound.iter().find_map(|binding| match binding {
+            Binding::Class(class, scope) => Some((*class, *scope)),
+            _ => None,
+        });
+        let Some((class, home)) = class else { return };
+        let plain = class.decorator_list.is_empty() && class.bases().is_empty();
+        if plain || !self.member(home, "__init__").is_empty() {
+            return;
+        }
+        let fields = class.body.iter().filter_map(|stmt| match stmt {
+            Stmt::AnnAssign(field) => self::plain(&field.target),
+            _ => None,
+        });
+        let fields: Vec<&'a str> = fields.collect();
+        let given = fields.iter().copied().zip(&call.arguments.args);
+        let named = call.arguments.keywords.iter().filter_map(|keyword| {
+            let name = keyword.arg.as_ref()?.as_str();
+            Some((
+                *fields.iter().find(|field| **field == name)?,
+                &keyword.value,
+            ))
+        });
+        let all: Vec<_> = given.chain(named).collect();
+        if let Some(class) = self.scopes.get_mut(home) {
+            for (field, value) in all {
+                let attribute = class.attributes.entry(field).or_default();
+                push(attribute, Binding::Value(value, scope));
+            }
+        }
     }
 
     fn bind_call(
@@ -629,7 +692,13 @@ fn mutated(stmt: &Stmt) -> Option<&str> {
                 Expr::Attribute(method)
                     if matches!(
                         method.attr.as_str(),
-                        "append" | "extend" | "insert" | "reverse" | "update" | "add"
+                        "append"
+                            | "extend"
+                            | "insert"
+                            | "reverse"
+                            | "update"
+                            | "add"
+                            | "setdefault"
                     ) =>
                 {
                     plain(&method.value)
@@ -715,6 +784,11 @@ impl<'a> Visitor<'a> for Bindings<'a> {
                 self.calls.push((call, self.current));
                 if let Some(scope) = self.scopes.get_mut(self.current) {
                     scope.calls.push(call);
+                }
+            }
+            Expr::YieldFrom(_) => {
+                if let Some(scope) = self.scopes.get_mut(self.current) {
+                    scope.yields.push(expr);
                 }
             }
             Expr::Yield(inner) => {

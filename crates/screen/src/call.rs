@@ -9,7 +9,7 @@ use crate::bindings::{Binding, ScopeId};
 use crate::interp::Flow;
 use crate::names::{canonical, cut, join, member};
 use crate::pure;
-use crate::resolve::{MAX_DEPTH, MAX_FRAMES, Resolver, has_decorator, texts_of};
+use crate::resolve::{MAX_DEPTH, MAX_FRAMES, Resolver, texts_of};
 use crate::value::{Args, Cx, MAX_VALUES, Made, Value, Values, merge, single};
 
 impl<'a> Resolver<'a> {
@@ -157,6 +157,8 @@ impl<'a> Resolver<'a> {
                 }
                 values
             }
+            // An object of a class that `type` made.
+            "types.SimpleNamespace" => vec![Value::Made(Rc::clone(made))],
             "operator.attrgetter" => {
                 let mut values = Values::new();
                 for name in texts_of(made.args.at(0)) {
@@ -375,9 +377,6 @@ impl<'a> Resolver<'a> {
             {
                 return values;
             }
-            if has_decorator(function, "property") {
-                return Vec::new();
-            }
         }
         let mut values = Values::new();
         for expr in returns.iter().take(MAX_VALUES) {
@@ -385,12 +384,40 @@ impl<'a> Resolver<'a> {
             merge(&mut values, found);
         }
         if !yields.is_empty() {
-            let items = yields
-                .iter()
-                .take(64)
-                .map(|expr| Value::item(self.eval(expr, &at, next)))
-                .collect();
+            let mut items = Vec::new();
+            for expr in yields.iter().take(64) {
+                match expr {
+                    Expr::YieldFrom(inner) => {
+                        let inner = self.eval(&inner.value, &at, next);
+                        items.extend(inner.iter().filter_map(Value::rounds).flatten());
+                    }
+                    expr => items.push(Value::item(self.eval(expr, &at, next))),
+                }
+            }
             merge(&mut values, Value::list(items));
+        }
+        values
+    }
+
+    /// A special method of an object of the program's: what `str(x)`, `x[k]` and `x + y` give.
+    pub(crate) fn special(
+        &mut self,
+        object: &Value<'a>,
+        name: &str,
+        args: &Args<'a>,
+        depth: usize,
+    ) -> Values<'a> {
+        let Value::Instance(_, scope) = object else {
+            return Vec::new();
+        };
+        let mut values = Values::new();
+        for binding in self.bindings.member(*scope, name) {
+            if let Binding::Function(function, home) = binding {
+                let function = Value::Function(function, home, None);
+                let method = Value::Method(Rc::new((function, object.clone())));
+                let found = self.invoke_own(&method, args, depth + 20);
+                merge(&mut values, found);
+            }
         }
         values
     }
@@ -409,6 +436,16 @@ impl<'a> Resolver<'a> {
             return values;
         }
         let mut values = pure::function(self, name, args);
+        if matches!(&**name, "builtins.str" | "builtins.format" | "os.fspath") {
+            for object in args.at(0) {
+                for way in ["__str__", "__format__", "__repr__", "__fspath__"] {
+                    let given = Args::of(vec![Value::text("").into_iter().collect()]);
+                    let found = self.special(object, way, &given, depth);
+                    merge(&mut values, found);
+                }
+            }
+            values.retain(|value| !matches!(value, Value::Instance(..)));
+        }
         let keeps_name = values.is_empty() || name.starts_with("pathlib.");
         if keeps_name {
             merge(&mut values, join(name, "()").map(Value::Name));

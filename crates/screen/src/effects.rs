@@ -13,6 +13,7 @@ const DELETE: &[PathArg] = &[(0, Access::Delete)];
 const LOOK: &[PathArg] = &[(0, Access::Unknown)];
 const COPY: &[PathArg] = &[(0, Access::Read), (1, Access::Write)];
 const MOVE: &[PathArg] = &[(0, Access::Delete), (1, Access::Write)];
+const LINK: &[PathArg] = &[(0, Access::Link), (1, Access::Write)];
 
 /// The path arguments of a function by its qualified name. `builtins.open` and its like have a mode
 /// and are handled where they are called.
@@ -37,8 +38,10 @@ pub(crate) fn paths(name: &str) -> &'static [PathArg] {
         | "linecache.getline"
         | "linecache.getlines"
         | "fileinput.input"
-        | "zipfile.ZipFile"
-        | "tarfile.open"
+        | "zipfile.ZipFile().write"
+        | "tarfile.open().add"
+        | "tarfile.TarFile().add"
+        | "shutil.unpack_archive"
         | "os.listdir"
         | "os.scandir"
         | "os.walk"
@@ -83,13 +86,16 @@ pub(crate) fn paths(name: &str) -> &'static [PathArg] {
         | "dbm.open"
         | "os.setxattr"
         | "shutil.chown"
+        | "zipfile.ZipFile().extractall"
+        | "tarfile.open().extractall"
         | "logging.FileHandler" => WRITE,
+        "urllib.request.urlretrieve" | "wget.download" => &[(1, Access::Write)],
         "os.remove" | "os.unlink" | "os.rmdir" | "os.removedirs" | "shutil.rmtree" => DELETE,
-        "shutil.copy" | "shutil.copy2" | "shutil.copyfile" | "shutil.copytree" | "os.symlink"
-        | "os.link" | "shutil.copymode" | "shutil.copystat" => COPY,
+        "shutil.copy" | "shutil.copy2" | "shutil.copyfile" | "shutil.copytree"
+        | "shutil.copymode" | "shutil.copystat" => COPY,
+        "os.symlink" | "os.link" => LINK,
         "os.rename" | "os.renames" | "os.replace" | "shutil.move" => MOVE,
         "shutil.make_archive" => &[(2, Access::Read), (0, Access::Write)],
-        "shutil.unpack_archive" => READ,
         "joblib.dump" | "torch.save" => &[(1, Access::Write)],
         _ => &[],
     }
@@ -106,6 +112,9 @@ pub(crate) fn opens(name: &str) -> bool {
             | "lzma.open"
             | "tempfile.open"
             | "os.fdopen"
+            | "zipfile.ZipFile"
+            | "tarfile.open"
+            | "tarfile.TarFile.open"
     )
 }
 
@@ -292,6 +301,21 @@ pub(crate) fn process(name: &str) -> bool {
     )
 }
 
+/// Whether a call stops or pauses a process.
+pub(crate) fn stops(name: &str) -> bool {
+    let how = name.rsplit('.').next().unwrap_or(name);
+    matches!(
+        how,
+        "kill"
+            | "killpg"
+            | "terminate"
+            | "suspend"
+            | "send_signal"
+            | "pidfd_send_signal"
+            | "pthread_kill"
+    )
+}
+
 /// Whether a call makes code at run time.
 pub(crate) fn dynamic(name: &str) -> bool {
     matches!(
@@ -318,6 +342,9 @@ pub(crate) fn dynamic(name: &str) -> bool {
             | "code.InteractiveInterpreter"
             | "code.InteractiveConsole"
             | "code.interact"
+            | "builtins.breakpoint"
+            | "pdb.set_trace"
+            | "pdb.run"
             | "execfile"
     )
 }
@@ -371,6 +398,11 @@ pub(crate) fn deserialises(name: &str) -> bool {
             "pandas.read_pickle"
                 | "numpy.load"
                 | "torch.load"
+                | "torch.jit.load"
+                | "pandas.read_hdf"
+                | "keras.models.load_model"
+                | "tensorflow.keras.models.load_model"
+                | "skops.io.load"
                 | "yaml.load"
                 | "yaml.unsafe_load"
                 | "yaml.full_load"
@@ -422,10 +454,40 @@ pub(crate) fn introspects(name: &str) -> bool {
         || name.starts_with("module _")
 }
 
+/// Functions that reach into the interpreter: other objects, frames, hooks and code.
+pub(crate) fn reaches_in(name: &str) -> bool {
+    matches!(
+        name,
+        "gc.get_objects"
+            | "gc.get_referrers"
+            | "gc.get_referents"
+            | "sys._getframe"
+            | "sys._current_frames"
+            | "sys.settrace"
+            | "sys.setprofile"
+            | "sys.addaudithook"
+            | "inspect.currentframe"
+            | "inspect.stack"
+            | "inspect.trace"
+            | "types.CodeType"
+            | "types.FunctionType"
+    )
+}
+
+/// Whether a format text reads special attributes: `{0.__class__}`.
+pub(crate) fn format_walks(text: &str) -> bool {
+    let mut fields = text.split('{').skip(1);
+    fields.any(|field| {
+        let field = field.split(['}', ':', '!']).next().unwrap_or("");
+        field.contains(".__")
+    })
+}
+
 /// Whether the arguments of a call of this name are worth following to where they come from.
 pub(crate) fn carries(name: &str) -> bool {
     network(name)
         || process(name)
+        || opens(name)
         || dynamic(name)
         || deserialises(name)
         || crate::resolve::runs_code(name)
@@ -525,7 +587,7 @@ pub(crate) fn dull(name: &str) -> bool {
     {
         return false;
     }
-    if name.starts_with("re.") || name.starts_with("numpy.") {
+    if name.starts_with("re.") || name.starts_with("numpy.") || name == "math.factorial" {
         return false;
     }
     let root = name.split(['.', '(', '[']).next().unwrap_or(name);
@@ -537,6 +599,53 @@ pub(crate) fn dull(name: &str) -> bool {
         && !fetches(name)
         && !network(name)
         && !name.starts_with("itertools.starmap")
+}
+
+/// The protocol and the usual port of what a call connects to by host and port.
+pub(crate) fn connects(name: &str) -> Option<(&'static str, Option<i64>)> {
+    Some(match name {
+        "socket.create_connection" | "asyncio.open_connection" | "asyncio.start_server" => {
+            ("tcp", None)
+        }
+        "http.client.HTTPConnection" => ("http", Some(80)),
+        "http.client.HTTPSConnection" => ("https", Some(443)),
+        "smtplib.SMTP" => ("smtp", Some(25)),
+        "smtplib.SMTP_SSL" => ("smtps", Some(465)),
+        "ftplib.FTP" | "ftplib.FTP_TLS" => ("ftp", Some(21)),
+        "imaplib.IMAP4_SSL" => ("imaps", Some(993)),
+        "telnetlib.Telnet" => ("telnet", Some(23)),
+        "paramiko.SSHClient().connect" | "paramiko.Transport" => ("ssh", Some(22)),
+        _ if name.starts_with("socket.") => match name.rsplit('.').next()? {
+            "connect" | "connect_ex" | "bind" => ("tcp", None),
+            _ => return None,
+        },
+        _ => return None,
+    })
+}
+
+/// Protocol, host and port of a URL.
+pub(crate) fn endpoint(text: &str) -> Option<String> {
+    let host = url_host(text)?;
+    let (scheme, rest) = text.trim().split_once("://")?;
+    let scheme = scheme.to_ascii_lowercase();
+    let authority = rest.split(['/', '?', '#', ' ']).next()?;
+    let authority = authority.rsplit('@').next()?;
+    let written = authority
+        .rsplit_once(':')
+        .and_then(|(_, port)| port.parse::<u16>().ok());
+    let usual = match scheme.as_str() {
+        "http" | "ws" => Some(80),
+        "https" | "wss" => Some(443),
+        "ftp" => Some(21),
+        "sftp" | "ssh" => Some(22),
+        "redis" => Some(6379),
+        "mysql" => Some(3306),
+        _ => None,
+    };
+    Some(match written.or(usual) {
+        Some(port) => format!("{scheme}://{host}:{port}"),
+        None => format!("{scheme}://{host}"),
+    })
 }
 
 /// The host of a URL, without user, port and path.
@@ -575,6 +684,21 @@ mod tests {
             ("http://", None),
         ] {
             assert_eq!(url_host(url), host, "{url}");
+        }
+    }
+
+    #[test]
+    fn endpoints_have_protocol_and_port() {
+        for (url, endpoint) in [
+            ("http://a.example/x", Some("http://a.example:80")),
+            (
+                "HTTPS://u:p@b.example:8443/?q",
+                Some("https://b.example:8443"),
+            ),
+            ("s3://bucket/key", Some("s3://bucket")),
+            ("a.example", None),
+        ] {
+            assert_eq!(super::endpoint(url).as_deref(), endpoint, "{url}");
         }
     }
 

@@ -160,38 +160,54 @@ impl<'a> Resolver<'a> {
         cx: &Cx<'a>,
         depth: usize,
     ) -> Values<'a> {
-        let mut text = String::new();
+        // One text for every way its holes may be filled, while those are few.
+        let mut texts = vec![String::new()];
         let mut names = Values::new();
-        let mut known = true;
         for part in &literal.value {
             match part {
-                ruff_python_ast::FStringPart::Literal(piece) => text.push_str(&piece.value),
+                ruff_python_ast::FStringPart::Literal(piece) => append(&mut texts, &piece.value),
                 ruff_python_ast::FStringPart::FString(fstring) => {
                     for element in &fstring.elements {
                         match element {
                             InterpolatedStringElement::Literal(piece) => {
-                                text.push_str(&piece.value)
+                                append(&mut texts, &piece.value)
                             }
                             InterpolatedStringElement::Interpolation(hole) => {
-                                let plain = hole.conversion != ConversionFlag::Repr;
-                                let values = self.eval(&hole.expression, cx, depth);
-                                let shown = hole_text(&values, hole.format_spec.as_deref());
-                                known &= shown.is_some() && plain;
-                                text.push_str(shown.as_deref().unwrap_or(""));
+                                let mut values = self.eval(&hole.expression, cx, depth);
+                                if let Some(object @ Value::Instance(..)) = single(&values) {
+                                    let object = object.clone();
+                                    values = self.shown_object(&object, depth);
+                                }
                                 merge(&mut names, names_of(&values).into_iter().map(Value::Name));
+                                let plain = hole.conversion != ConversionFlag::Repr;
+                                let shown = hole_texts(&values, hole.format_spec.as_deref());
+                                texts = if plain {
+                                    filled(&texts, &shown)
+                                } else {
+                                    Vec::new()
+                                };
                             }
                         }
                     }
                 }
             }
-            if text.len() > MAX_TEXT {
+            if texts.iter().any(|text| text.len() > MAX_TEXT) {
                 return vec![Value::name(HIDDEN)];
             }
         }
-        if known && self.take(text.len()) {
-            return Value::text(text).into_iter().collect();
+        if !texts.is_empty() && self.take(texts.iter().map(String::len).sum()) {
+            return texts.into_iter().filter_map(Value::text).collect();
         }
         names
+    }
+
+    fn shown_object(&mut self, object: &Value<'a>, depth: usize) -> Values<'a> {
+        let given = crate::value::Args::of(vec![Value::text("").into_iter().collect()]);
+        let mut values = self.special(object, "__format__", &given, depth);
+        if values.is_empty() {
+            values = self.special(object, "__str__", &given, depth);
+        }
+        values
     }
 
     fn binary(&mut self, op: &'a ExprBinOp, cx: &Cx<'a>, depth: usize) -> Values<'a> {
@@ -225,6 +241,18 @@ impl<'a> Resolver<'a> {
                 && (op != Operator::Div || name.starts_with("pathlib."))
             {
                 merge(&mut values, [a.clone()]);
+            }
+            if matches!(a, Value::Instance(..)) {
+                let name = match op {
+                    Operator::Add => "__add__",
+                    Operator::Div => "__truediv__",
+                    Operator::Mod => "__mod__",
+                    Operator::BitOr => "__or__",
+                    Operator::RShift => "__rshift__",
+                    _ => "__mul__",
+                };
+                let given = crate::value::Args::of(vec![right.to_vec()]);
+                merge(&mut values, self.special(a, name, &given, 0));
             }
             for b in right {
                 if values.len() >= MAX_VALUES {
@@ -348,6 +376,12 @@ impl<'a> Resolver<'a> {
                     .collect(),
                 _ => Vec::new(),
             },
+            Value::Instance(..) => self.special(
+                base,
+                "__getitem__",
+                &crate::value::Args::of(vec![keys.to_vec()]),
+                depth,
+            ),
             _ => Vec::new(),
         }
     }
@@ -522,7 +556,7 @@ fn number_value<'a>(number: &Number) -> Values<'a> {
     };
     match int.as_i64() {
         Some(int) => vec![Value::Int(int)],
-        None => big(&int.to_string())
+        None => written(&int.to_string())
             .map(|bytes| Value::Big(bytes.into()))
             .into_iter()
             .collect(),
@@ -530,14 +564,18 @@ fn number_value<'a>(number: &Number) -> Values<'a> {
 }
 
 /// The bytes of an integer that is written out, the highest first.
-fn big(text: &str) -> Option<Vec<u8>> {
+fn written(text: &str) -> Option<Vec<u8>> {
     let text = text.replace('_', "").to_ascii_lowercase();
-    let (digits, radix) = match text.get(..2) {
-        Some("0x") => (text.get(2..)?, 16),
-        Some("0o") => (text.get(2..)?, 8),
-        Some("0b") => (text.get(2..)?, 2),
-        _ => (text.as_str(), 10),
-    };
+    match text.get(..2) {
+        Some("0x") => big(text.get(2..)?, 16),
+        Some("0o") => big(text.get(2..)?, 8),
+        Some("0b") => big(text.get(2..)?, 2),
+        _ => big(&text, 10),
+    }
+}
+
+/// The bytes of an integer by its digits, the highest first.
+pub(crate) fn big(digits: &str, radix: u32) -> Option<Vec<u8>> {
     // The cost grows with the square of the length.
     if digits.len() > 8_000 {
         return None;
@@ -678,7 +716,22 @@ fn percent(form: &str, value: &Value<'_>) -> Option<String> {
             text.push(c);
             continue;
         }
-        match rest.next()? {
+        let mut next = rest.next()?;
+        let mut named = None;
+        if next == '(' {
+            let name: String = rest.by_ref().take_while(|&c| c != ')').collect();
+            let Value::Dict(entries) = value else {
+                return None;
+            };
+            let mut entries = entries.iter();
+            named = entries.find(|(key, _)| key.as_text().is_some_and(|key| *key == *name));
+            next = rest.next()?;
+        }
+        let mut values = named
+            .map(|(_, value)| value)
+            .into_iter()
+            .chain(values.by_ref());
+        match next {
             '%' => text.push('%'),
             's' | 'd' | 'i' => text.push_str(&shown(values.next()?)?),
             'c' => match values.next()? {
@@ -708,26 +761,45 @@ pub(crate) fn shown(value: &Value<'_>) -> Option<String> {
     }
 }
 
-fn hole_text(
+fn append(texts: &mut [String], piece: &str) {
+    texts.iter_mut().for_each(|text| text.push_str(piece));
+}
+
+/// Every text with every filling; nothing when those are too many.
+fn filled(texts: &[String], fillings: &[String]) -> Vec<String> {
+    if texts.len() * fillings.len() > MAX_VALUES {
+        return Vec::new();
+    }
+    let each = texts.iter().flat_map(|text| {
+        fillings
+            .iter()
+            .map(move |filling| [text.as_str(), filling].concat())
+    });
+    each.collect()
+}
+
+/// What stands in a hole: one value of any kind, or one of several texts. Several numbers are those of
+/// a loop, which says less than that a number stands there.
+fn hole_texts(
     values: &[Value<'_>],
     spec: Option<&ruff_python_ast::InterpolatedStringFormatSpec>,
-) -> Option<String> {
-    let mut texts = values
-        .iter()
-        .filter(|value| !matches!(value, Value::Name(_)));
-    let value = texts.next()?;
-    if texts.next().is_some() {
-        return None;
+) -> Vec<String> {
+    let spec = match spec.map(|spec| spec.elements.iter().collect::<Vec<_>>()) {
+        None => String::new(),
+        Some(elements) => match elements.as_slice() {
+            [] => String::new(),
+            [InterpolatedStringElement::Literal(piece)] => piece.value.to_string(),
+            _ => return Vec::new(),
+        },
+    };
+    let named = |value: &&Value<'_>| matches!(value, Value::Name(_));
+    let known: Vec<_> = values.iter().filter(|value| !named(value)).collect();
+    let texts = known.iter().all(|value| matches!(value, Value::Text(_)));
+    if known.len() > 1 && !texts {
+        return Vec::new();
     }
-    let Some(spec) = spec else {
-        return shown(value);
-    };
-    let spec: String = match spec.elements.iter().collect::<Vec<_>>().as_slice() {
-        [] => String::new(),
-        [InterpolatedStringElement::Literal(piece)] => piece.value.to_string(),
-        _ => return None,
-    };
-    formatted(value, &spec)
+    let shown = known.iter().map(|value| formatted(value, &spec));
+    shown.collect::<Option<_>>().unwrap_or_default()
 }
 
 /// What `format` makes of a value with the plainest of specifications.

@@ -61,6 +61,10 @@ pub(crate) struct Use {
     pub(crate) carries: Vec<Rc<str>>,
     /// How many loops stand around it.
     pub(crate) loops: usize,
+    /// Whether one of them has no end and no pause.
+    pub(crate) relentless: bool,
+    /// Whether it stands in a function that nothing in the program calls.
+    pub(crate) dormant: bool,
     /// Whether the first argument is a constant; `None` without arguments.
     pub(crate) constant: Option<bool>,
     pub(crate) range: TextRange,
@@ -76,6 +80,8 @@ pub(crate) struct Facts {
     pub(crate) files: Vec<SeenFile>,
     pub(crate) env: Vec<Seen>,
     pub(crate) hosts: Vec<Seen>,
+    /// Protocol, host and port.
+    pub(crate) endpoints: Vec<Seen>,
     pub(crate) processes: Vec<Seen>,
     pub(crate) dynamic: Vec<Seen>,
     pub(crate) native: Vec<Seen>,
@@ -126,6 +132,7 @@ impl Facts {
         fill(&mut manifest.modules, self.modules);
         fill(&mut manifest.env, self.env);
         fill(&mut manifest.hosts, self.hosts);
+        fill(&mut manifest.endpoints, self.endpoints);
         fill(&mut manifest.processes, self.processes);
         fill(&mut manifest.dynamic_code, self.dynamic);
         fill(&mut manifest.native_code, self.native);
@@ -137,7 +144,23 @@ impl Facts {
             .attributes
             .into_iter()
             .filter(|seen| crate::effects::introspects(&seen.value));
-        fill(&mut manifest.introspection, escapes.collect());
+        let mut escapes: Vec<Seen> = escapes.collect();
+        let reaching = self
+            .uses
+            .iter()
+            .filter(|used| crate::effects::reaches_in(&used.name));
+        escapes.extend(reaching.map(|used| Seen {
+            value: Rc::clone(&used.name),
+            range: used.range,
+            certainty: used.certainty,
+            chain: used.chain.clone(),
+        }));
+        let walks = self
+            .strings
+            .iter()
+            .filter(|seen| crate::effects::format_walks(&seen.value));
+        escapes.extend(walks.cloned());
+        fill(&mut manifest.introspection, escapes);
         let calls = self
             .uses
             .into_iter()

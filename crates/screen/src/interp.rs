@@ -58,6 +58,10 @@ impl<'a> Resolver<'a> {
             return after;
         }
         let mut values = before;
+        // A loop that was too long to run has made something that nobody knows.
+        let lost = at.var(home, name).unwrap_or_default();
+        let hidden = |value: &Value<'a>| matches!(value, Value::Name(name) if &**name == HIDDEN);
+        merge(&mut values, lost.into_iter().filter(hidden));
         merge(&mut values, after);
         let added = self.added(stmt, cx, depth);
         merge(&mut values, added);
@@ -299,7 +303,7 @@ impl<'a> Resolver<'a> {
         let how = method.attr.as_str();
         if !matches!(
             how,
-            "append" | "extend" | "insert" | "reverse" | "add" | "update"
+            "append" | "extend" | "insert" | "reverse" | "add" | "update" | "setdefault"
         ) {
             return Flow::Next;
         }
@@ -313,12 +317,8 @@ impl<'a> Resolver<'a> {
         let after = match single(&before) {
             Some(Value::List(items)) => grown(items, how, &args).and_then(Value::list),
             Some(Value::Bytes(bytes)) => grown_bytes(bytes, how, &args).and_then(Value::bytes),
-            Some(Value::Dict(entries)) if how == "update" => match args.at(0) {
-                [Value::Dict(more)] => Some(Value::Dict(std::rc::Rc::new(
-                    entries.iter().chain(more.iter()).cloned().collect(),
-                ))),
-                _ => None,
-            },
+            Some(Value::Dict(entries)) => grown_dict(entries, how, &args)
+                .map(|entries| Value::Dict(std::rc::Rc::new(entries))),
             _ => None,
         };
         match after {
@@ -409,6 +409,34 @@ fn grown<'a>(
         _ => return None,
     }
     Some(items)
+}
+
+type Entries<'a> = Vec<(Value<'a>, Value<'a>)>;
+
+fn grown_dict<'a>(
+    entries: &[(Value<'a>, Value<'a>)],
+    how: &str,
+    args: &crate::value::Args<'a>,
+) -> Option<Entries<'a>> {
+    let mut entries = entries.to_vec();
+    match (how, args.at(0)) {
+        ("setdefault", [key]) => {
+            if !entries.iter().any(|(known, _)| known.same(key)) {
+                entries.push((key.clone(), Value::item(args.at(1).to_vec())));
+            }
+        }
+        ("update", [Value::Dict(more)]) => entries.extend(more.iter().cloned()),
+        ("update", []) if !args.named.is_empty() => {}
+        _ => return None,
+    }
+    let named = args.named.iter();
+    entries.extend(named.map(|(name, values)| {
+        (
+            Value::Text(std::rc::Rc::clone(name)),
+            Value::item(values.clone()),
+        )
+    }));
+    Some(entries)
 }
 
 fn grown_bytes(bytes: &[u8], how: &str, args: &crate::value::Args<'_>) -> Option<Vec<u8>> {

@@ -8,9 +8,9 @@
 //! 1. bytes: size, NUL, UTF-8, coding lines, hidden characters (`validate`, `unicode`);
 //! 2. tokens: bounds on nesting, before anything recurses (`bounds`);
 //! 3. one parse, on a thread with a stack sized for those bounds and a deadline (`analyse`);
-//! 4. facts: a walk over the tree (`walk`, `apply`, `facts`, with the tables of `effects`) with a
+//! 4. facts: a walk over the tree (`walk`, `apply`, `commands`, `gaps`, `facts`, with the tables of `effects`) with a
 //!    resolver of what expressions stand for (`bindings`, `resolve`, `eval`, `call`, `interp`,
-//!    with the functions it knows in `pure`, `methods`, `codec` and `pickles`);
+//!    with the functions it knows in `pure`, `library`, `methods`, `codec` and `pickles`);
 //! 5. rules over facts, which are data with examples (`rules`), and Bandit's rules over the same
 //!    parse (`bandit`);
 //! 6. the verdict: the strictest action of any finding.
@@ -31,10 +31,13 @@ mod bounds;
 mod call;
 mod cleared;
 mod codec;
+mod commands;
 mod effects;
 mod eval;
 mod facts;
+mod gaps;
 mod interp;
+mod library;
 mod methods;
 mod names;
 mod pickles;

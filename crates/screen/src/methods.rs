@@ -67,6 +67,10 @@ impl<'a> Resolver<'a> {
         if name == "join" {
             return self.join(text, args);
         }
+        if name == "substitute" || name == "safe_substitute" {
+            let text = crate::library::substituted(text, args);
+            return text.and_then(Value::text).into_iter().collect();
+        }
         if name == "format" || name == "format_map" {
             return match format(text, args) {
                 Some(text) => Value::text(text).into_iter().collect(),
@@ -288,6 +292,9 @@ fn translated(text: &str, args: &Args<'_>) -> Option<String> {
             Some((_, value)) => out.push_str(&value.as_text()?),
             None => out.push(c),
         }
+        if out.len() > MAX_TEXT {
+            return None;
+        }
     }
     Some(out)
 }
@@ -398,6 +405,10 @@ fn format(text: &str, args: &Args<'_>) -> Option<String> {
             '{' => {
                 let field: String = chars.by_ref().take_while(|&c| c != '}').collect();
                 let (name, spec) = field.split_once(':').unwrap_or((&field, ""));
+                let (name, key) = match name.split_once('[') {
+                    Some((name, key)) => (name, key.strip_suffix(']')),
+                    None => (name, None),
+                };
                 let values = match name.parse::<usize>() {
                     Ok(index) => args.at(index),
                     Err(_) if name.is_empty() => {
@@ -409,6 +420,10 @@ fn format(text: &str, args: &Args<'_>) -> Option<String> {
                 let value = values
                     .iter()
                     .find(|value| !matches!(value, Value::Name(_)))?;
+                let value = match key {
+                    Some(key) => keyed(value, key)?,
+                    None => value,
+                };
                 out.push_str(&formatted(value, spec).or_else(|| shown(value))?);
             }
             c => out.push(c),
@@ -418,4 +433,18 @@ fn format(text: &str, args: &Args<'_>) -> Option<String> {
         }
     }
     Some(out)
+}
+
+/// `{0[key]}`: an entry of a dictionary or an item of a list.
+fn keyed<'v, 'a>(value: &'v Value<'a>, key: &str) -> Option<&'v Value<'a>> {
+    match value {
+        Value::List(items) => items.get(key.parse::<usize>().ok()?),
+        Value::Dict(entries) => {
+            let mut entries = entries.iter();
+            let found =
+                entries.find(|(known, _)| known.as_text().is_some_and(|known| *known == *key));
+            found.map(|(_, value)| value)
+        }
+        _ => None,
+    }
 }

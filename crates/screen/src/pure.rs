@@ -12,6 +12,9 @@ pub(crate) fn known(name: &str) -> bool {
     let Some((module, function)) = name.rsplit_once('.') else {
         return false;
     };
+    if crate::library::known(name) {
+        return true;
+    }
     match module {
         "builtins" => crate::names::is_plain(function),
         "builtins.str" | "builtins.bytes" | "builtins.bytearray" | "builtins.int"
@@ -58,6 +61,9 @@ pub(crate) fn function<'a>(resolver: &mut Resolver<'a>, name: &str, args: &Args<
     if let Some(unpacked) = unpacked(resolver, name, args) {
         return unpacked;
     }
+    if let Some(known) = crate::library::function(resolver, name, args) {
+        return known;
+    }
     if let Some(rest) = name.strip_prefix("builtins.")
         && let Some((kind, method)) = rest.split_once('.')
         && matches!(kind, "str" | "bytes" | "bytearray" | "list" | "dict")
@@ -87,9 +93,13 @@ pub(crate) fn function<'a>(resolver: &mut Resolver<'a>, name: &str, args: &Args<
                 .collect(),
         };
     }
-    let Some(first) = args.positional.first() else {
+    if matches!(name, "builtins.dict" | "collections.OrderedDict") && !args.named.is_empty() {
+        return named_entries(args);
+    }
+    let first = args.get(0, &["object"]);
+    if first.is_empty() && args.positional.is_empty() {
         return empty(name);
-    };
+    }
     if matches!(
         name,
         "builtins.str"
@@ -100,8 +110,6 @@ pub(crate) fn function<'a>(resolver: &mut Resolver<'a>, name: &str, args: &Args<
             | "os.path.realpath"
             | "os.path.normpath"
             | "os.path.expandvars"
-            | "textwrap.dedent"
-            | "inspect.cleandoc"
             | "copy.copy"
             | "copy.deepcopy"
             | "builtins.iter"
@@ -115,6 +123,19 @@ pub(crate) fn function<'a>(resolver: &mut Resolver<'a>, name: &str, args: &Args<
     one.and_then(|value| of_one(name, value, args))
         .into_iter()
         .collect()
+}
+
+/// `dict(a=1)`, after the entries of a first argument.
+fn named_entries<'a>(args: &Args<'a>) -> Values<'a> {
+    let mut entries = match single(args.at(0)) {
+        Some(Value::Dict(first)) => first.to_vec(),
+        _ => Vec::new(),
+    };
+    let named = args.named.iter();
+    entries.extend(
+        named.map(|(name, values)| (Value::Text(Rc::clone(name)), Value::item(values.clone()))),
+    );
+    vec![Value::Dict(Rc::new(entries))]
 }
 
 /// `str()` and its like give an empty value.
@@ -168,7 +189,10 @@ fn of_one<'a>(name: &str, value: &Value<'a>, args: &Args<'a>) -> Option<Value<'a
                 .trim_start_matches("0x")
                 .trim_start_matches("0b")
                 .trim_start_matches("0o");
-            i64::from_str_radix(digits, radix).ok().map(Value::Int)
+            match i64::from_str_radix(digits, radix) {
+                Ok(int) => Some(Value::Int(int)),
+                Err(_) => crate::eval::big(digits, radix).map(|bytes| Value::Big(bytes.into())),
+            }
         }
         ("builtins.hex", Value::Int(int)) => Value::text(format!("{int:#x}")),
         ("builtins.oct", Value::Int(int)) => Value::text(format!("{int:#o}")),
@@ -204,14 +228,34 @@ fn of_one<'a>(name: &str, value: &Value<'a>, args: &Args<'a>) -> Option<Value<'a
         ("builtins.str.maketrans", Value::Text(from)) => {
             let to = second?.as_text()?;
             let code = |c: char| Value::Int(i64::from(u32::from(c)));
+            let gone = single(args.at(2)).and_then(Value::as_text);
+            let gone: Vec<char> = gone.iter().flat_map(|gone| gone.chars()).collect();
+            let gone = gone.into_iter().map(|c| (code(c), Value::Nothing));
             let pairs = from
                 .chars()
                 .zip(to.chars())
-                .map(|(from, to)| (code(from), code(to)));
+                .map(|(from, to)| (code(from), code(to)))
+                .chain(gone);
             Some(Value::Dict(Rc::new(pairs.collect())))
         }
         ("builtins.next", Value::List(items)) => items.first().cloned(),
         ("array.array", _) => second.cloned(),
+        ("builtins.sum", Value::List(items)) if second.is_some() => {
+            let Some(Value::List(start)) = second else {
+                return None;
+            };
+            let lists = items
+                .iter()
+                .map(Value::rounds)
+                .collect::<Option<Vec<_>>>()?;
+            Value::list(
+                start
+                    .iter()
+                    .cloned()
+                    .chain(lists.into_iter().flatten())
+                    .collect(),
+            )
+        }
         ("builtins.sum", Value::List(items)) => {
             let total = items.iter().try_fold(0_i64, |sum, item| match item {
                 Value::Int(int) => sum.checked_add(*int),
@@ -219,7 +263,7 @@ fn of_one<'a>(name: &str, value: &Value<'a>, args: &Args<'a>) -> Option<Value<'a
             });
             total.map(Value::Int)
         }
-        ("shlex.quote" | "ast.literal_eval", Value::Text(_)) => Some(value.clone()),
+        ("shlex.quote", Value::Text(_)) => Some(value.clone()),
         ("json.loads", Value::Text(text)) => from_json(&serde_json::from_str(text).ok()?, 0),
         ("os.path.dirname", Value::Text(text)) => {
             Value::text(text.rsplit_once('/').map_or("", |(parent, _)| parent))
@@ -290,7 +334,9 @@ fn of_items<'a>(name: &str, value: &Value<'a>, args: &Args<'a>) -> Option<Value<
 
 fn sorted<'a>(items: Vec<Value<'a>>, args: &Args<'a>) -> Option<Vec<Value<'a>>> {
     if !args.named.is_empty() {
-        return None;
+        // A key decides: each place may hold any of them.
+        let any = Value::item(items.clone());
+        return (items.len() <= 8).then(|| vec![any; items.len()]);
     }
     let mut keyed = Vec::new();
     for item in items {

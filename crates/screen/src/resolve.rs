@@ -14,7 +14,7 @@ use ruff_python_parser::Mode;
 
 use crate::analyse::parse_in;
 use crate::arena::{Arena, only_expression};
-use crate::bindings::{Binding, Bindings, ScopeId, node};
+use crate::bindings::{Binding, Bindings, ByNode, ScopeId, node};
 use crate::names::{canonical, is_builtin, join, member};
 use crate::value::{Args, Cx, MAX_VALUES, Value, Values, merge};
 
@@ -26,6 +26,8 @@ pub(crate) const MAX_FRAMES: usize = 8;
 const BUDGET: u64 = 3_000_000;
 /// How long steps are taken, whatever is left of their number: well within the deadline of an analysis.
 const LOOK_FOR: Duration = Duration::from_millis(1000);
+/// How often what calls bind is looked at again: a wrapper in a wrapper takes one each.
+const ROUNDS: usize = 4;
 /// Rounds of loops and comprehensions, and statements that are run, in one program.
 const FUEL: u64 = 20_000;
 /// Bytes of texts that are put together in one program.
@@ -38,9 +40,9 @@ pub(crate) struct Resolver<'a> {
     pub(crate) bindings: Bindings<'a>,
     arena: &'a Arena,
     known: HashMap<(ScopeId, &'a str), Values<'a>>,
-    memo: HashMap<usize, Values<'a>>,
+    memo: ByNode<Values<'a>>,
     /// Code that a call of `exec` and its like runs.
-    code: HashMap<usize, Vec<&'a [Stmt]>>,
+    code: ByNode<Vec<&'a [Stmt]>>,
     parsed: HashMap<Rc<str>, Option<&'a [Stmt]>>,
     /// Loops that are being run.
     pub(crate) running: Vec<&'a Stmt>,
@@ -62,8 +64,8 @@ impl<'a> Resolver<'a> {
             bindings: Bindings::of(body),
             arena,
             known: HashMap::new(),
-            memo: HashMap::new(),
-            code: HashMap::new(),
+            memo: ByNode::default(),
+            code: ByNode::default(),
             parsed: HashMap::new(),
             running: Vec::new(),
             budget: BUDGET,
@@ -108,7 +110,7 @@ impl<'a> Resolver<'a> {
     /// calls, so this goes round until nothing is new.
     fn settle(&mut self) {
         self.assigned_by_calls();
-        for _ in 0..6 {
+        for _ in 0..ROUNDS {
             let calls: Vec<_> = self.bindings.calls.clone();
             let mut new = false;
             for (call, scope) in calls {
@@ -171,11 +173,46 @@ impl<'a> Resolver<'a> {
         new
     }
 
+    /// `globals().update(x=v)`, `vars(o).update({"x": v})`: names of the module, or attributes.
+    fn updated(&mut self, call: &'a ExprCall, scope: ScopeId) {
+        let Expr::Attribute(method) = &*call.func else {
+            return;
+        };
+        let table = match &*method.value {
+            Expr::Call(table) => matches!(&*table.func, Expr::Name(name)
+                if matches!(name.id.as_str(), "globals" | "vars" | "locals")),
+            Expr::Attribute(table) => table.attr.as_str() == "__dict__",
+            _ => false,
+        };
+        if method.attr.as_str() != "update" || !table {
+            return;
+        }
+        let named = call.arguments.keywords.iter();
+        let mut pairs: Vec<(&'a str, &'a Expr)> = named
+            .filter_map(|keyword| Some((keyword.arg.as_ref()?.as_str(), &keyword.value)))
+            .collect();
+        if let Some(Expr::Dict(dict)) = call.arguments.args.first() {
+            for item in &dict.items {
+                if let Some(Expr::StringLiteral(key)) = &item.key
+                    && let Some(key) = key.as_single_part_string()
+                {
+                    pairs.push((&key.value, &item.value));
+                }
+            }
+        }
+        for (name, value) in pairs.into_iter().take(32) {
+            self.bindings.bind_in(0, name, Binding::Value(value, scope));
+            let bound = Binding::Value(value, scope);
+            self.bindings.loose.entry(name).or_default().push(bound);
+        }
+    }
+
     /// `setattr(o, "x", v)` and `globals().update(x=v)` bind as assignments do.
     fn assigned_by_calls(&mut self) {
         let calls: Vec<_> = self.bindings.calls.clone();
         for (call, scope) in calls {
             let named = |wanted: &str| matches!(&*call.func, Expr::Name(name) if name.id.as_str() == wanted);
+            self.updated(call, scope);
             if named("setattr") {
                 let args = &call.arguments.args;
                 let (Some(name), Some(value)) = (args.get(1), args.get(2)) else {
@@ -519,6 +556,20 @@ impl<'a> Resolver<'a> {
                 let parent = text.rsplit_once('/').map(|(parent, _)| parent);
                 parent.and_then(Value::text).into_iter().collect()
             }
+            Value::Text(text) if name == "parents" => {
+                let above = std::iter::successors(Some(&**text), |path| {
+                    path.rsplit_once('/').map(|(parent, _)| parent)
+                });
+                let above = above.skip(1).take(64);
+                let above = above.map(|path| if path.is_empty() { "/" } else { path });
+                Value::list(above.filter_map(Value::text).collect())
+                    .into_iter()
+                    .collect()
+            }
+            // A member of an enumeration.
+            Value::Text(_) | Value::Bytes(_) if name == "value" => vec![value.clone()],
+            Value::Text(_) if name == "__class__" => vec![Value::name("builtins.str")],
+            Value::Bytes(_) if name == "__class__" => vec![Value::name("builtins.bytes")],
             Value::Text(text) if name == "name" => {
                 let last = text.rsplit('/').next().unwrap_or("");
                 Value::text(last).into_iter().collect()
@@ -583,6 +634,12 @@ impl<'a> Resolver<'a> {
             for value in self.binding(&binding, cx, depth + 1) {
                 let bind_self = matches!(binding, Binding::Function(function, _) if !has_decorator(function, "staticmethod"));
                 let value = match (object, &value) {
+                    (Some(object), Value::Function(function, ..)) if is_property(function) => {
+                        let method = Value::Method(Rc::new((value.clone(), object.clone())));
+                        let found = self.invoke(&method, &Args::default(), cx, depth + 20);
+                        merge(&mut values, found);
+                        method
+                    }
                     (Some(object), Value::Function(..)) if bind_self => {
                         Value::Method(Rc::new((value, object.clone())))
                     }
@@ -634,6 +691,18 @@ impl<'a> Resolver<'a> {
         merge(&mut values, self.loose(name, cx, depth));
         values
     }
+}
+
+/// Whether a method is read like an attribute.
+fn is_property(function: &ruff_python_ast::StmtFunctionDef) -> bool {
+    function
+        .decorator_list
+        .iter()
+        .any(|decorator| match &decorator.expression {
+            Expr::Name(name) => matches!(name.id.as_str(), "property" | "cached_property"),
+            Expr::Attribute(attribute) => attribute.attr.as_str() == "cached_property",
+            _ => false,
+        })
 }
 
 fn base_of<'a>(value: &Value<'a>) -> *const ruff_python_ast::StmtClassDef {
@@ -748,7 +817,7 @@ pub(crate) fn runs_code(name: &str) -> bool {
 }
 
 /// The texts that such a call runs.
-fn code_texts(name: &str, args: &Args<'_>) -> Vec<Rc<str>> {
+pub(crate) fn code_texts(name: &str, args: &Args<'_>) -> Vec<Rc<str>> {
     let names: &[&str] = &["source", "stmt", "object", "expression", "cmd", "statement"];
     let mut texts = texts_of(args.get(0, names));
     if name.starts_with("timeit.") {

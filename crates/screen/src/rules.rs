@@ -1,7 +1,7 @@
 //! Rules over facts. They are data (`policies/screen/python.toml`), each with programs that it must
 //! match and programs that it must not.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::OnceLock;
 
@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use crate::Analysis;
 use crate::analyse::parse_in;
+use crate::commands::forms;
 use crate::facts::{self, Facts, Link, Use, steps};
 use crate::place::Lines;
 use crate::preset::Preset;
@@ -94,7 +95,7 @@ fn high() -> Confidence {
 }
 
 /// What a rule looks for. The keys of one rule are alternatives, except those that narrow another:
-/// `argument`, `keyword`, `carries`, `in_loop` and `constant` narrow `call`, and `access` narrows `path`.
+/// `argument`, `keyword`, `carries`, `in_loop`, `relentless`, `awake` and `constant` narrow `call`, and `access` narrows `path`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct PatternForm {
@@ -106,6 +107,10 @@ struct PatternForm {
     keyword: Vec<String>,
     carries: Vec<String>,
     in_loop: bool,
+    /// Only in a loop without an end and without a pause.
+    relentless: bool,
+    /// Not in a function that nothing in the program calls.
+    awake: bool,
     constant: Option<bool>,
     import: Vec<String>,
     path: Vec<String>,
@@ -228,11 +233,12 @@ fn incomplete() -> Finding {
     }
 }
 
-/// The uses of each name: a name is matched once, however often it is used.
-type Uses<'f> = HashMap<Rc<str>, Vec<&'f Use>>;
+/// The uses of each name: a name is matched once, however often it is used. In order, so that the same
+/// program gets the same words every time.
+type Uses<'f> = BTreeMap<Rc<str>, Vec<&'f Use>>;
 
 fn by_name(facts: &Facts) -> Uses<'_> {
-    let mut uses: Uses<'_> = HashMap::new();
+    let mut uses: Uses<'_> = BTreeMap::new();
     for used in &facts.uses {
         uses.entry(Rc::clone(&used.name)).or_default().push(used);
     }
@@ -340,15 +346,18 @@ impl Rule {
             any(&patterns.attribute, value)
         });
         let started = |value: &str| {
-            self.process
-                .as_ref()
-                .is_some_and(|regex| regex.is_match(value))
+            self.process.as_ref().is_some_and(|regex| {
+                let mut forms = forms(value).into_iter();
+                forms.any(|form| regex.is_match(&form))
+            })
         };
         seen(&facts.processes, &mut hits, |value| {
             patterns.any_process || started(value)
         });
         if let Some(regex) = &self.string {
-            seen(&facts.strings, &mut hits, |value| regex.is_match(value));
+            seen(&facts.strings, &mut hits, |value| {
+                regex.is_match(value) && !prose(value)
+            });
         }
         self.files(facts, &mut hits);
         self.texts(facts, &mut hits);
@@ -407,6 +416,8 @@ impl Rule {
                     .iter()
                     .any(|carried| any(&patterns.carries, carried)))
             && (!patterns.in_loop || used.loops > 0)
+            && (!patterns.relentless || used.relentless)
+            && (!patterns.awake || !used.dormant)
             && patterns
                 .constant
                 .is_none_or(|wanted| used.constant == Some(wanted))
@@ -523,6 +534,20 @@ fn any(patterns: &[String], value: &str) -> bool {
     patterns
         .iter()
         .any(|pattern| glob(pattern.as_bytes(), value.as_bytes()))
+}
+
+/// Whether a text speaks to people: mostly plain words, in sentences. Commands and code are full of
+/// other things, so a long text that warns of an attack is not one.
+fn prose(text: &str) -> bool {
+    let plain = |word: &&str| {
+        let word = word.trim_end_matches(['.', ',', ':', ';', '!', '?']);
+        word.chars()
+            .all(|c| c.is_alphabetic() || matches!(c, '\'' | '-' | '’'))
+    };
+    let words = text.split_whitespace().count();
+    words >= 10
+        && text.split_whitespace().filter(plain).count() * 10 >= words * 6
+        && text.trim_end().ends_with(['.', '!', '?'])
 }
 
 /// Whether a module is one of these or inside one of them.

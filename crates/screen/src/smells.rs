@@ -2,7 +2,7 @@
 //! backwards for ever, and secrets that are written out.
 
 use ruff_python_ast::visitor::{self, Visitor};
-use ruff_python_ast::{Expr, ExprBinOp, Operator, Stmt};
+use ruff_python_ast::{Expr, ExprBinOp, Operator, Stmt, StmtFunctionDef};
 
 use crate::value::{Value, single};
 use crate::walk::Walker;
@@ -63,6 +63,10 @@ pub(crate) fn allocation(name: &str, first: &[Value<'_>]) -> Option<&'static str
             | "os.urandom"
             | "mmap.mmap"
     );
+    if let ("math.factorial", Some(Value::Int(count))) = (name, single(first)) {
+        return (*count as f64 > POWER_BITS / 8.0)
+            .then_some("bomb: a power with millions of digits");
+    }
     if !allocates {
         return None;
     }
@@ -105,6 +109,86 @@ pub(crate) fn endless(stmt: &Stmt) -> bool {
     let mut ends = Ends(false);
     ends.visit_body(&inner.body);
     !ends.0
+}
+
+/// Whether this many items are more than any machine holds.
+pub(crate) fn too_many(count: i64) -> bool {
+    count as f64 * 8.0 > BOMB
+}
+
+/// Whether an endless loop never waits either: for a child, a clock, a queue, a line or a peer.
+pub(crate) fn relentless(stmt: &Stmt) -> bool {
+    const WAITS: &[&str] = &[
+        "wait",
+        "waitpid",
+        "join",
+        "sleep",
+        "communicate",
+        "run",
+        "call",
+        "check_call",
+        "check_output",
+        "accept",
+        "recv",
+        "recvfrom",
+        "get",
+        "input",
+        "read",
+        "readline",
+        "select",
+        "poll",
+        "acquire",
+        "result",
+        "urlopen",
+        "next",
+        "exit",
+        "_exit",
+    ];
+    struct Waits(bool);
+    impl<'a> Visitor<'a> for Waits {
+        fn visit_expr(&mut self, expr: &'a Expr) {
+            if let Expr::Call(call) = expr {
+                let name = match &*call.func {
+                    Expr::Name(name) => name.id.as_str(),
+                    Expr::Attribute(attribute) => attribute.attr.as_str(),
+                    _ => "",
+                };
+                self.0 |= WAITS.contains(&name);
+            }
+            visitor::walk_expr(self, expr);
+        }
+    }
+    let mut waits = Waits(false);
+    if let Stmt::While(inner) = stmt {
+        waits.visit_body(&inner.body);
+    }
+    !waits.0
+}
+
+/// A function that calls itself whatever happens: no condition stands before the call.
+pub(crate) fn recurses(function: &StmtFunctionDef) -> bool {
+    for stmt in &function.body {
+        let value = match stmt {
+            Stmt::Expr(expr) => &*expr.value,
+            Stmt::Assign(assign) => &*assign.value,
+            Stmt::Return(inner) => match &inner.value {
+                Some(value) => value,
+                None => return false,
+            },
+            Stmt::Pass(_) | Stmt::Global(_) | Stmt::Import(_) | Stmt::AugAssign(_) => continue,
+            _ => return false,
+        };
+        if let Expr::Call(call) = value
+            && let Expr::Name(name) = &*call.func
+            && name.id == function.name.id
+        {
+            return true;
+        }
+        if stmt.is_return_stmt() {
+            return false;
+        }
+    }
+    false
 }
 
 /// A pattern with a repetition inside a repetition, such as `(a+)+`.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use ruff_python_ast::{Expr, ExprLambda, StmtClassDef, StmtFunctionDef};
 
-use crate::bindings::ScopeId;
+use crate::bindings::{ByNode, ScopeId};
 
 /// The most values one expression is taken to have.
 pub(crate) const MAX_VALUES: usize = 8;
@@ -130,7 +130,7 @@ pub(crate) struct Frame<'a> {
     pub(crate) scope: ScopeId,
     pub(crate) vars: RefCell<HashMap<&'a str, Values<'a>>>,
     /// Values of expressions that were worked out with these variables.
-    pub(crate) memo: RefCell<HashMap<usize, Values<'a>>>,
+    pub(crate) memo: RefCell<ByNode<Values<'a>>>,
     pub(crate) parent: Env<'a>,
     /// How many frames stand below it.
     pub(crate) depth: usize,

@@ -1,11 +1,13 @@
 //! The walk over the tree that collects facts.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use casemate_model::manifest::Certainty;
 use ruff_python_ast::visitor::{self, Visitor};
-use ruff_python_ast::{Expr, ExprCall, ExprContext, ModModule, Stmt, StmtFunctionDef};
+use ruff_python_ast::{
+    Expr, ExprCall, ExprContext, ModModule, Stmt, StmtClassDef, StmtFunctionDef,
+};
 use ruff_text_size::{Ranged, TextRange};
 
 use crate::arena::Arena;
@@ -23,6 +25,10 @@ pub(crate) fn walk(module: &ModModule, facts: &mut Facts) -> bool {
         facts,
         cx: Cx::at(0),
         loops: 0,
+        relentless: false,
+        function: None,
+        words: None,
+        carrying: 0,
         at: None,
         inlined: 0,
         depth: 0,
@@ -38,10 +44,18 @@ pub(crate) struct Walker<'a, 'f> {
     pub(crate) facts: &'f mut Facts,
     pub(crate) cx: Cx<'a>,
     pub(crate) loops: usize,
+    /// Whether a loop around this has no end and no pause.
+    pub(crate) relentless: bool,
+    /// The function of the module's own level around this.
+    function: Option<&'a StmtFunctionDef>,
+    /// How often each word stands in the code, once somebody asked.
+    words: Option<HashMap<String, usize>>,
     /// The place of everything, when this is code inside a text.
     at: Option<TextRange>,
     pub(crate) inlined: usize,
     pub(crate) depth: usize,
+    /// Expressions that were looked at for what a call carries.
+    pub(crate) carrying: usize,
     /// Code in texts that was walked already.
     read: HashSet<usize>,
     /// The calls and texts that led here.
@@ -51,6 +65,7 @@ pub(crate) struct Walker<'a, 'f> {
 impl<'a> Visitor<'a> for Walker<'a, '_> {
     fn visit_stmt(&mut self, stmt: &'a Stmt) {
         let (cx, loops) = (self.cx.clone(), self.loops);
+        let (relentless, function) = (self.relentless, self.function);
         match stmt {
             Stmt::FunctionDef(function) => {
                 self.decorators(function);
@@ -60,13 +75,24 @@ impl<'a> Visitor<'a> for Walker<'a, '_> {
                     .scope_of(function)
                     .unwrap_or(cx.scope);
                 self.reduces(function);
+                if cx.scope == 0 {
+                    self.function = Some(function);
+                }
+                if crate::smells::recurses(function) {
+                    self.resource("a recursion without an end", function.name.range);
+                }
             }
             Stmt::ClassDef(class) => {
+                for decorator in &class.decorator_list {
+                    self.tied(&decorator.expression);
+                }
+                self.tied_members(class);
                 self.cx.scope = self.resolver.bindings.scope_of(class).unwrap_or(cx.scope);
             }
             Stmt::For(_) | Stmt::While(_) => {
                 self.loops += 1;
                 if crate::smells::endless(stmt) {
+                    self.relentless |= crate::smells::relentless(stmt);
                     self.resource("a loop without an end", stmt.range());
                 }
             }
@@ -80,6 +106,7 @@ impl<'a> Visitor<'a> for Walker<'a, '_> {
         }
         visitor::walk_stmt(self, stmt);
         (self.cx, self.loops) = (cx, loops);
+        (self.relentless, self.function) = (relentless, function);
     }
 
     fn visit_expr(&mut self, expr: &'a Expr) {
@@ -245,7 +272,9 @@ impl<'a> Walker<'a, '_> {
         loop {
             match link {
                 Expr::Attribute(attribute) => {
-                    self.attribute(attribute.attr.as_str(), attribute.range);
+                    if !self.own_family(attribute) {
+                        self.attribute(attribute.attr.as_str(), attribute.range);
+                    }
                     self.module_in_passing(attribute, reaches);
                     link = &attribute.value;
                 }
@@ -261,6 +290,18 @@ impl<'a> Walker<'a, '_> {
                 other => return self.visit_expr(other),
             }
         }
+    }
+
+    /// The bases and the subclasses of a class of the program's own tell nothing of the interpreter.
+    fn own_family(&mut self, attribute: &'a ruff_python_ast::ExprAttribute) -> bool {
+        if !matches!(
+            attribute.attr.as_str(),
+            "__mro__" | "__bases__" | "__subclasses__"
+        ) {
+            return false;
+        }
+        let values = self.resolver.values(&attribute.value, &self.cx.clone());
+        !values.is_empty() && values.iter().all(|value| matches!(value, Value::Class(..)))
     }
 
     /// `vars(random)["_os"]`.
@@ -309,7 +350,9 @@ impl<'a> Walker<'a, '_> {
             return;
         }
         let bases = self.resolver.names(&attribute.value, &self.cx);
-        if bases.iter().any(|base| !base.contains(['(', '['])) {
+        // `asyncio.subprocess` is a public module of its own that only shares the name.
+        let passes = |base: &Rc<str>| !base.contains(['(', '[']) && &**base != "asyncio";
+        if bases.iter().any(passes) {
             self.passing(name, reaches, attribute.range);
         }
     }
@@ -334,6 +377,8 @@ impl<'a> Walker<'a, '_> {
             keywords: Vec::new(),
             carries: Vec::new(),
             loops: self.loops,
+            relentless: self.relentless,
+            dormant: false,
             constant: None,
             range: self.range(range),
             certainty,
@@ -370,7 +415,12 @@ impl<'a> Walker<'a, '_> {
         } else {
             Certainty::Certain
         };
-        let dull = |value: &Value<'a>| matches!(value, Value::Name(name) if effects::dull(name));
+        // Printing shows nothing, unless it never stops.
+        let relentless = self.relentless;
+        let dull = |value: &Value<'a>| {
+            matches!(value, Value::Name(name)
+                if effects::dull(name) && !(relentless && &**name == "builtins.print"))
+        };
         if callees.iter().any(|callee| !dull(callee)) {
             let args = self.resolver.args(call, &cx, 0);
             let steps = self.steps_to(&call.func, &cx);
@@ -459,6 +509,7 @@ impl<'a> Walker<'a, '_> {
             return;
         };
         for decorator in &function.decorator_list {
+            self.tied(&decorator.expression);
             let cx = self.cx.clone();
             for value in self.resolver.values(&decorator.expression, &cx) {
                 if let Value::Function(..) | Value::Lambda(..) | Value::Method(_) | Value::Made(_) =
@@ -469,6 +520,56 @@ impl<'a> Walker<'a, '_> {
                 }
             }
         }
+    }
+
+    /// `@exec` over a function or a class runs something in passing, as `__getitem__ = os.system` does.
+    fn tied(&mut self, expr: &'a Expr) {
+        let runs = |name: &Rc<str>| {
+            effects::process(name)
+                || matches!(
+                    &**name,
+                    "builtins.exec" | "builtins.eval" | "builtins.__import__"
+                )
+        };
+        for name in self.resolver.names(expr, &self.cx.clone()) {
+            if runs(&name) {
+                let seen = self.seen(&format!("tied {name}"), expr.range(), Certainty::Likely);
+                self.facts.attributes.push(seen);
+            }
+        }
+    }
+
+    fn tied_members(&mut self, class: &'a StmtClassDef) {
+        for stmt in &class.body {
+            let Stmt::Assign(assign) = stmt else { continue };
+            let special =
+                |target: &Expr| matches!(target, Expr::Name(name) if name.id.starts_with("__"));
+            if assign.targets.iter().any(special) {
+                self.tied(&assign.value);
+            }
+        }
+    }
+
+    /// Whether this stands in a function that nothing in the program names again, so that it is only
+    /// offered to whoever imports it. What looks names up by text may reach everything.
+    pub(crate) fn dormant(&mut self) -> bool {
+        let Some(function) = self.function else {
+            return false;
+        };
+        let plain = self.at.is_none()
+            && self.trail.is_empty()
+            && function.decorator_list.is_empty()
+            && self.facts.code.is_ascii();
+        if !plain {
+            return false;
+        }
+        let code = &self.facts.code;
+        let words = self.words.get_or_insert_with(|| word_counts(code));
+        let lookups = [
+            "globals", "locals", "vars", "exec", "eval", "getattr", "__dict__", "__main__",
+        ];
+        words.get(function.name.as_str()) == Some(&1)
+            && !lookups.iter().any(|word| words.contains_key(*word))
     }
 
     /// What `__reduce__` returns is called when the object is unpickled.
@@ -493,4 +594,15 @@ impl<'a> Walker<'a, '_> {
             }
         }
     }
+}
+
+/// How often each word stands in code, in texts too.
+fn word_counts(code: &str) -> HashMap<String, usize> {
+    let mut counts = HashMap::new();
+    for word in code.split(|c: char| !c.is_alphanumeric() && c != '_') {
+        if !word.is_empty() {
+            *counts.entry(word.to_owned()).or_default() += 1;
+        }
+    }
+    counts
 }

@@ -331,3 +331,110 @@ fn garbage_is_answered_without_a_panic() {
         );
     }
 }
+
+/// Every fold with a text that grows: what unpacks, repeats, joins, pads or nests.
+fn folds() -> Vec<(&'static str, String)> {
+    use std::io::Write as _;
+    let hex = |bytes: &[u8]| {
+        bytes
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect::<String>()
+    };
+    // 64 MiB of zeros, and that packed once more.
+    let zeros = vec![0_u8; 64 * MIB];
+    let pack = |bytes: &[u8]| {
+        let mut packer = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+        packer.write_all(bytes).unwrap();
+        packer.finish().unwrap()
+    };
+    let gzip = {
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        packer.write_all(&zeros).unwrap();
+        packer.finish().unwrap()
+    };
+    let bomb = pack(&zeros);
+    let twice = pack(&bomb);
+    let mut nested = "x = 1".to_owned();
+    for _ in 0..12 {
+        nested = format!("exec({nested:?})");
+    }
+    let many = |line: &str| format!("{line}\n").repeat(2_000);
+    vec![
+        ("zlib", format!("import zlib\nexec(zlib.decompress(bytes.fromhex('{}')))", hex(&bomb))),
+        ("zlib, again and again", format!("import zlib\nb = bytes.fromhex('{}')\n{}", hex(&bomb), many("exec(zlib.decompress(b))"))),
+        ("zlib in zlib", format!("import zlib\nexec(zlib.decompress(zlib.decompress(bytes.fromhex('{}'))))", hex(&twice))),
+        ("gzip", format!("import gzip\nexec(gzip.decompress(bytes.fromhex('{}')))", hex(&gzip))),
+        ("bz2, broken", format!("import bz2\nexec(bz2.decompress(b'BZh9' + b'\\x31' * {}))", 200_000)),
+        ("lzma, broken", format!("import lzma\nexec(lzma.decompress(b'\\xfd7zXZ\\x00' + b'\\x5d' * {}))", 200_000)),
+        ("lzma, a large dictionary", "import lzma\nexec(lzma.decompress(b'\\x5d\\xff\\xff\\xff\\xff' + b'\\xff' * 8 + b'\\x00' * 9999))".to_owned()),
+        ("base64", format!("import base64\nexec(base64.b64decode('{}'))", "QUFB".repeat(200_000))),
+        ("base85", format!("import base64\nexec(base64.b85decode('{}'))", "00000".repeat(150_000))),
+        ("percent", format!("import urllib.parse as u\nexec(u.unquote('{}'))", "%41".repeat(250_000))),
+        ("entities", format!("import html\nexec(html.unescape('{}'))", "&#65;".repeat(180_000))),
+        ("ampersands", format!("import html\nexec(html.unescape('{}'))", "&".repeat(900_000))),
+        ("rot13", format!("import codecs\nexec(codecs.decode('{}', 'rot13'))", "a".repeat(900_000))),
+        ("repeat", "exec('a' * 10**12)".to_owned()),
+        ("repeat a list", "exec(''.join(['a'] * 10**12))".to_owned()),
+        ("repeat repeats", "a = 'a' * 1000\nb = a * 1000\nc = b * 1000\nexec(c)".to_owned()),
+        ("join", "a = ','.join(['x' * 1000] * 1000)\nb = a.join([a] * 1000)\nexec(b)".to_owned()),
+        ("replace", "a = 'a' * 60000\nb = a.replace('a', a)\nc = b.replace('', a)\nexec(c)".to_owned()),
+        ("translate", "a = ('a' * 60000).translate({97: 'a' * 60000})\nexec(a)".to_owned()),
+        ("format width", "exec('{:>999999999}'.format('x'))".to_owned()),
+        ("format width in an f-string", "exec(f\"{'x':>999999999}\")".to_owned()),
+        ("percent width", "exec('%999999999s' % 'x')".to_owned()),
+        ("template", "import string\na = '$a' * 60000\nexec(string.Template(a).substitute(a=a))".to_owned()),
+        ("centre", "exec('x'.center(10**9))".to_owned()),
+        ("zfill", "exec('1'.zfill(10**9))".to_owned()),
+        ("to_bytes", "exec((1).to_bytes(10**9, 'big'))".to_owned()),
+        ("bytes", "exec(bytes(10**9))".to_owned()),
+        ("a long integer", format!("exec(({}).to_bytes(400000, 'big'))", "9".repeat(900_000))),
+        ("a long integer in a text", format!("exec(int('{}', 16).to_bytes(9, 'big'))", "f".repeat(900_000))),
+        ("a power", "exec(str(7 ** 10**9))".to_owned()),
+        ("a pattern", format!("import re\nexec(re.sub('(a|a)*$', 'b', '{}'))", "a".repeat(200_000))),
+        ("a large pattern", format!("import re\nexec(re.sub('(a{{1000}}){{1000}}', 'b', '{}'))", "a".repeat(200_000))),
+        ("a product of texts", "a = ['x', 'y'] * 8\nfor p in a:\n    for q in a:\n        for r in a:\n            for s in a:\n                exec(f'{p}{q}{r}{s}' * 999)".to_owned()),
+        ("cycles", "import itertools\nexec(''.join(a + b for a, b in zip(itertools.cycle('ab'), itertools.cycle('cd'))))".to_owned()),
+        ("nested exec", nested),
+        ("many exec", (0..5_000).map(|at| format!("exec('x{at} = 1')\n")).collect()),
+        ("exec of itself", "s = 'exec(s)'\nexec(s)".to_owned()),
+        ("exec that doubles", "s = 's = s + s; exec(s)'\nexec(s)".to_owned()),
+        ("xor", format!("exec(bytes(c ^ 7 for c in {:?}))", vec![1_u8; 100_000])),
+        ("a loop of appends", "s = []\nfor i in range(10**6):\n    s.append(chr(i % 90))\nexec(''.join(s))".to_owned()),
+        ("loops in loops", "s = ''\nfor i in range(999):\n    for j in range(999):\n        for k in range(999):\n            s += 'a'\nexec(s)".to_owned()),
+        ("reduce", "import functools\nexec(functools.reduce(lambda a, b: a + a, ['x'] * 4000))".to_owned()),
+        ("recursion", "def f(n):\n    return f(n - 1) + f(n - 2) if n > 1 else 'a'\nexec(f(90))".to_owned()),
+        ("a property of itself", "class A:\n    @property\n    def p(self):\n        return self.p + self.p\nexec(A().p)".to_owned()),
+        ("an item of itself", "class A:\n    def __getitem__(self, k):\n        return self[k] + self[k]\nexec(A()[0])".to_owned()),
+        ("a sum of itself", "class A:\n    def __add__(self, o):\n        return self + o\nexec(A() + A())".to_owned()),
+        ("json", format!("import json\nexec(json.loads('{}'))", "[".repeat(500_000))),
+        ("a literal", format!("import ast\nexec(ast.literal_eval('{}'))", "[".repeat(500_000))),
+        ("a pickle", format!("import pickle\npickle.loads(b'{}')", "(".repeat(900_000))),
+        ("carried", format!("import os\nx = 'a'\n{}os.system(x)", "x = x + str(x) + f(x, x, x)\n".repeat(3_000))),
+    ]
+}
+
+#[test]
+fn every_fold_ends_in_time() {
+    for (name, source) in folds() {
+        let (screening, took) = look(source.as_bytes());
+        println!("{name:<30} {:<8} {took:.1?}", screening.verdict.word());
+        // The analysis has a deadline of 2 s, after which the answer is a refusal.
+        assert!(took < Duration::from_millis(2_500), "{name} took {took:?}");
+        let broken = screening
+            .findings
+            .iter()
+            .any(|finding| finding.rule == "analysis-failed");
+        assert!(!broken, "{name}: {:?}", screening.findings);
+    }
+}
+
+#[test]
+fn ten_megabytes_are_refused_at_once() {
+    for unit in ["x = 1\n", "(", "'", "\u{202e}"] {
+        let source = unit.repeat(10 * MIB / unit.len());
+        let (screening, took) = look(source.as_bytes());
+        assert_eq!(screening.verdict.word(), "refuse");
+        assert!(took < Duration::from_millis(50), "{unit:?} took {took:?}");
+    }
+}

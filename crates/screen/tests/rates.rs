@@ -56,6 +56,8 @@ fn rates_hold() {
     }
     let speed = trial::speed(rows.iter().map(|row| row.code.as_str())).unwrap();
     println!("  {speed:?}");
+    // Twice the promise for the median: other programs share the machine that tests run on.
+    assert!(speed.p50_us <= 600 && speed.p95_us <= 2_000, "{speed:?}");
     let rate = |class: Class| table.classes.get(class.name()).copied().unwrap_or_default();
     assert!(
         rate(Class::ShouldFlag).percent() >= 97.0,

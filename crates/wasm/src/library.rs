@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use casemate_linux::memory::Resident;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -35,8 +36,8 @@ pub(crate) struct Damaged(&'static str);
 pub(crate) struct Library {
     pub(crate) base: Arc<Base>,
     pub(crate) second_root: Ino,
-    /// Parts of the snapshot's memory that every guest writes, as set-up saw it.
-    pub(crate) hot: Vec<Range<usize>>,
+    /// Parts of the snapshot's memory that every guest reads and writes, as set-up saw it.
+    pub(crate) hot: Resident,
 }
 
 /// Below what a packed file lies.
@@ -50,7 +51,7 @@ pub(crate) enum Root {
     Worker = 2,
 }
 
-/// The name of the list of written pages.
+/// The name of the list of pages that every guest touches.
 pub(crate) const HOT: &str = "hot.json";
 
 /// A file to be packed.
@@ -78,7 +79,13 @@ pub(crate) fn pack(to: &Path, files: &[Packed]) -> io::Result<()> {
         offset += len;
     }
     let index = serde_json::to_vec(&index)?;
-    let mut out = io::BufWriter::new(File::create(to)?);
+    let file = File::options()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(to)?;
+    let mut out = io::BufWriter::new(file);
     out.write_all(MAGIC)?;
     out.write_all(&(index.len() as u64).to_le_bytes())?;
     out.write_all(&index)?;
@@ -109,7 +116,7 @@ impl Library {
         let mut base = Base::new();
         let tree_error = |_| Damaged("two entries want one place");
         let second_root = base.add_root().map_err(tree_error)?;
-        let mut hot = Vec::new();
+        let mut hot = Resident::default();
         for entry in index {
             let from = usize::try_from(entry.offset)?.saturating_add(start);
             let to = from.saturating_add(usize::try_from(entry.len)?);

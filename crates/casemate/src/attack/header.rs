@@ -46,6 +46,25 @@ impl fmt::Display for Threat {
     }
 }
 
+/// What stands between an attack and its aim where the program is a process of the machine's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Native {
+    /// This wall.
+    Wall(String),
+    /// Nothing is promised there, for this reason: `# native: - REASON`.
+    NotPromised(String),
+}
+
+impl Native {
+    fn parse(line: &str) -> Self {
+        match line.strip_prefix("- ") {
+            Some(reason) => Self::NotPromised(reason.to_owned()),
+            None => Self::Wall(line.to_owned()),
+        }
+    }
+}
+
 /// A header, with every line it must have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Header {
@@ -55,8 +74,10 @@ pub(crate) struct Header {
     pub(crate) threat: Threat,
     /// What it does, in a sentence.
     pub(crate) tries: String,
-    /// The wall that must stop it, by the name it has in receipts and events.
+    /// The wall that must stop it in WebAssembly, by the name it has in receipts and events.
     pub(crate) wall: String,
+    /// What must stop it where programs are native processes.
+    pub(crate) native: Native,
     /// What must be seen with no sandbox.
     pub(crate) control: String,
     /// How the host decides.
@@ -86,6 +107,9 @@ impl Header {
                 .ok_or_else(|| format!("{name}.py: its header has no line `# {key}: `"))
         };
         let threat = take("threat")?;
+        let wall = take("wall")?;
+        // The line is left out where it would name the same wall.
+        let native = take("native").unwrap_or_else(|_| wall.clone());
         let header = Self {
             attack: take("attack")?,
             threat: Threat::ALL
@@ -93,7 +117,8 @@ impl Header {
                 .find(|known| known.name() == threat)
                 .ok_or_else(|| format!("{name}.py: {threat:?} is not a threat"))?,
             tries: take("tries")?,
-            wall: take("wall")?,
+            wall,
+            native: Native::parse(&native),
             control: take("control")?,
             oracle: take("oracle")?,
         };
@@ -118,6 +143,19 @@ mod tests {
         let header = Header::parse("a", WHOLE).unwrap();
         assert_eq!(header.threat, Threat::Files);
         assert_eq!((header.wall.as_str(), header.oracle.as_str()), ("w", "o"));
+        assert_eq!(header.native, Native::Wall("w".into()));
+    }
+
+    #[test]
+    fn natively_another_wall_may_stand_or_nothing_be_promised() {
+        let with =
+            |line: &str| WHOLE.replace("# wall: w\n", &format!("# wall: w\n# native: {line}\n"));
+        let native = |line: &str| Header::parse("a", &with(line)).unwrap().native;
+        assert_eq!(native("root"), Native::Wall("root".into()));
+        assert_eq!(
+            native("- it is its own"),
+            Native::NotPromised("it is its own".into())
+        );
     }
 
     #[test]

@@ -7,7 +7,6 @@ use casemate_model::event::{Event, What, Witness};
 use casemate_model::limit::LimitKind;
 use casemate_model::outcome::{Ending, Outcome};
 
-use super::header::Header;
 use super::stage::Inspection;
 use super::tree::{Holding, contains};
 
@@ -230,6 +229,24 @@ fn uptime(seen: &Seen) -> Option<String> {
 }
 
 impl Sign {
+    /// The same where programs are native processes: what is not there, the kernel does not tell of, and
+    /// what may be done there is no event.
+    pub(crate) const fn native(self) -> Self {
+        match self {
+            Self::Event(name) => match name.as_bytes() {
+                b"network" | b"env_read" => self,
+                _ => Self::Standing,
+            },
+            Self::Denied(by) => match by.as_bytes() {
+                // The decoder is the host's own, whatever holds the program.
+                b"driver messages" => self,
+                _ => Self::Standing,
+            },
+            Self::Trapped => Self::Standing,
+            Self::Limit(_) | Self::NotSaved | Self::Standing => self,
+        }
+    }
+
     /// Whether the outcome bears it.
     pub(crate) fn is_in(self, outcome: &Outcome, not_saved: Option<&str>) -> bool {
         let any = |test: &dyn Fn(&Event) -> bool| outcome.events.iter().any(test);
@@ -309,11 +326,16 @@ pub(crate) enum Held {
         /// Why.
         why: String,
     },
+    /// The backend makes no such promise, so it was not run there.
+    NotPromised {
+        /// Why.
+        why: String,
+    },
 }
 
 /// Judges the sandbox's run: harm first, whatever else is true.
 pub(crate) fn judge(
-    header: &Header,
+    wall: &str,
     harms: &[Harm],
     sign: Sign,
     seen: &Seen,
@@ -338,16 +360,16 @@ pub(crate) fn judge(
             why: crate::show::cause(&outcome.ending),
         };
     }
-    if !stands(&header.wall, outcome) {
+    if !stands(wall, outcome) {
         return Held::Unproven {
-            why: format!("the receipt has no standing wall {}", header.wall),
+            why: format!("the receipt has no standing wall {}", wall),
         };
     }
     if !sign.is_in(outcome, not_saved) {
         return Held::Unproven {
             why: format!(
                 "no sign of {}: {}; it ended: {}",
-                header.wall,
+                wall,
                 sign.describe(),
                 crate::show::cause(&outcome.ending)
             ),

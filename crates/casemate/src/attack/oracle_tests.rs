@@ -8,7 +8,6 @@ use casemate_model::receipt::{Need, Receipt, Wall};
 use casemate_model::screening::Screening;
 
 use super::*;
-use crate::attack::header::Threat;
 
 const SECRET: &str = "canary-0123";
 
@@ -46,17 +45,6 @@ fn outcome(ending: Ending, events: Vec<What>) -> Outcome {
     }
 }
 
-fn header(wall: &str) -> Header {
-    Header {
-        attack: "a".into(),
-        threat: Threat::Files,
-        tries: "t".into(),
-        wall: wall.into(),
-        control: "c".into(),
-        oracle: "o".into(),
-    }
-}
-
 fn untouched() -> Seen {
     Seen {
         sandboxed: true,
@@ -84,7 +72,7 @@ fn an_attack_is_stopped_only_with_its_wall_and_its_sign() {
     let verdict = |wall: &str, ending, events| {
         let outcome = outcome(ending, events);
         judge(
-            &header(wall),
+            wall,
             &[Harm::Leaked],
             Sign::Event("missing"),
             &untouched(),
@@ -118,14 +106,7 @@ fn harm_outweighs_every_sign_and_an_attack_that_said_nothing_did_not_run() {
     let fine = outcome(EXITED, vec![missing()]);
     let check = |seen: &Seen| {
         let sign = Sign::Event("missing");
-        judge(
-            &header("wasi_files"),
-            &[Harm::Leaked],
-            sign,
-            seen,
-            &fine,
-            None,
-        )
+        judge("wasi_files", &[Harm::Leaked], sign, seen, &fine, None)
     };
     let mut seen = untouched();
     seen.output.extend(SECRET.bytes());

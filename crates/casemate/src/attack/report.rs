@@ -5,27 +5,29 @@ use serde_json::{Value, json};
 use super::control::{Control, Python};
 use super::header::Header;
 use super::oracle::Held;
-use super::sandbox::Run;
+use super::sandbox::{Run, Target};
 use crate::text::line;
 
 /// The schema's name; the number changes when a field goes or changes its meaning.
-const SCHEMA: &str = "casemate.attack/1";
+const SCHEMA: &str = "casemate.attack/2";
 
 /// One attack's row.
 #[derive(Debug)]
 pub(crate) struct Row {
     /// What its file says.
     pub(crate) header: Header,
-    /// In the sandbox.
-    pub(crate) run: Run,
+    /// In each backend, in the order of the table's columns.
+    pub(crate) runs: Vec<Run>,
     /// With none.
     pub(crate) control: Control,
 }
 
 impl Row {
-    /// Whether it was stopped by its wall.
+    /// Whether every backend that promises to stopped it by its wall.
     pub(crate) fn stopped(&self) -> bool {
-        matches!(self.run.held, Held::Stopped { .. })
+        self.runs
+            .iter()
+            .all(|run| matches!(run.held, Held::Stopped { .. } | Held::NotPromised { .. }))
     }
 
     /// Whether its control shows that it is an attack.
@@ -34,48 +36,68 @@ impl Row {
     }
 }
 
-/// The table's head.
-pub(crate) fn head() -> String {
-    row_of(
-        "ATTACK",
-        "THREAT",
-        "TRIES TO",
-        "IN THE SANDBOX",
-        "WITH NO SANDBOX",
-    )
+/// The table's head: a column a backend.
+pub(crate) fn head(targets: &[Target]) -> String {
+    let names: Vec<String> = targets
+        .iter()
+        .map(|target| format!("IN {}", target.backend.to_uppercase()))
+        .collect();
+    row_of("ATTACK", "THREAT", "TRIES TO", &names, "WITH NO SANDBOX")
 }
 
 /// One line, and one more for each thing that is not as it must be.
 pub(crate) fn row(row: &Row) -> String {
     let header = &row.header;
-    let (held, trouble) = match &row.run.held {
-        Held::Stopped { by } => (format!("stopped: {} ({by})", header.wall), None),
-        Held::GotThrough { harm } => ("GOT THROUGH".to_owned(), Some(harm)),
-        Held::Unproven { why } => ("NOT BY ITS WALL".to_owned(), Some(why)),
-        Held::NotRun { why } => ("DID NOT RUN".to_owned(), Some(why)),
-    };
+    let alone = row.runs.len() == 1;
+    let held: Vec<String> = row.runs.iter().map(|run| held(run, alone)).collect();
     let (control, failure) = match &row.control {
         Control::Succeeded { .. } => ("succeeded", None),
         Control::Failed { why } => ("FAILED", Some(why)),
         Control::NotRun { .. } => ("not run", None),
     };
-    let mut text = row_of(
-        &header.attack,
-        &header.threat.to_string(),
-        &line(&header.tries, 44),
-        &line(&held, 54),
-        control,
-    );
-    for (place, why) in [("in the sandbox", trouble), ("control", failure)] {
-        if let Some(why) = why {
-            text.push_str(&format!("    {place}: {}\n", line(why, 400)));
+    let threat = header.threat.to_string();
+    let mut text = row_of(&header.attack, &threat, &header.tries, &held, control);
+    for run in &row.runs {
+        if let Held::GotThrough { harm: why } | Held::Unproven { why } | Held::NotRun { why } =
+            &run.held
+        {
+            text.push_str(&format!("    in {}: {}\n", run.backend, line(why, 400)));
         }
+    }
+    if let Some(why) = failure {
+        text.push_str(&format!("    control: {}\n", line(why, 400)));
     }
     text
 }
 
-fn row_of(attack: &str, threat: &str, tries: &str, held: &str, control: &str) -> String {
-    format!("{attack:<22} {threat:<13} {tries:<45} {held:<55} {control}\n")
+fn held(run: &Run, with_sign: bool) -> String {
+    let wall = run.wall.as_deref().unwrap_or("-");
+    match &run.held {
+        Held::Stopped { by } if with_sign => format!("stopped: {wall} ({by})"),
+        Held::Stopped { .. } => format!("stopped: {wall}"),
+        Held::GotThrough { .. } => "GOT THROUGH".to_owned(),
+        Held::Unproven { .. } => "NOT BY ITS WALL".to_owned(),
+        Held::NotRun { .. } => "DID NOT RUN".to_owned(),
+        Held::NotPromised { .. } => "not promised".to_owned(),
+    }
+}
+
+/// One backend has room to say everything; several share it, and many leave none for what is tried.
+fn row_of(attack: &str, threat: &str, tries: &str, held: &[String], control: &str) -> String {
+    let (tries_width, width) = match held.len() {
+        0 | 1 => (46, 55),
+        2 => (29, 28),
+        _ => (0, 27),
+    };
+    let cells: String = held
+        .iter()
+        .map(|held| format!("{:<width$} ", line(held, width - 1)))
+        .collect();
+    let tries = match tries_width {
+        0 => String::new(),
+        width => format!("{:<width$}", line(tries, width - 2)),
+    };
+    format!("{attack:<22} {threat:<13} {tries}{cells}{control}\n")
 }
 
 /// The last lines.
@@ -121,13 +143,25 @@ pub(crate) fn as_json(
     })
 }
 
-fn row_json(row: &Row) -> Value {
-    let (verdict, detail) = match &row.run.held {
+fn run_json(run: &Run) -> Value {
+    let (verdict, detail) = match &run.held {
         Held::Stopped { by } => ("stopped", by),
         Held::GotThrough { harm } => ("got_through", harm),
         Held::Unproven { why } => ("unproven", why),
         Held::NotRun { why } => ("not_run", why),
+        Held::NotPromised { why } => ("not_promised", why),
     };
+    json!({
+        "backend": run.backend,
+        "wall": run.wall,
+        "verdict": verdict,
+        "detail": line(detail, 1000),
+        "ending": run.ending,
+        "elapsed_ms": u64::try_from(run.took.as_millis()).unwrap_or(u64::MAX),
+    })
+}
+
+fn row_json(row: &Row) -> Value {
     let (control, seen) = match &row.control {
         Control::Succeeded { harm } => ("succeeded", harm),
         Control::Failed { why } => ("failed", why),
@@ -137,15 +171,8 @@ fn row_json(row: &Row) -> Value {
         "attack": row.header.attack,
         "threat": row.header.threat,
         "tries": row.header.tries,
-        "wall": row.header.wall,
         "oracle": row.header.oracle,
-        "sandbox": {
-            "verdict": verdict,
-            "detail": line(detail, 1000),
-            "backend": row.run.backend,
-            "ending": row.run.ending,
-            "elapsed_ms": u64::try_from(row.run.wall.as_millis()).unwrap_or(u64::MAX),
-        },
+        "sandboxes": row.runs.iter().map(run_json).collect::<Vec<_>>(),
         "control": { "verdict": control, "detail": line(seen, 1000) },
     })
 }

@@ -3,15 +3,16 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use casemate_backend::contract::Cancel;
+use casemate_backend::contract::{Cancel, Offer, Usable};
 use casemate_engine::Engine;
-use casemate_model::job::{GuestPath, Input, JobBuilder, Language, Program, RunId};
+use casemate_model::guarantee::Guarantees;
+use casemate_model::job::{Demand, GuestPath, Input, Job, JobBuilder, Language, Program, RunId};
 use casemate_model::limit::{Limit, Millis};
 use casemate_model::outcome::{Ending, Outcome};
-use casemate_model::policy::{Policy, ScreenMode};
+use casemate_model::policy::{Policy, ScreenMode, base_guarantees};
 use casemate_model::unit::ByteSize;
 
-use super::header::Header;
+use super::header::{Header, Native};
 use super::oracle::{Held, Seen, is_forged, judge};
 use super::stage::Stage;
 use super::table::Attack;
@@ -21,20 +22,49 @@ use crate::out::save;
 /// Bytes that are looked through for a secret.
 const KEPT: usize = 8 << 20;
 
-/// How an attack fared in the sandbox.
+/// How an attack fared in one sandbox.
 #[derive(Debug)]
 pub(crate) struct Run {
+    /// The backend that was asked for.
+    pub(crate) backend: String,
+    /// The wall that must stop it there; none where nothing is promised.
+    pub(crate) wall: Option<String>,
     /// The verdict.
     pub(crate) held: Held,
-    /// Where it ran; none where no backend took it.
-    pub(crate) backend: Option<String>,
-    /// How the run ended.
-    pub(crate) ending: Ending,
+    /// How the run ended, where it ran.
+    pub(crate) ending: Option<Ending>,
     /// Elapsed time as the host measured it.
-    pub(crate) wall: Duration,
+    pub(crate) took: Duration,
 }
 
-/// Runs an attack in the sandbox on its own stage.
+/// A backend, and the walls it offers of those that every run asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    /// Its name.
+    pub(crate) backend: String,
+    /// What an attack's run asks of it.
+    pub(crate) require: Guarantees,
+}
+
+impl Target {
+    /// The usable ones among these offers.
+    pub(crate) fn of(offers: &[Offer]) -> Vec<Self> {
+        let usable = offers.iter().filter(|offer| offer.usable == Usable::Yes);
+        usable
+            .map(|offer| Self {
+                backend: offer.backend.clone(),
+                require: base_guarantees().common(&offer.guarantees),
+            })
+            .collect()
+    }
+
+    /// Whether programs are processes of the machine's there.
+    fn is_native(&self) -> bool {
+        self.backend != casemate_wasm::NAME
+    }
+}
+
+/// Runs an attack in a sandbox on its own stage.
 ///
 /// # Errors
 /// When the host fails; what the attack did is in the verdict.
@@ -42,13 +72,19 @@ pub(crate) fn run(
     attack: &Attack,
     header: &Header,
     engine: &Engine,
+    target: &Target,
     victim: Option<&std::path::Path>,
     cancel: &Cancel,
 ) -> anyhow::Result<Run> {
+    let (wall, sign) = match &header.native {
+        _ if !target.is_native() => (&header.wall, attack.sign),
+        Native::Wall(wall) => (wall, attack.native),
+        Native::NotPromised(why) => return Ok(not_promised(target, why)),
+    };
     let mut stage = Stage::build(attack.props, victim)?;
     let mut last = None;
     for round in 1..=attack.rounds {
-        last = Some(perform(attack, engine, &stage, round, cancel)?);
+        last = Some(perform(attack, engine, target, &stage, round, cancel)?);
     }
     let (outcome, mut seen) = last.context("an attack without a round")?;
     // Saving is the host's own doing; it is done where the stage has its trap.
@@ -60,29 +96,43 @@ pub(crate) fn run(
     seen.disk.0 = seen.disk.0.max(seen.stage.left.0);
     seen.disk.1 = seen.disk.1.max(seen.stage.left.1);
     let held = judge(
-        header,
+        wall,
         attack.harms,
-        attack.sign,
+        sign,
         &seen,
         &outcome,
         not_saved.as_deref(),
     );
     Ok(Run {
+        backend: target.backend.clone(),
+        wall: Some(wall.clone()),
         held,
-        backend: outcome.placement.map(|placement| placement.backend),
-        ending: outcome.ending,
-        wall: seen.wall,
+        ending: Some(outcome.ending),
+        took: seen.wall,
     })
+}
+
+fn not_promised(target: &Target, why: &str) -> Run {
+    Run {
+        backend: target.backend.clone(),
+        wall: None,
+        held: Held::NotPromised {
+            why: why.to_owned(),
+        },
+        ending: None,
+        took: Duration::ZERO,
+    }
 }
 
 fn perform(
     attack: &Attack,
     engine: &Engine,
+    target: &Target,
     stage: &Stage,
     round: u32,
     cancel: &Cancel,
 ) -> anyhow::Result<(Outcome, Seen)> {
-    let job = job(attack, stage, round)?;
+    let job = job(attack, target, stage, round)?;
     let before = tree::below(std::process::id());
     let tasks_before = tree::holding(&before).tasks;
     let watcher = Watcher::start(vec![stage.victim_pid()])?;
@@ -142,7 +192,7 @@ fn everything(outcome: &Outcome) -> Vec<u8> {
     all
 }
 
-fn job(attack: &Attack, stage: &Stage, round: u32) -> anyhow::Result<casemate_model::job::Job> {
+fn job(attack: &Attack, target: &Target, stage: &Stage, round: u32) -> anyhow::Result<Job> {
     let program = Program {
         source: attack.source.as_bytes().to_vec(),
         name: format!("{}.py", attack.name),
@@ -153,7 +203,11 @@ fn job(attack: &Attack, stage: &Stage, round: u32) -> anyhow::Result<casemate_mo
         bytes: stage.input().into(),
     };
     Ok(
-        JobBuilder::new(RunId::from_bits(0), program, policy(attack))
+        JobBuilder::new(RunId::from_bits(0), program, policy(attack, target))
+            .demand(Demand {
+                backend: Some(target.backend.clone()),
+                ..Demand::default()
+            })
             .args(stage.args(round < attack.rounds))
             .inputs(vec![input])
             .build()?,
@@ -161,15 +215,18 @@ fn job(attack: &Attack, stage: &Stage, round: u32) -> anyhow::Result<casemate_mo
 }
 
 /// Small limits, so that the walls are reached soon.
-fn policy(attack: &Attack) -> Policy {
+fn policy(attack: &Attack, target: &Target) -> Policy {
     let mut policy = Policy {
         name: "attack".to_owned(),
         screen: ScreenMode::Off,
+        require: target.require.clone(),
         ..Policy::default()
     };
     let limits = &mut policy.limits;
     limits.cpu_time = Limit::At(Millis(attack.cpu));
     limits.wall_time = Limit::At(Millis(attack.wall));
+    limits.memory = Limit::At(ByteSize::mib(64));
+    limits.tasks = Limit::At(8);
     limits.disk = Limit::At(ByteSize::mib(8));
     limits.disk_files = Limit::At(100);
     limits.output = Limit::At(ByteSize::kib(256));

@@ -17,8 +17,10 @@ pub(crate) struct Attack {
     pub(crate) source: &'static str,
     /// None of these in a sandbox, all of them with none.
     pub(crate) harms: &'static [Harm],
-    /// How the wall that stopped it is known.
+    /// How the wall that stopped it is known in WebAssembly.
     pub(crate) sign: Sign,
+    /// How it is known where programs are native processes.
+    pub(crate) native: Sign,
     /// What its stage needs.
     pub(crate) props: Props,
     /// How often it runs; each run but the last is told the secret.
@@ -41,6 +43,7 @@ impl Attack {
             source,
             harms,
             sign,
+            native: sign.native(),
             props: Props {
                 shell: false,
                 victim: false,
@@ -49,6 +52,11 @@ impl Attack {
             cpu: Duration::from_secs(5),
             wall: Duration::from_secs(15),
         }
+    }
+
+    const fn native(mut self, sign: Sign) -> Self {
+        self.native = sign;
+        self
     }
 
     const fn shell(mut self) -> Self {
@@ -87,6 +95,7 @@ const LEAKED: &[Harm] = &[Harm::Leaked];
 const STARTED: &[Harm] = &[Harm::Started];
 const LIMIT_CPU: Sign = Sign::Limit(LimitKind::CpuTime);
 const LIMIT_DISK: Sign = Sign::Limit(LimitKind::DiskBytes);
+const LIMIT_TASKS: Sign = Sign::Limit(LimitKind::Tasks);
 const LIMIT_MEMORY: Sign = Sign::Limit(LimitKind::Memory);
 
 macro_rules! attack {
@@ -171,7 +180,8 @@ pub(crate) const ATTACKS: &[Attack] = &[
     )
     .wall_ms(500),
     attack!("disk_fill", DISK, LIMIT_DISK),
-    attack!("sparse_file", DISK, LIMIT_DISK),
+    // Natively a hole takes no disk, and its length meets the ceiling on what is handed back.
+    attack!("sparse_file", DISK, LIMIT_DISK).native(Sign::Limit(LimitKind::ArtifactBytes)),
     attack!("zip_bomb", DISK, LIMIT_DISK),
     attack!(
         "many_files",
@@ -189,9 +199,11 @@ pub(crate) const ATTACKS: &[Attack] = &[
         "open_files",
         &[Harm::Descriptors(100)],
         Sign::Limit(LimitKind::OpenFiles)
-    ),
-    attack!("fork_bomb", TASKS, Sign::Event("process")),
-    attack!("thread_bomb", TASKS, Sign::Event("thread")),
+    )
+    // Natively the kernel tells the program alone, so the event is the guest's word.
+    .native(Sign::Event("limit_reached")),
+    attack!("fork_bomb", TASKS, Sign::Event("process")).native(LIMIT_TASKS),
+    attack!("thread_bomb", TASKS, Sign::Event("thread")).native(LIMIT_TASKS),
     attack!("deep_recursion", &[Harm::Crashed], Sign::Trapped),
 ];
 

@@ -165,7 +165,7 @@ fn compare_all(
     cancel: &Cancel,
 ) -> anyhow::Result<Vec<Compared>> {
     let home = tempfile::tempdir().context("making a folder for native runs")?;
-    let sandboxes = Sandboxes::new(store, ScreenMode::Off)?;
+    let sandboxes = Sandboxes::new(store, ScreenMode::Off, 1)?;
     let sides = Sides {
         python: &options.python,
         home: home.path(),

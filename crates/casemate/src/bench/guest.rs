@@ -36,15 +36,14 @@ pub(crate) struct Ask<'a> {
 }
 
 impl Sandboxes {
-    /// Over what set-up has made, with screening on or off.
-    pub(crate) fn new(store: &Store, screen: ScreenMode) -> anyhow::Result<Self> {
+    /// Over what set-up has made, with screening on or off and so many workers waiting.
+    pub(crate) fn new(store: &Store, screen: ScreenMode, workers: usize) -> anyhow::Result<Self> {
         let backend = Arc::new(WasmBackend::new(store.clone(), "/proc/self/exe"));
         let engine = Engine::new(
             vec![backend.clone() as Arc<dyn Backend>],
             AlertRules::embedded()?,
         );
-        // As a pool has it: while one worker makes its next instance, the other serves.
-        backend.prefork(2)?;
+        backend.prefork(workers)?;
         let policy = policies::preset(POLICY)?;
         let policy =
             policy.ok_or_else(|| anyhow::anyhow!("the preset {POLICY} is gone from this build"))?;

@@ -114,31 +114,32 @@ impl Layers {
     }
 }
 
-/// Page faults that needed no disk, of the one worker that serves a measured run.
+/// Page faults that needed no disk, of the workers of which one serves a measured run.
 struct WorkerFaults {
-    pid: u32,
+    pids: Vec<u32>,
     count: u64,
 }
 
 impl WorkerFaults {
-    /// The backend's next worker; none when it is not the only one, for then it is not known which.
+    /// The backend's workers before a run.
     fn next(sandboxes: &Sandboxes) -> Option<Self> {
-        let [pid] = sandboxes.backend.idle_pids()[..] else {
-            return None;
-        };
-        Some(Self {
-            pid,
-            count: minor_faults(&std::fs::read_to_string(stat(pid)).ok()?)?,
-        })
+        let pids = sandboxes.backend.idle_pids();
+        let count = faults_of(&pids)?;
+        Some(Self { pids, count })
     }
 
     /// How many more there are now.
     fn since(&self) -> Option<f64> {
-        let now = minor_faults(&std::fs::read_to_string(stat(self.pid)).ok()?)?;
-        u32::try_from(now.checked_sub(self.count)?)
-            .ok()
-            .map(f64::from)
+        let more = faults_of(&self.pids)?.checked_sub(self.count)?;
+        u32::try_from(more).ok().map(f64::from)
     }
+}
+
+/// The faults of several processes together; none when one is gone.
+fn faults_of(pids: &[u32]) -> Option<u64> {
+    pids.iter()
+        .map(|&pid| minor_faults(&std::fs::read_to_string(stat(pid)).ok()?))
+        .sum()
 }
 
 fn stat(pid: u32) -> String {

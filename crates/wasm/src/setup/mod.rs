@@ -12,6 +12,7 @@ mod wheel;
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 use casemate_linux::file::{Untrusted, create_private};
@@ -43,6 +44,7 @@ pub fn set_up(
     } else if let Ok(installed) = store.installed() {
         return Ok(installed);
     }
+    store.room()?;
     let staging = store.staging();
     private_dir(&staging)?;
     let wheels = fetch::fetch(store, source, progress)?;
@@ -108,7 +110,7 @@ fn build(
         .module(&snapshot, "compiling the snapshot")
         .map_err(guest_error)?;
     progress.stage(
-        "learning which pages every program writes",
+        "learning which pages every program touches",
         None,
         Unit::None,
     );
@@ -119,8 +121,13 @@ fn build(
         bytes: serde_json::to_vec(&hot).map_err(|error| SetupError::Guest(error.to_string()))?,
     });
     pack(&files)?;
-    let pages: usize = hot.iter().map(|range| range.len() / 4096).sum();
-    progress.done(&format!("{pages} pages"));
+    let pages =
+        |ranges: &[Range<usize>]| ranges.iter().map(|range| range.len() / 4096).sum::<usize>();
+    progress.done(&format!(
+        "{} read, {} written",
+        pages(&hot.read),
+        pages(&hot.written)
+    ));
     Ok(())
 }
 

@@ -1,7 +1,6 @@
 //! Running the guest's initialisation once and taking a snapshot of its memory.
 
 use std::fs::File;
-use std::ops::Range;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use casemate_linux::memory::written_pages;
+use casemate_linux::memory::{Resident, resident};
 use casemate_model::event::Event;
 use wasmtime::Module;
 use wasmtime_wizer::{InstanceState, SnapshotVal, ValType, Wizer};
@@ -28,21 +27,21 @@ pub(crate) fn snapshot(wasm: &[u8], module: &Module, library: &Path) -> anyhow::
     on_a_large_stack(|| take(wasm, module, library))
 }
 
-/// The parts of the snapshot's memory that the smallest program writes, and so every program.
-pub(crate) fn hot(module: &Module, library: &Path) -> anyhow::Result<Vec<Range<usize>>> {
+/// The parts of the snapshot's memory that the smallest program touches, and so every program.
+pub(crate) fn hot(module: &Module, library: &Path) -> anyhow::Result<Resident> {
     on_a_large_stack(|| {
         let machine = Machine::new(
             module.engine(),
             module,
             Arc::new(Library::map(&File::open(library)?)?),
         )?;
-        let job = r#"{"code":"pass","name":"a.py","argv":["a.py"],"env":{},"cell":false,"max_result_bytes":0}"#;
+        let job = r#"{"code":"print()","name":"a.py","argv":["a.py"],"env":{},"cell":false,"max_result_bytes":0}"#;
         let mut instance = machine.blank()?;
         machine.give(&mut instance, spec(job), Box::new(Said::default()), |_| {
             Ok(())
         })?;
         match machine.turn(&mut instance, DRIVER) {
-            TurnEnd::Returned(0) => Ok(written_pages(instance.memory.data(&instance.store))?),
+            TurnEnd::Returned(0) => Ok(resident(instance.memory.data(&instance.store))?),
             end => bail!("the smallest program ended with {end:?}"),
         }
     })

@@ -11,10 +11,13 @@ use serde::{Deserialize, Serialize};
 use super::{Keys, Progress, SetupError, cache_root, file_sha256, private_dir};
 
 /// Counted up when the layout of the cache changes.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 pub(crate) const LIBRARY: &str = "library.bin";
 pub(crate) const MODULE: &str = "module.cwasm";
 const MANIFEST: &str = "manifest.json";
+/// What a whole set-up writes before it tidies up: wheels twice while they are fetched, two compiled
+/// modules, a snapshot and a library; 1,080 MiB measured.
+const ROOM: u64 = 1200 << 20;
 
 /// What a complete set-up consists of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +110,29 @@ impl Store {
             file.lock().map_err(io_error)?;
         }
         Ok(file)
+    }
+
+    /// Finds out before the first of several minutes whether the disk has room for the rest of a set-up.
+    ///
+    /// # Errors
+    /// A full disk, as writing would meet it.
+    pub(crate) fn room(&self) -> Result<(), SetupError> {
+        let made = [self.downloads(), self.plain(), self.staging()];
+        let made: u64 = made.iter().map(|path| size_of(path)).sum();
+        let needed = ROOM.saturating_sub(made);
+        let stat = rustix::fs::statvfs(&self.root)
+            .map_err(|error| SetupError::io("asking for the cache's disk", error.into()))?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if free >= needed {
+            return Ok(());
+        }
+        let what = format!(
+            "{} has {} MiB free and {} MiB are needed",
+            self.root.display(),
+            free >> 20,
+            needed >> 20
+        );
+        Err(SetupError::io(what, io::ErrorKind::StorageFull.into()))
     }
 
     /// The guest, when a complete set-up is here. Sizes are compared; hashes are `verify`'s job.
@@ -250,7 +276,25 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
         .write(true)
         .mode(0o600)
         .open(&part)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&part, path)
+    let written = file
+        .write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&part, path));
+    if written.is_err() {
+        // A disk that is full needs the room back; that it could not be written is the error that counts.
+        fs::remove_file(&part).ok();
+    }
+    written
+}
+
+/// Bytes of a file, or of all files below a folder; nothing where there is nothing.
+pub(crate) fn size_of(path: &Path) -> u64 {
+    let Ok(meta) = fs::symlink_metadata(path) else {
+        return 0;
+    };
+    if !meta.is_dir() {
+        return meta.len();
+    }
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries.map(|entry| size_of(&entry.path())).sum()
 }
