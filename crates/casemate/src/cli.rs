@@ -72,7 +72,7 @@ pub(crate) struct RunArgs {
     /// Write what the program left and its figures to this folder.
     #[arg(short = 'o', long = "out", value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
-    /// A backend by name (wasm, jail), or `auto`.
+    /// A backend by name (wasm, jail, runc, crun, gvisor), or `auto`.
     #[arg(long, default_value = "auto", value_name = "NAME")]
     pub(crate) backend: String,
     /// A preset (strict, data-analysis, agent, trusted, native) or a policy file.
@@ -211,7 +211,7 @@ pub(crate) enum SetupBackend {
     All,
     /// CPython in WebAssembly.
     Wasm,
-    /// Packages for the system's own Python.
+    /// Packages for the system's own Python, for the jail and the containers.
     Jail,
 }
 

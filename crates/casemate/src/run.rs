@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use casemate_backend::contract::{Backend, Cancel, Signal};
+use casemate_container::{ContainerBackend, Kind, Platform};
 use casemate_engine::{Engine, policies};
 use casemate_jail::JailBackend;
 use casemate_model::job::{Demand, GuestPath, Input, Job, JobBuilder, Language, Program, RunId};
@@ -43,7 +44,8 @@ pub(crate) fn command(args: RunArgs) -> anyhow::Result<i32> {
     }
     if !screened_out(&job) {
         match job.demand.backend.as_deref() {
-            Some(casemate_jail::NAME) => drop(setup::ensure_jail()?),
+            // All of these show the guest the same packages.
+            Some(casemate_jail::NAME | "runc" | "crun" | "gvisor") => drop(setup::ensure_jail()?),
             _ => drop(setup::ensure(&store)?),
         }
     }
@@ -66,7 +68,16 @@ pub(crate) fn engine(store: &Store) -> anyhow::Result<Engine> {
         casemate_jail::setup::Store::open()?,
         "/proc/self/exe",
     ));
-    Ok(Engine::new(vec![wasm, jail], AlertRules::embedded()?))
+    let mut backends = vec![wasm, jail];
+    for kind in [Kind::Crun, Kind::Runc, Kind::Gvisor(Platform::Systrap)] {
+        let store = casemate_jail::setup::Store::open()?;
+        backends.push(Arc::new(ContainerBackend::new(
+            kind,
+            store,
+            "/proc/self/exe",
+        )));
+    }
+    Ok(Engine::new(backends, AlertRules::embedded()?))
 }
 
 /// Whether screening refuses the program: then there is no reason to set anything up for it.

@@ -13,7 +13,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("casemate-screen", &["casemate-model"]),
     ("casemate-backend", &["casemate-model"]),
     ("casemate-watch", &["casemate-model"]),
-    ("casemate-driver", &["casemate-model", "casemate-backend"]),
+    (
+        "casemate-driver",
+        &["casemate-model", "casemate-backend", "casemate-linux"],
+    ),
     (
         "casemate-wasm",
         &[
@@ -25,6 +28,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "casemate-jail",
+        &[
+            "casemate-model",
+            "casemate-backend",
+            "casemate-driver",
+            "casemate-linux",
+        ],
+    ),
+    (
+        "casemate-container",
         &[
             "casemate-model",
             "casemate-backend",
@@ -50,6 +62,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "casemate-linux",
             "casemate-wasm",
             "casemate-jail",
+            "casemate-container",
             "casemate-watch",
             "casemate-engine",
         ],

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use casemate_backend::contract::{Backend, Cancel, Usable};
 use casemate_backend::suite;
+use casemate_container::{ContainerBackend, Kind, Platform};
 use casemate_jail::JailBackend;
 use casemate_model::guarantee::{Guarantee, Guarantees};
 use casemate_wasm::WasmBackend;
@@ -53,6 +54,44 @@ fn the_jail_passes_the_suite() {
         suite::count(),
         failures.join("\n")
     );
+}
+
+/// A runtime that this machine does not have is said so, and passes; in CI that is a failure.
+fn a_container_passes_the_suite(kind: Kind) {
+    let store = casemate_jail::setup::Store::open().expect("a cache folder");
+    let backend = ContainerBackend::new(kind, store, env!("CARGO_BIN_EXE_casemate"));
+    let usable = backend.probe().usable;
+    if usable != Usable::Yes {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "no {} in CI: {usable:?}",
+            kind.name()
+        );
+        eprintln!("SKIPPED the suite over {}: {usable:?}", kind.name());
+        return;
+    }
+    let lacking = [Guarantee::ClockCoarse].into_iter().collect();
+    let failures = suite::failures(&backend, &lacking);
+    assert!(
+        failures.is_empty(),
+        "{} of {} failed:\n{}",
+        failures.len(),
+        suite::count(),
+        failures.join("\n")
+    );
+}
+
+/// One after the other: each has fifty at once among its cases.
+#[test]
+fn containers_pass_the_suite() {
+    for kind in [
+        Kind::Crun,
+        Kind::Runc,
+        Kind::Gvisor(Platform::Systrap),
+        Kind::Gvisor(Platform::Ptrace),
+    ] {
+        a_container_passes_the_suite(kind);
+    }
 }
 
 #[test]

@@ -24,7 +24,11 @@ pub const SHARED: &[(&str, &str)] = files![
 ];
 
 /// What a guest has beside it whose processes, threads and native code are real.
-pub const NATIVE: &[(&str, &str)] = files!["casemate_guest/late.py", "casemate_guest/native.py"];
+pub const NATIVE: &[(&str, &str)] = files![
+    "casemate_guest/container.py",
+    "casemate_guest/late.py",
+    "casemate_guest/native.py",
+];
 
 #[cfg(test)]
 mod tests {

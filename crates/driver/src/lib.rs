@@ -4,16 +4,28 @@
 //! Whoever sends a message is the guest, whatever it looks like. Nothing in one is believed beyond
 //! what it shows of the guest itself; every limit is counted here, whatever the guest counted.
 
+//!
+//! Where processes, threads and native code are real, backends share more: `packages` makes what
+//! the system's Python needs, `lowered` is a plan in plain numbers, `handover` and `packets` carry it to the
+//! process that builds the sandbox, `listen`, `watch` and `collect` see the run to its end.
+
 #![forbid(unsafe_code)]
 #![cfg_attr(
     test,
     allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")
 )]
 
+pub mod collect;
 pub mod guest;
+pub mod handover;
 mod job;
+pub mod listen;
+pub mod lowered;
 mod messages;
+pub mod packages;
+pub mod packets;
 mod tally;
+pub mod watch;
 
 pub use job::{alias, job_json};
 pub use tally::{Ceilings, Over, TOLD_MAX, Tally};

@@ -6,25 +6,24 @@
 //! starts cannot outlive it.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, Path};
+use std::path::Path;
 use std::process::ExitCode;
 
-use casemate_linux::file::{Dir, create_beneath};
+use casemate_driver::handover::{
+    ENDED, START, Told, WireEnd, WireJob, copy_in, receive_job, report, tell,
+};
+use casemate_driver::lowered::STDIN_FILE;
+use casemate_driver::packages::PYTHON;
+use casemate_driver::packets::{Packets, Received};
 use casemate_linux::jail::root::{Builder, Plan};
 use casemate_linux::jail::{self, Confinement, Forked, Parent, confine, fork_init, reap_until};
 use casemate_linux::lockdown::Identity;
 use casemate_linux::{Limit, Spawn, Step, handoff, take_fd};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
-use crate::lower::STDIN_FILE;
-use crate::packets::{Packets, Received};
-use crate::probe::PYTHON;
 use crate::walls::ENVIRONMENT;
-use crate::wire::{
-    ARMED, DATA, ENDED, FAILED, JOB, JOB_END, JOB_MAX, START, WALLS, WireEnd, WireFile, WireJob,
-};
 
 /// The first argument that makes this program the first process of a jail.
 pub const ARGUMENT: &str = "jail-init";
@@ -73,7 +72,7 @@ pub fn main() -> ExitCode {
     };
     match run(given) {
         Ok(code) => ExitCode::from(code),
-        Err(()) => ExitCode::from(125),
+        Err(Told) => ExitCode::from(125),
     }
 }
 
@@ -91,10 +90,14 @@ impl Given {
 }
 
 /// An error here has been told to the host.
-fn run(mut given: Given) -> Result<u8, ()> {
+fn run(mut given: Given) -> Result<u8, Told> {
     // What is made here is for the guest to read, whatever the user's own mask says.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let job = tell(&given.control, receive_job)?;
+    let job = tell(&given.control, |control| {
+        let job: WireJob = receive_job(control.as_fd())?;
+        job.check()?;
+        Ok(job)
+    })?;
     let identity = Identity::of_this_process();
     let number = std::process::id();
     let keep = [
@@ -106,7 +109,7 @@ fn run(mut given: Given) -> Result<u8, ()> {
         Forked::Outside(init) => init
             .wait(identity)
             .map(|code| u8::try_from(code).unwrap_or(u8::MAX))
-            .map_err(drop),
+            .map_err(|_| Told),
         Forked::Init(parent) => {
             let mut plan = Inside {
                 job,
@@ -120,68 +123,6 @@ fn run(mut given: Given) -> Result<u8, ()> {
             }
         }
     }
-}
-
-/// Passes a failure on to the host.
-fn tell<T>(control: &Packets, action: impl FnOnce(&Packets) -> Result<T, String>) -> Result<T, ()> {
-    action(control).map_err(|why| {
-        let bytes = why.as_bytes();
-        // When the host is gone there is nobody to tell, and this process ends either way.
-        drop(control.send(FAILED, &bytes[..bytes.len().min(4096)]));
-    })
-}
-
-fn receive_job(control: &Packets) -> Result<WireJob, String> {
-    let mut control = Packets::new(
-        control
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|error| format!("the channel: {error}"))?,
-    );
-    let mut text = Vec::new();
-    loop {
-        match control.receive(true) {
-            Ok(Received::Packet(JOB, part)) if text.len() + part.len() <= JOB_MAX => {
-                text.extend(part);
-            }
-            Ok(Received::Packet(JOB_END, _)) => break,
-            Ok(other) => return Err(format!("not a job: {}", word(&other))),
-            Err(error) => return Err(format!("receiving the job: {error}")),
-        }
-    }
-    let job: WireJob = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
-    check(&job)?;
-    Ok(job)
-}
-
-fn word(received: &Received) -> &'static str {
-    match received {
-        Received::Packet(..) => "another packet",
-        Received::Nothing => "nothing",
-        Received::Closed => "the host is gone",
-    }
-}
-
-/// The job is checked again here, where it is carried out.
-fn check(job: &WireJob) -> Result<(), String> {
-    let plain = |path: &Path| path.components().all(|c| matches!(c, Component::Normal(_)));
-    for file in &job.files {
-        let path = Path::new(&file.path);
-        if !plain(path) || !(path.starts_with("data") || path.starts_with("run")) {
-            return Err(format!("{:?} is not a place for a file", file.path));
-        }
-    }
-    for (name, target) in &job.links {
-        let one = Path::new(name).components().count() == 1 && plain(Path::new(name));
-        let inside = target.starts_with("/data/") || target.starts_with("/run/");
-        if !one || !inside {
-            return Err(format!("{name:?} is not a name for a link"));
-        }
-    }
-    if !Path::new(&job.packages).is_absolute() || job.processors == 0 {
-        return Err("the packages or the processors are not such".to_owned());
-    }
-    Ok(())
 }
 
 /// Process 1.
@@ -199,8 +140,9 @@ impl Inside {
         let own = pidfd_open(getpid(), PidfdFlags::empty())
             .map_err(|error| format!("pidfd_open: {error}"))?;
         handoff::send(&given.handoff, &own).map_err(|e| format!("handing over: {e}"))?;
-        let mut builder = Builder::begin(self.root_plan(), given.packages.as_fd(), &mut steps)?;
-        self.copy_in(&mut given.control, &mut builder)?;
+        let builder = Builder::begin(self.root_plan(), given.packages.as_fd(), &mut steps)?;
+        let inputs = builder.inputs().ok_or("there is no place for the inputs")?;
+        copy_in(&mut given.control, &self.job.files, inputs)?;
         let built = builder.finish(&mut steps);
         let stdin = File::open(Path::new("/").join(STDIN_FILE))
             .map_err(|error| format!("standard input: {error}"))?;
@@ -233,17 +175,10 @@ impl Inside {
     fn root_plan(&self) -> Plan {
         let limit = |amount: Option<u64>| amount.map_or(Limit::Unlimited, Limit::At);
         let job = &self.job;
-        let folders: usize = job
-            .files
-            .iter()
-            .map(|file| Path::new(&file.path).components().count())
-            .sum();
         Plan {
             packages: job.packages.clone().into(),
-            input_bytes: job.files.iter().fold(0, |sum: u64, file| {
-                sum.saturating_add(file.bytes.div_ceil(4096).saturating_mul(4096))
-            }),
-            input_files: folders as u64,
+            input_bytes: job.input_bytes(),
+            input_files: job.input_files(),
             scratch_bytes: limit(job.scratch_bytes),
             scratch_files: limit(job.scratch_files),
             links: job.links.clone(),
@@ -267,47 +202,6 @@ impl Inside {
             first_processor: self.number as usize,
         }
     }
-
-    /// Writes the files as their bytes come.
-    fn copy_in(&self, control: &mut Packets, builder: &mut Builder) -> Result<(), String> {
-        let inputs = builder
-            .inputs()
-            .ok_or("there is no place for the inputs")?
-            .try_clone_to_owned()
-            .map_err(|error| format!("the inputs: {error}"))?;
-        let dir = Dir::from_fd(inputs);
-        for file in &self.job.files {
-            let to = create_beneath(&dir, Path::new(&file.path)).map_err(|e| e.to_string())?;
-            copy_file(control, file, to)?;
-        }
-        Ok(())
-    }
-}
-
-fn copy_file(control: &mut Packets, file: &WireFile, mut to: File) -> Result<(), String> {
-    let mut left = file.bytes;
-    while left > 0 {
-        match control.receive(true) {
-            Ok(Received::Packet(DATA, bytes)) => {
-                left = left
-                    .checked_sub(bytes.len() as u64)
-                    .ok_or_else(|| format!("more bytes than {} has", file.path))?;
-                to.write_all(&bytes)
-                    .map_err(|error| format!("writing {}: {error}", file.path))?;
-            }
-            Ok(other) => return Err(format!("not the bytes of a file: {}", word(&other))),
-            Err(error) => return Err(format!("receiving {}: {error}", file.path)),
-        }
-    }
-    Ok(())
-}
-
-fn report(control: &Packets, steps: &[Step]) -> Result<(), String> {
-    let text = serde_json::to_vec(steps).map_err(|error| error.to_string())?;
-    control
-        .send_split(WALLS, &text)
-        .and_then(|()| control.send(ARMED, &[]))
-        .map_err(|error| format!("reporting: {error}"))
 }
 
 /// The interpreter: isolated from the environment and from whatever is installed beside it.
@@ -334,45 +228,4 @@ fn start(given: &mut Given, python: Spawn, stdin: File) -> Result<(), String> {
         .control
         .send(ENDED, &end)
         .map_err(|error| format!("reporting the end: {error}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn job() -> WireJob {
-        WireJob {
-            packages: "/p".into(),
-            files: vec![WireFile {
-                path: "data/a/b.csv".into(),
-                bytes: 1,
-            }],
-            links: vec![("b.csv".into(), "/data/b.csv".into())],
-            scratch_bytes: None,
-            scratch_files: None,
-            open_files: None,
-            tasks: None,
-            processors: 1,
-        }
-    }
-
-    #[test]
-    fn a_job_that_leads_out_is_refused_where_it_is_carried_out() {
-        assert_eq!(check(&job()), Ok(()));
-        for path in ["/data/x", "../x", "data/../../x", "etc/passwd", ""] {
-            let mut job = job();
-            job.files[0].path = path.into();
-            assert!(check(&job).is_err(), "{path}");
-        }
-        for (name, target) in [
-            ("a/b", "/data/b"),
-            ("..", "/data/b"),
-            ("b", "/etc/passwd"),
-            ("b", "data/b"),
-        ] {
-            let mut job = job();
-            job.links = vec![(name.into(), target.into())];
-            assert!(check(&job).is_err(), "{name} -> {target}");
-        }
-    }
 }

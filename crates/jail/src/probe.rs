@@ -1,55 +1,18 @@
 //! What this machine offers for the jail backend, and why not more.
 
-use std::path::Path;
 use std::sync::OnceLock;
 
 use casemate_backend::contract::{Offer, Usable};
+use casemate_driver::lowered::{MEMORY_CEILING, MEMORY_FLOOR};
+use casemate_driver::packages::{Store, guest, python};
 use casemate_linux::cgroup::{Kind, Layout};
 use casemate_model::guarantee::Guarantees;
 use casemate_model::unit::ByteSize;
 
-use crate::lower::{MEMORY_CEILING, MEMORY_FLOOR};
-use crate::setup::Store;
 use crate::walls;
 
 /// The backend's name.
 pub const NAME: &str = "jail";
-/// The interpreter of the guest: the system's own.
-pub(crate) const PYTHON: &str = "/usr/bin/python3";
-/// The oldest Python that the pinned packages and the driver run on.
-const OLDEST: (u32, u32) = (3, 11);
-
-/// The guest, by version.
-pub(crate) fn guest() -> String {
-    match python() {
-        Ok((major, minor)) => format!(
-            "CPython {major}.{minor} of the host, with pandas 3.1.1, numpy, matplotlib 3.11.2 and IPython 9.18.1"
-        ),
-        Err((why, _)) => why,
-    }
-}
-
-/// The version of the system's Python, or why there is none to use and what to do.
-pub(crate) fn python() -> Result<(u32, u32), (String, String)> {
-    let fix = "install Python 3.11 or newer as the system's own (Debian 12 or newer: apt-get install python3)";
-    let found = version(Path::new(PYTHON))
-        .ok_or_else(|| (format!("there is no Python at {PYTHON}"), fix.to_owned()))?;
-    if found < OLDEST {
-        let (major, minor) = found;
-        let why = format!("{PYTHON} is {major}.{minor}; the guest's packages need 3.11 or newer");
-        return Err((why, fix.to_owned()));
-    }
-    Ok(found)
-}
-
-/// Every distribution names the file that `python3` leads to after its version.
-fn version(path: &Path) -> Option<(u32, u32)> {
-    let real = std::fs::canonicalize(path).ok()?;
-    let name = real.file_name()?.to_str()?;
-    let (major, minor) = name.strip_prefix("python")?.split_once('.')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
-}
-
 /// The offer. Whether the walls really stand is found out by each jail when it is built, and is in each
 /// run's receipt; this says whether there is a guest, and leaves out what only control groups give where
 /// none can be had.
@@ -111,20 +74,4 @@ fn look() -> (Guarantees, Vec<&'static str>) {
         }
     }
     (walls::offered().missing_from(&without), lost)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_version_is_read_from_the_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let link = dir.path().join("python3");
-        assert_eq!(version(&link), None);
-        std::fs::write(dir.path().join("python3.9"), "").unwrap();
-        std::os::unix::fs::symlink("python3.9", &link).unwrap();
-        assert_eq!(version(&link), Some((3, 9)));
-        assert!((3, 9) < OLDEST);
-    }
 }

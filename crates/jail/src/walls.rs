@@ -1,5 +1,6 @@
 //! From what the kernel gave to the walls of a receipt: which are required and what each guarantees.
 
+use casemate_driver::lowered::Watched;
 use casemate_linux::Step;
 use casemate_linux::cgroup::wall as group;
 use casemate_linux::jail::wall as jail;
@@ -10,8 +11,6 @@ use casemate_model::guarantee::Guarantee::{
 };
 use casemate_model::guarantee::Guarantees;
 use casemate_model::receipt::{Need, Wall};
-
-use crate::lower::Watched;
 
 /// The environment is made from the plan alone.
 pub(crate) const ENVIRONMENT: &str = "environment";

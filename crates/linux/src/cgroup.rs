@@ -68,6 +68,8 @@ pub struct Cgroup {
     layout: Layout,
     places: BTreeMap<Controller, Place>,
     steps: Vec<Step>,
+    /// The group's directory in a hierarchy that a container runtime makes its own part in.
+    runtime: Option<PathBuf>,
 }
 
 /// Where one controller has the group.
@@ -150,6 +152,58 @@ impl Cgroup {
     pub fn set_memory(&self, bytes: u64) -> io::Result<()> {
         let set = limits::set_memory(self.memory()?, Limit::At(bytes));
         set.map(drop).map_err(io::Error::other)
+    }
+
+    /// Changes the limit on tasks and reads it back.
+    ///
+    /// # Errors
+    /// What the kernel says instead.
+    pub fn set_pids(&self, tasks: u64) -> Result<String, String> {
+        let place = self.places.get(&Controller::Pids);
+        limits::set_pids(place.ok_or("there is no pids controller")?, tasks)
+    }
+
+    /// Moves a process into the group, with all its threads.
+    ///
+    /// # Errors
+    /// The first directory that does not take it.
+    pub fn add(&self, pid: u32) -> io::Result<()> {
+        self.dirs()
+            .try_for_each(|dir| write_existing(&dir.join("cgroup.procs"), &pid.to_string()))
+    }
+
+    /// Whether a process is in the group, in every hierarchy that has a part of it.
+    ///
+    /// # Errors
+    /// When the group cannot be read.
+    pub fn holds(&self, pid: u32) -> io::Result<bool> {
+        let word = pid.to_string();
+        for dir in self.dirs() {
+            let text = std::fs::read_to_string(dir.join("cgroup.procs"))?;
+            if !text.lines().any(|line| line == word) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The path by which a container runtime that insists on groups of its own may name this one. On
+    /// version 1 that is in the hierarchy of devices, where this group has no part, and what the
+    /// runtime makes there goes with this group; on version 2 it is the group itself.
+    ///
+    /// # Errors
+    /// When there is no such hierarchy.
+    pub fn for_runtime(&mut self) -> io::Result<String> {
+        let own = self.dirs().next();
+        let name = own.and_then(Path::file_name).map(ToOwned::to_owned);
+        let name = name.ok_or_else(|| io::Error::other("the group is gone"))?;
+        let (mount, dir) = self.layout.runtime_dir(&name)?;
+        let path = dir.strip_prefix(&mount).map_err(io::Error::other)?;
+        let path = Path::new("/").join(path);
+        self.runtime = Some(dir);
+        path.into_os_string()
+            .into_string()
+            .map_err(|_| io::Error::other("a group's name is not UTF-8"))
     }
 
     /// The most memory the group ever had, in bytes.
@@ -293,6 +347,9 @@ impl Cgroup {
         for dir in self.dirs() {
             done = done.and(remove::remove(&self.layout, dir));
         }
+        if let Some(dir) = self.runtime.take() {
+            done = done.and(remove::remove(&self.layout, &dir));
+        }
         self.places.clear();
         done
     }
@@ -337,6 +394,7 @@ impl Layout {
             layout: self.clone(),
             places,
             steps,
+            runtime: None,
         })
     }
 

@@ -20,10 +20,10 @@ use crate::step::{Step, failed};
 
 mod landlocked;
 mod limits;
-mod namespaces;
+pub(crate) mod namespaces;
 pub mod root;
 
-pub use namespaces::{Forked, Init, Parent, fork_init, reap_until};
+pub use namespaces::{Forked, Init, Parent, fork_init, reap_until, reap_until_pid};
 
 /// The names of the walls that only a jail has; the others are those of
 /// [`lockdown::wall`].
@@ -115,15 +115,19 @@ pub fn confine(plan: &Confinement, parent: &Parent) -> Vec<Step> {
 }
 
 fn affinity(plan: &Confinement) -> Result<String, String> {
+    show_processors(plan.processors, plan.first_processor)
+}
+
+pub(crate) fn show_processors(processors: usize, first: usize) -> Result<String, String> {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
     let have = sched_getaffinity(None).map_err(|e| failed("sched_getaffinity", e))?;
     let usable: Vec<usize> = (0..CpuSet::MAX_CPU)
         .filter(|cpu| have.is_set(*cpu))
         .collect();
-    let count = plan.processors.clamp(1, usable.len().max(1));
+    let count = processors.clamp(1, usable.len().max(1));
     let mut wanted = CpuSet::new();
     for offset in 0..count {
-        let index = plan.first_processor.wrapping_add(offset) % usable.len().max(1);
+        let index = first.wrapping_add(offset) % usable.len().max(1);
         let cpu = usable.get(index).ok_or("no processor may be used")?;
         wanted.set(*cpu);
     }

@@ -9,6 +9,7 @@
 //! * [`Spawn`] starts a program with nothing but the descriptors it is given.
 //! * [`lockdown`] is called by such a program to give up everything it does not need.
 //! * [`jail`] puts such a program, and a native one it then starts, into a root of its own.
+//! * [`keeper`] is called by one that has a container made by another program.
 //! * [`handoff`] passes one descriptor to another process.
 //! * [`cgroup`] caps memory, tasks and processor time, on version 1 and on version 2.
 //! * [`mod@file`] opens files that nobody else may have written, and writes below a directory.
@@ -30,6 +31,7 @@ mod child;
 pub mod file;
 pub mod handoff;
 pub mod jail;
+pub mod keeper;
 mod limit;
 pub mod lockdown;
 pub mod memory;

@@ -156,6 +156,14 @@ impl Policy {
         Ok(policy)
     }
 
+    /// The error that answers a call no rule lets through; none: such a call kills.
+    ///
+    /// # Errors
+    /// When the name is unknown.
+    pub fn answer_otherwise(&self) -> Result<Option<u32>, FilterError> {
+        self.otherwise.as_deref().map(error_number).transpose()
+    }
+
     /// Compiles for the running process.
     ///
     /// # Errors
@@ -206,6 +214,14 @@ impl Rule {
     /// When the name is unknown.
     pub fn number(&self) -> Result<i64, FilterError> {
         names::syscall(&self.syscall).ok_or_else(|| unknown("system call", &self.syscall))
+    }
+
+    /// The error it answers with.
+    ///
+    /// # Errors
+    /// When the name is unknown.
+    pub fn answer(&self) -> Result<Option<u32>, FilterError> {
+        self.errno.as_deref().map(error_number).transpose()
     }
 
     fn check(&self) -> Result<(), FilterError> {

@@ -191,8 +191,8 @@ def _prepare():
     observe.install(_HANDLERS)
 
 
-def main():
-    """Run the one job there is, and end the process."""
+def main(wait=None):
+    """Run the one job there is, after `wait` if given, and end the process."""
     packets = Packets(CHANNEL)
     with open(JOB, "rb") as file:
         job = json.load(file)
@@ -205,6 +205,8 @@ def main():
 
     os.register_at_fork(after_in_child=forked)
     packets.ready()
+    if wait is not None:
+        wait()
     try:
         status = runner.run(job, out)
     except BaseException as error:

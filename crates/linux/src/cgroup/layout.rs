@@ -11,6 +11,8 @@ use crate::step::{failed, plain};
 
 /// The directory that holds our groups.
 const PARENT: &str = "casemate";
+/// The controller of device nodes.
+const DEVICES: &str = "devices";
 /// How often making a group starts again because another process removed the empty parent.
 const TRIES: usize = 8;
 
@@ -62,6 +64,8 @@ pub enum Kind {
 pub struct Layout {
     v1: BTreeMap<Controller, Hierarchy>,
     v2: Option<Hierarchy>,
+    /// Version 1's hierarchy of devices, which only container runtimes use.
+    devices: Option<Hierarchy>,
     ops: Ops,
 }
 
@@ -105,15 +109,22 @@ impl Layout {
         let mut layout = Self {
             v1: BTreeMap::new(),
             v2: None,
+            devices: None,
             ops: KERNEL,
         };
         for mount in mountinfo.lines().filter_map(Mount::parse) {
             if mount.fstype == "cgroup2" && layout.v2.is_none() {
                 layout.v2 = mount.hierarchy(own_path(own, None), root);
             }
+            let named = |word: &str| mount.options.split(',').any(|option| option == word);
+            if mount.fstype == "cgroup" && named(DEVICES) && layout.devices.is_none() {
+                layout.devices = mount.hierarchy(own_path(own, Some(DEVICES)), root);
+            }
             for controller in Controller::ALL {
-                let named = mount.options.split(',').any(|o| o == controller.name());
-                if mount.fstype == "cgroup" && named && !layout.v1.contains_key(&controller) {
+                if mount.fstype == "cgroup"
+                    && named(controller.name())
+                    && !layout.v1.contains_key(&controller)
+                {
                     let path = own_path(own, Some(controller.name()));
                     if let Some(hierarchy) = mount.hierarchy(path, root) {
                         layout.v1.insert(controller, hierarchy);
@@ -222,6 +233,31 @@ impl Layout {
         Err(format!("{} keeps disappearing", parent.display()))
     }
 
+    /// The hierarchy that a container runtime may use, and the directory of the group `name` in it.
+    pub(super) fn runtime_dir(&self, name: &std::ffi::OsStr) -> io::Result<(PathBuf, PathBuf)> {
+        let hierarchy = match (&self.v2, self.v1.is_empty()) {
+            (Some(unified), true) => {
+                let base = self.bases().into_values().find_map(Result::ok);
+                let base = base.ok_or_else(|| io::Error::other("no group can be made here"))?;
+                return Ok((unified.mount.clone(), base.1.join(PARENT).join(name)));
+            }
+            _ => self.devices.as_ref(),
+        };
+        let hierarchy =
+            hierarchy.ok_or_else(|| io::Error::other("there is no hierarchy of devices"))?;
+        Ok((
+            hierarchy.mount.clone(),
+            hierarchy.own.join(PARENT).join(name),
+        ))
+    }
+
+    /// Where version 1's hierarchy of devices is mounted.
+    pub(crate) fn devices_mount(&self) -> Option<&Path> {
+        self.devices
+            .as_ref()
+            .map(|hierarchy| hierarchy.mount.as_path())
+    }
+
     fn mkdir(&self, dir: &Path) -> io::Result<()> {
         match (self.ops.mkdir)(dir) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -237,7 +273,7 @@ impl Layout {
     /// its siblings, in each hierarchy. An earlier process may have been in another group.
     pub(super) fn parents(&self) -> BTreeSet<PathBuf> {
         let mut found = BTreeSet::new();
-        for hierarchy in self.v1.values().chain(&self.v2) {
+        for hierarchy in self.v1.values().chain(&self.v2).chain(&self.devices) {
             let ancestors = hierarchy.own.ancestors();
             for base in ancestors.take_while(|dir| dir.starts_with(&hierarchy.mount)) {
                 found.insert(base.join(PARENT));

@@ -125,7 +125,7 @@ fn machine_has_no_swap() -> bool {
     std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() <= 1)
 }
 
-fn set_pids(place: &Place, count: u64) -> Result<String, String> {
+pub(super) fn set_pids(place: &Place, count: u64) -> Result<String, String> {
     set(place, "pids.max", &count.to_string())?;
     verify(place, "pids.max", Limit::At(count))?;
     Ok(format!("{count} tasks, read back"))

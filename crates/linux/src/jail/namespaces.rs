@@ -50,7 +50,7 @@ pub(super) fn leave(steps: &mut Vec<Step>) {
     }
 }
 
-fn unshare(flag: UnshareFlags) -> Result<(), String> {
+pub(crate) fn unshare(flag: UnshareFlags) -> Result<(), String> {
     // SAFETY: the function is unsafe because CLONE_FILES would split the descriptor table that
     // other threads rely on. `flag` is one of the constants of this file, never CLONE_FILES.
     let done = unsafe { rustix::thread::unshare_unsafe(flag) };
@@ -100,12 +100,25 @@ impl Init {
     ///
     /// # Errors
     /// The first thing that could not be given up; process 1 then does not go on.
-    pub fn wait(mut self, identity: Identity) -> Result<i32, String> {
+    pub fn wait(self, identity: Identity) -> Result<i32, String> {
         let parent = rustix::process::getppid();
         let mut steps = Vec::new();
         lockdown::drop_identity(identity, &mut steps);
         steps.into_iter().try_for_each(|step| step.got.map(drop))?;
-        // Changing the user clears both of these, so they come after it.
+        // Changing the user clears both of the next, so they come after it.
+        self.wait_for(parent)
+    }
+
+    /// The same for a process 1 that stays root: of another user, this process could not take it along
+    /// when it is killed, because the signal is sent in its name.
+    ///
+    /// # Errors
+    /// As [`Init::wait`].
+    pub fn wait_as_root(self) -> Result<i32, String> {
+        self.wait_for(rustix::process::getppid())
+    }
+
+    fn wait_for(mut self, parent: Option<Pid>) -> Result<i32, String> {
         lockdown::die_with(parent)?;
         lockdown::not_dumpable()?;
         lockdown::close_all_but(&[self.alive.as_raw_fd()])?;
@@ -138,7 +151,7 @@ impl Parent {
     }
 
     /// Whether it is still there. Its number says nothing: from in here it has none.
-    pub(super) fn is_there(&self) -> Result<(), String> {
+    pub(crate) fn is_there(&self) -> Result<(), String> {
         let mut polled = [PollFd::new(&self.alive, PollFlags::IN)];
         let now = Timespec::default();
         match poll(&mut polled, Some(&now)) {
@@ -171,9 +184,17 @@ pub fn fork_init() -> Result<Forked, String> {
 /// # Errors
 /// When there is nothing to wait for although `main` has not been seen to end.
 pub fn reap_until(main: &crate::Child) -> Result<crate::Exit, String> {
+    reap_until_pid(main.pid())
+}
+
+/// The same for a process that was left to process 1 by a program that has ended.
+///
+/// # Errors
+/// As [`reap_until`].
+pub fn reap_until_pid(main: u32) -> Result<crate::Exit, String> {
     loop {
         match wait(WaitOptions::empty()) {
-            Ok(Some((pid, status))) if pid.as_raw_pid().unsigned_abs() == main.pid() => {
+            Ok(Some((pid, status))) if pid.as_raw_pid().unsigned_abs() == main => {
                 let exit = status.exit_status().map(crate::Exit::Code);
                 let signal = status.terminating_signal().map(crate::Exit::Signal);
                 return exit.or(signal).ok_or("neither ended nor killed".to_owned());

@@ -24,7 +24,7 @@ const NODEV: u64 = 4;
 const NOEXEC: u64 = 8;
 
 /// Where the new root is put together: some folder that every system has.
-const PLACE: &str = "/tmp";
+pub const PLACE: &str = "/tmp";
 /// Beside the parts of the root, only while they are being made.
 const MAKING: &str = "making";
 /// Folders of the system, each bound or linked as the host has it.
@@ -127,6 +127,19 @@ impl Builder {
 
     /// Closes the inputs, makes scratch and the process file system, and becomes the root.
     pub fn finish(mut self, steps: &mut Vec<Step>) -> Built {
+        let built = self.finish_parts(steps);
+        steps.push(Step::run(wall::PROC, "processes of the jail only", || {
+            self.proc()
+        }));
+        steps.push(Step::run(
+            wall::ROOT,
+            "a root of its own, the host's detached",
+            || self.pivot(),
+        ));
+        built
+    }
+
+    fn finish_parts(&mut self, steps: &mut Vec<Step>) -> Built {
         steps.push(Step::run(
             wall::INPUTS,
             "copies, in a read-only file system",
@@ -142,15 +155,13 @@ impl Builder {
             scratch = Some(fd);
             Ok(how)
         }));
-        steps.push(Step::run(wall::PROC, "processes of the jail only", || {
-            self.proc()
-        }));
-        steps.push(Step::run(
-            wall::ROOT,
-            "a root of its own, the host's detached",
-            || self.pivot(),
-        ));
         Built { scratch }
+    }
+
+    /// The same without becoming the root and without a process file system: a tree below [`PLACE`]
+    /// that another program shows to a container, part by part.
+    pub fn finish_staged(mut self, steps: &mut Vec<Step>) -> Built {
+        self.finish_parts(steps)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -388,6 +399,38 @@ fn expect_read_only(dir: &Path) -> Result<(), String> {
 enum Kind {
     Folder,
     File,
+}
+
+/// How one name of the host's system appears in a root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape {
+    /// The name, relative to the root.
+    pub name: String,
+    /// Where it leads, for a link.
+    pub link: Option<String>,
+    /// Whether it is a file.
+    pub file: bool,
+}
+
+/// The names of the host's system that a root shows beside `/usr`, without opening anything.
+#[must_use]
+pub fn shapes() -> Vec<Shape> {
+    let shape = |name: &str, is_link: bool| {
+        let path = Path::new("/").join(name);
+        let link = std::fs::read_link(&path).ok().filter(|_| is_link);
+        let link = link.and_then(|target| target.into_os_string().into_string().ok());
+        (link.is_some() || path.exists()).then(|| Shape {
+            name: name.to_owned(),
+            link,
+            file: path.is_file(),
+        })
+    };
+    let system = SYSTEM.iter().filter_map(|name| shape(name, true));
+    let configuration = CONFIGURATION.iter().filter_map(|name| shape(name, false));
+    // Covered in the stage; a runtime that does not bind what is mounted below a folder needs it named.
+    let local = std::fs::symlink_metadata("/usr/local").is_ok_and(|meta| meta.is_dir());
+    let local = local.then(|| shape("usr/local", false)).flatten();
+    system.chain(configuration).chain(local).collect()
 }
 
 /// How a name of the host's appears.

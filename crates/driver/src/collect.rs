@@ -5,26 +5,29 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use casemate_driver::{Over, Tally};
 use casemate_linux::file::{Left, left_beneath, open_beneath};
 use casemate_model::event::What;
 use casemate_model::limit::LimitKind;
 
-use crate::lower::Watched;
+use crate::lowered::Watched;
+use crate::tally::{Over, Tally};
 
 /// Files that are looked at; a scratch without a limit on files may hold more.
 const LOOKED_AT: usize = 100_000;
 
 /// What was left, in bytes.
-pub(crate) struct Collected {
+pub struct Collected {
     /// Bytes of all regular files.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// The same in whole pages, as the file system counts them.
-    pub(crate) pages: u64,
+    pub pages: u64,
 }
 
 /// Takes the files of /tmp and /work up to the limits; a limit that cut them is an event.
-pub(crate) fn collect(
+///
+/// # Errors
+/// When what is there cannot be read.
+pub fn collect(
     scratch: &OwnedFd,
     watched: &Watched,
     tally: &mut Tally<'_>,

@@ -11,18 +11,18 @@ use rustix::net::{
 };
 
 /// Bytes of a packet beside its kind; larger contents are sent in several.
-pub(crate) const PACKET_MAX: usize = 64 << 10;
+pub const PACKET_MAX: usize = 64 << 10;
 
 /// One end of a channel.
 #[derive(Debug)]
-pub(crate) struct Packets {
+pub struct Packets {
     fd: OwnedFd,
     buffer: Vec<u8>,
 }
 
 /// What was received.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Received {
+pub enum Received {
     /// A packet: its kind and its content.
     Packet(u8, Vec<u8>),
     /// Nothing is there now.
@@ -33,7 +33,10 @@ pub(crate) enum Received {
 
 impl Packets {
     /// Two ends of a channel.
-    pub(crate) fn pair() -> io::Result<(Self, Self)> {
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn pair() -> io::Result<(Self, Self)> {
         let (a, b) = socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -43,7 +46,8 @@ impl Packets {
         Ok((Self::new(a), Self::new(b)))
     }
 
-    pub(crate) fn new(fd: OwnedFd) -> Self {
+    /// One end that another process made.
+    pub fn new(fd: OwnedFd) -> Self {
         Self {
             fd,
             // One more than any packet may have, so that a larger one is seen to be larger.
@@ -52,7 +56,10 @@ impl Packets {
     }
 
     /// Sends one packet.
-    pub(crate) fn send(&self, kind: u8, content: &[u8]) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn send(&self, kind: u8, content: &[u8]) -> io::Result<()> {
         let packet = [&[kind], content].concat();
         let sent = loop {
             match send(&self.fd, &packet, SendFlags::NOSIGNAL) {
@@ -68,14 +75,20 @@ impl Packets {
     }
 
     /// Sends contents in as many packets as they need.
-    pub(crate) fn send_split(&self, kind: u8, content: &[u8]) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn send_split(&self, kind: u8, content: &[u8]) -> io::Result<()> {
         content
             .chunks(PACKET_MAX)
             .try_for_each(|chunk| self.send(kind, chunk))
     }
 
     /// Receives what is there, waiting for it or not.
-    pub(crate) fn receive(&mut self, wait: bool) -> io::Result<Received> {
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn receive(&mut self, wait: bool) -> io::Result<Received> {
         let flags = if wait {
             RecvFlags::empty()
         } else {
@@ -101,7 +114,10 @@ impl Packets {
     }
 
     /// Waits for a packet until the deadline.
-    pub(crate) fn receive_until(&mut self, deadline: Instant) -> io::Result<Received> {
+    ///
+    /// # Errors
+    /// Those of the socket.
+    pub fn receive_until(&mut self, deadline: Instant) -> io::Result<Received> {
         loop {
             match self.receive(false)? {
                 Received::Nothing => {}
@@ -123,7 +139,10 @@ impl AsFd for Packets {
 }
 
 /// Waits until one of these can be read, at most this long; whether one can.
-pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Duration) -> io::Result<bool> {
+///
+/// # Errors
+/// Those of `poll`.
+pub fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Duration) -> io::Result<bool> {
     let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
     let mut polled: Vec<PollFd<'_>> = fds
         .iter()

@@ -5,13 +5,13 @@
 //! again; the name is a hash of everything that matters.
 
 mod install;
+mod python;
 mod store;
 
 use casemate_backend::setup::{Progress, SetupError, Unit};
 
-pub use store::{Installed, Store};
-
-use crate::probe;
+pub use python::{PYTHON, guest, python};
+pub use store::{Installed, Opened, Store};
 
 /// Makes sure that the packages are in the cache, and says where.
 ///
@@ -24,7 +24,7 @@ pub fn set_up(
     force: bool,
     progress: &dyn Progress,
 ) -> Result<Installed, SetupError> {
-    probe::python().map_err(|(what, fix)| SetupError::Fetch { what, fix })?;
+    python().map_err(|(what, fix)| SetupError::Fetch { what, fix })?;
     let _lock = store.lock(progress)?;
     if force {
         store.remove()?;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::install;
-use crate::probe;
+use super::python::python;
 
 /// Counted up when the layout changes.
 const FORMAT: u32 = 1;
@@ -45,9 +45,11 @@ pub struct Installed {
 
 /// The folder a guest is shown, opened and checked.
 #[derive(Debug)]
-pub(crate) struct Opened {
-    pub(crate) folder: File,
-    pub(crate) path: PathBuf,
+pub struct Opened {
+    /// The folder, as it was checked.
+    pub folder: File,
+    /// Its path.
+    pub path: PathBuf,
 }
 
 impl Store {
@@ -64,11 +66,7 @@ impl Store {
         let mut hash = Sha256::new();
         hash.update(FORMAT.to_le_bytes());
         // Native modules fit one minor version of Python and one processor.
-        hash.update(format!(
-            "{:?}{}",
-            probe::python().ok(),
-            std::env::consts::ARCH
-        ));
+        hash.update(format!("{:?}{}", python().ok(), std::env::consts::ARCH));
         for (name, text) in install::pinned() {
             for part in [name, text] {
                 hash.update((part.len() as u64).to_le_bytes());
@@ -115,7 +113,10 @@ impl Store {
     }
 
     /// Opens what a guest is shown: a folder of ours that nobody else can write, in one that is.
-    pub(crate) fn opened(&self) -> Result<Opened, SetupError> {
+    ///
+    /// # Errors
+    /// As [`Store::installed`].
+    pub fn opened(&self) -> Result<Opened, SetupError> {
         self.manifest()?;
         let path = self.dir().join(SHOWN);
         let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::DIRECTORY;

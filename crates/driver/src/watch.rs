@@ -3,20 +3,20 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use casemate_driver::{Over, Tally};
 use casemate_linux::cgroup::Cgroup;
 use casemate_linux::file::{Room, room};
 use casemate_model::limit::LimitKind;
 
-use crate::lower::{LIBRARIES, Watched};
+use crate::lowered::Watched;
+use crate::tally::{Over, Tally};
 
 /// How often the numbers are read.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(10);
+pub const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Processes whose descriptors are counted at one look.
 const LOOKED_INTO: usize = 64;
 
 /// What was read so far.
-pub(crate) struct Watch<'a> {
+pub struct Watch<'a> {
     limits: &'a Watched,
     cgroup: Option<&'a Cgroup>,
     scratch: &'a OwnedFd,
@@ -25,18 +25,18 @@ pub(crate) struct Watch<'a> {
     looked: Instant,
     cpu_before: Duration,
     memory_before: u64,
-    pub(crate) cpu: Duration,
-    pub(crate) disk_peak: Room,
-    pub(crate) open_files_peak: u64,
+    /// Processor time of the program so far.
+    pub cpu: Duration,
+    /// The most that scratch held.
+    pub disk_peak: Room,
+    /// The most descriptors of one process.
+    pub open_files_peak: u64,
     told: Vec<LimitKind>,
 }
 
 impl<'a> Watch<'a> {
-    pub(crate) fn new(
-        limits: &'a Watched,
-        cgroup: Option<&'a Cgroup>,
-        scratch: &'a OwnedFd,
-    ) -> Self {
+    /// Nothing read yet.
+    pub fn new(limits: &'a Watched, cgroup: Option<&'a Cgroup>, scratch: &'a OwnedFd) -> Self {
         Self {
             limits,
             cgroup,
@@ -53,7 +53,7 @@ impl<'a> Watch<'a> {
     }
 
     /// The program begins now: what was used before is the interpreter's.
-    pub(crate) fn begin(&mut self) {
+    pub fn begin(&mut self) {
         if let Some(cgroup) = self.cgroup {
             self.cpu_before = cgroup.cpu_usage().unwrap_or_default();
             self.memory_before = cgroup.memory_usage().unwrap_or_default();
@@ -61,7 +61,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Reads the numbers when it is time to, and says which limit ends the run.
-    pub(crate) fn look(&mut self, tally: &mut Tally<'_>) -> Option<Over> {
+    pub fn look(&mut self, tally: &mut Tally<'_>) -> Option<Over> {
         if self.looked.elapsed() < LOOK_EVERY {
             return None;
         }
@@ -70,7 +70,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Reads the numbers.
-    pub(crate) fn look_now(&mut self, tally: &mut Tally<'_>) -> Option<Over> {
+    pub fn look_now(&mut self, tally: &mut Tally<'_>) -> Option<Over> {
         let used = self.look_at_scratch(tally);
         let cgroup = self.cgroup?;
         if cgroup.task_refusals().is_ok_and(|refused| refused > 0) {
@@ -101,7 +101,9 @@ impl<'a> Watch<'a> {
     /// Of memory in use, what is neither files nor the interpreter and its libraries.
     fn of_program(&self, bytes: u64, scratch: u64) -> u64 {
         let files = scratch.saturating_add(self.limits.held_bytes);
-        bytes.saturating_sub(files).saturating_sub(LIBRARIES)
+        bytes
+            .saturating_sub(files)
+            .saturating_sub(self.limits.own_bytes)
     }
 
     fn cpu_time(&mut self, cgroup: &Cgroup) -> Option<Over> {
@@ -166,7 +168,7 @@ impl<'a> Watch<'a> {
     }
 
     /// The most memory above what there was when the program began.
-    pub(crate) fn memory_peak(&self) -> u64 {
+    pub fn memory_peak(&self) -> u64 {
         let peak = self.cgroup.and_then(|cgroup| cgroup.memory_peak().ok());
         peak.unwrap_or_default().saturating_sub(self.memory_before)
     }

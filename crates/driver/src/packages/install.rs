@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use casemate_backend::setup::{Progress, SetupError, Unit};
-use casemate_driver::guest;
 use casemate_linux::{Exit, Spawn};
 
+use super::python::PYTHON;
 use super::store::SHOWN;
-use crate::probe::PYTHON;
+use crate::guest;
 
 /// Packages by version and hash.
 const REQUIREMENTS: &str = include_str!("../../../../images/host/requirements.txt");

@@ -1,0 +1,27 @@
+//! The container backends: the host's own Python in a container that `runc`, `crun` or gVisor's `runsc`
+//! makes from one OCI bundle.
+//!
+//! `probe`, `lower` and `drive` are the backend as every backend has them; `bundle` and `filter` are the
+//! parts of the bundle; `keeper` is the other process, which has the container made; `measure` looks at
+//! what was made from outside, between the runtime's `create` and its `start` and again before the
+//! program begins; `advisories` says which versions are not to be trusted.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")
+)]
+
+mod advisories;
+mod bundle;
+mod drive;
+mod filter;
+pub mod keeper;
+mod kind;
+mod lower;
+mod measure;
+mod probe;
+mod walls;
+
+pub use drive::ContainerBackend;
+pub use kind::{Kind, Platform};

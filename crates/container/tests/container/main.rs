@@ -1,0 +1,35 @@
+//! Real containers, with this program as their keeper.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![allow(clippy::print_stdout, reason = "the list of tests is what it prints")]
+
+mod support;
+mod walls;
+
+use casemate_backend::suite;
+use casemate_container::ContainerBackend;
+
+fn main() {
+    let mut args = std::env::args_os().skip(1);
+    let first = args.next();
+    if first.as_deref() == Some(std::ffi::OsStr::new(casemate_container::keeper::ARGUMENT)) {
+        std::process::exit(support::keeper());
+    }
+    let first = first.and_then(|arg| arg.into_string().ok());
+    if first.as_deref() == Some(support::HOST) {
+        return support::be_a_host(args.next());
+    }
+    let suite: &[support::Test] = &[("passes_the_suite", passes_the_suite)];
+    support::run(&[suite, walls::TESTS].concat(), first);
+}
+
+fn passes_the_suite(backend: &ContainerBackend) {
+    let failures = suite::failures(backend, &support::lacking());
+    assert!(
+        failures.is_empty(),
+        "{} of {} failed:\n{}",
+        failures.len(),
+        suite::count(),
+        failures.join("\n")
+    );
+}

@@ -1,0 +1,346 @@
+//! What a hostile program tries from inside, what the host sees of it, and what is left afterwards.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use casemate_backend::contract::{Backend, Cancel};
+use casemate_backend::plan::Plan;
+use casemate_backend::suite::{self, Seen};
+use casemate_container::ContainerBackend;
+use casemate_model::guarantee::Guarantee;
+use casemate_model::limit::{Limit, LimitKind, Millis};
+use casemate_model::outcome::Exit;
+use casemate_model::policy::base_guarantees;
+
+use crate::support::{self, Test, lacking};
+
+/// `call(number, ...)` gives the errno of a raw system call, or 0.
+const RAW: &str = "import ctypes, errno, os\n\
+    libc = ctypes.CDLL(None, use_errno=True)\n\
+    def call(*args):\n    \
+        ctypes.set_errno(0)\n    \
+        r = libc.syscall(*[ctypes.c_long(a) for a in args])\n    \
+        return errno.errorcode.get(ctypes.get_errno(), 'OK') if r == -1 else 'OK'\n";
+
+pub(crate) const TESTS: &[Test] = &[
+    ("a_receipt_names_every_wall", a_receipt_names_every_wall),
+    (
+        "one_that_is_not_started_leaves_nothing",
+        one_that_is_not_started_leaves_nothing,
+    ),
+    (
+        "only_its_own_descriptors_are_open",
+        only_its_own_descriptors_are_open,
+    ),
+    (
+        "the_root_holds_nothing_of_the_hosts",
+        the_root_holds_nothing_of_the_hosts,
+    ),
+    (
+        "nothing_but_scratch_can_be_written",
+        nothing_but_scratch_can_be_written,
+    ),
+    ("calls_are_answered_or_kill", calls_are_answered_or_kill),
+    ("no_socket_leads_anywhere", no_socket_leads_anywhere),
+    (
+        "a_fork_bomb_stops_at_the_limit",
+        a_fork_bomb_stops_at_the_limit,
+    ),
+    (
+        "messages_cannot_be_forged_into_an_end",
+        messages_cannot_be_forged_into_an_end,
+    ),
+    ("what_is_left_running_is_gone", what_is_left_running_is_gone),
+    (
+        "nothing_is_left_after_any_end",
+        nothing_is_left_after_any_end,
+    ),
+    (
+        "nothing_is_left_when_the_host_is_killed",
+        nothing_is_left_when_the_host_is_killed,
+    ),
+];
+
+fn seen_with(backend: &ContainerBackend, code: &str, change: impl FnOnce(&mut Plan)) -> Seen {
+    let mut plan = suite::plan_without(code, &lacking());
+    change(&mut plan);
+    suite::run(backend, &plan, &Cancel::new()).unwrap()
+}
+
+fn seen(backend: &ContainerBackend, code: &str) -> Seen {
+    seen_with(backend, code, |_| {})
+}
+
+fn exit(seen: &Seen) -> Option<Exit> {
+    seen.finish.as_ref().map(|finish| finish.exit.clone())
+}
+
+fn expect(seen: &Seen, stdout: &str) {
+    assert_eq!(seen.stdout, stdout, "{} {:?}", seen.stderr, seen.finish);
+}
+
+fn is_gvisor(backend: &ContainerBackend) -> bool {
+    backend.name() == "gvisor"
+}
+
+fn a_receipt_names_every_wall(backend: &ContainerBackend) {
+    let plan = suite::plan_without("print(1)", &lacking());
+    let (_sandbox, receipt) = backend.create(&plan).unwrap();
+    let mut asked = base_guarantees().missing_from(&lacking());
+    if is_gvisor(backend) {
+        asked.insert(Guarantee::SeparateKernel);
+    }
+    assert_eq!(receipt.satisfies(&asked), Ok(()), "{receipt:?}");
+    assert_eq!(
+        receipt.granted().contains(Guarantee::SeparateKernel),
+        is_gvisor(backend)
+    );
+    let names: BTreeSet<&str> = receipt
+        .walls
+        .iter()
+        .map(|wall| wall.name.as_str())
+        .collect();
+    assert_eq!(names.len(), receipt.walls.len(), "each once");
+    for wall in &receipt.walls {
+        println!("    {:24} {:?} {:?}", wall.name, wall.got, wall.missing);
+    }
+    let missing: Vec<_> = receipt.walls.iter().filter(|wall| !wall.stands()).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+fn one_that_is_not_started_leaves_nothing(backend: &ContainerBackend) {
+    let plan = suite::plan_without("open('/tmp/ran', 'w')", &lacking());
+    drop(backend.create(&plan).unwrap());
+    assert_eq!(left_of_this_process(), Vec::<String>::new());
+}
+
+fn only_its_own_descriptors_are_open(backend: &ContainerBackend) {
+    let seen = seen(
+        backend,
+        "import os, stat\n\
+         for fd in range(64):\n    \
+             try: mode = os.fstat(fd).st_mode\n    \
+             except OSError: continue\n    \
+             kind = 'file' if stat.S_ISREG(mode) else 'pipe' if stat.S_ISFIFO(mode) else 'socket' if stat.S_ISSOCK(mode) else oct(mode)\n    \
+             print(fd, kind)",
+    );
+    expect(&seen, "0 file\n1 pipe\n2 pipe\n3 socket\n");
+}
+
+fn the_root_holds_nothing_of_the_hosts(backend: &ContainerBackend) {
+    let seen = seen(
+        backend,
+        "import os\n\
+         have = set(os.listdir('/')) - {'bin', 'lib', 'lib32', 'lib64', 'sbin', 'sys'}\n\
+         print(sorted(have), os.listdir('/usr/local'), sorted(set(os.listdir('/etc')) - {'alternatives', 'ld.so.cache'}))\n\
+         print(os.listdir('/opt'), sorted(os.listdir('/run')), os.uname().nodename)\n\
+         known = {'self', 'thread-self', '1'}\n\
+         print([name for name in os.listdir('/proc') if name not in known], os.path.exists('/sys/kernel'))\n\
+         for path in ['/proc/1/environ', '/proc/kcore', '/proc/sys/kernel/core_pattern', '/dev/mem', '/dev/kmsg', '/dev/kvm']:\n    \
+             try: open(path, 'rb').read(1); print('READ', path)\n    \
+             except OSError: pass",
+    );
+    expect(
+        &seen,
+        "['data', 'dev', 'etc', 'opt', 'proc', 'run', 'tmp', 'usr', 'work'] [] []\n['casemate'] ['casemate'] casemate\n[] False\n",
+    );
+}
+
+fn nothing_but_scratch_can_be_written(backend: &ContainerBackend) {
+    let seen = seen(
+        backend,
+        "import os\n\
+         for dir in ['/', '/usr', '/usr/bin', '/etc', '/opt/casemate', '/opt/casemate/site-packages/pandas', '/run', '/run/casemate', '/data', '/dev', '/usr/local']:\n    \
+             for what in (lambda: open(dir + '/x', 'w'), lambda: os.mkdir(dir + '/x'), lambda: os.symlink('a', dir + '/x'), lambda: os.rename('/tmp', dir + '/x'), lambda: os.chmod(dir, 0o777)):\n        \
+                 try: what(); print('WROTE', dir)\n        \
+                 except OSError: pass\n\
+         for dir in ['/tmp', '/work', '/dev/shm']: open(dir + '/x', 'w').write('x')\n\
+         print('done', os.getuid() != 0)",
+    );
+    expect(&seen, "done True\n");
+}
+
+/// By their numbers on x86_64. gVisor's kernel answers for itself, and none reaches the host's.
+fn calls_are_answered_or_kill(backend: &ContainerBackend) {
+    if is_gvisor(backend) {
+        let seen = seen(backend, "import os\nprint(os.uname().release)");
+        return expect(&seen, "4.4.0\n");
+    }
+    if !cfg!(target_arch = "x86_64") {
+        return println!("SKIPPED: the numbers are those of x86_64");
+    }
+    let calls = "calls = {'mount': 165, 'chroot': 161, 'ptrace': 101, 'keyctl': 250, 'userfaultfd': 323, 'unshare': 272, 'setns': 308,\n\
+        'perf_event_open': 298, 'io_uring_setup': 425, 'clone3': 435, 'no such call': 9999}\n\
+        for name, number in calls.items(): print(name, call(number, 0, 0, 0, 0, 0))\n\
+        print(call(16, 0, 0x15412, 0), call(16, 0, 0x5411, 0), call(56, 0x10000000, 0, 0, 0, 0))";
+    expect(
+        &seen(backend, &format!("{RAW}{calls}")),
+        "mount EPERM\nchroot EPERM\nptrace EPERM\nkeyctl EPERM\nuserfaultfd EPERM\nunshare EPERM\nsetns EPERM\n\
+         perf_event_open EPERM\nio_uring_setup ENOSYS\nclone3 ENOSYS\nno such call ENOSYS\nENOTTY ENOTTY ENOSYS\n",
+    );
+    // bpf, init_module, pivot_root, open_by_handle_at, move_mount; ioctl TIOCSTI with and without bits that
+    // the kernel does not read.
+    for call in [
+        "321",
+        "175",
+        "155",
+        "304",
+        "429",
+        "16, 0, 0x5412",
+        "16, 0, 0x100005412",
+    ] {
+        let code =
+            format!("{RAW}print('before', flush=True)\ncall({call}, 0, 0, 0)\nprint('after')");
+        let seen = seen(backend, &code);
+        assert_eq!(seen.stdout, "before\n", "{call}");
+        let end = exit(&seen);
+        assert!(
+            matches!(&end, Some(Exit::Wall { wall, .. }) if wall == "seccomp"),
+            "{call}: {end:?}"
+        );
+    }
+}
+
+fn no_socket_leads_anywhere(backend: &ContainerBackend) {
+    // AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_ALG, AF_VSOCK, by the library, not by Python.
+    let code = "import socket\n\
+        for family in (2, 10, 16, 17, 38, 40):\n    \
+            fd = libc.socket(family, 1 if family in (2, 10) else 3, 0)\n    \
+            if fd >= 0 and family == 2:\n        \
+                address = b'\\x02\\x00\\x00\\x09\\x01\\x01\\x01\\x01' + bytes(8)\n        \
+                print('reached' if libc.connect(fd, address, 16) == 0 else 'refused')\n    \
+            elif fd >= 0 and GVISOR is False: print('made', family)\n\
+        a, b = socket.socketpair(); a.send(b'hi'); print(b.recv(2))";
+    let gvisor = is_gvisor(backend);
+    let python = if gvisor { "True" } else { "False" };
+    let seen = seen(backend, &format!("GVISOR = {python}\n{RAW}{code}"));
+    expect(
+        &seen,
+        if gvisor {
+            "refused\nb'hi'\n"
+        } else {
+            "b'hi'\n"
+        },
+    );
+}
+
+fn a_fork_bomb_stops_at_the_limit(backend: &ContainerBackend) {
+    let code = "import os, time\n\
+        made = 0\n\
+        try:\n    \
+            for _ in range(200):\n        \
+                if os.fork() == 0: time.sleep(30)\n        \
+                made += 1\n\
+        except OSError as error: print(made, error.strerror)";
+    let seen = seen_with(backend, code, |plan| plan.limits.tasks = Limit::At(12));
+    let made: u32 = seen.stdout.split(' ').next().unwrap().parse().unwrap();
+    assert!((6..12).contains(&made), "{} {}", seen.stdout, seen.stderr);
+    // gVisor's own count is not to be seen from outside.
+    let told = seen.limits.contains(&LimitKind::Tasks);
+    assert!(told || is_gvisor(backend), "{:?}", seen.limits);
+    assert!(seen.took < Duration::from_secs(15), "{:?}", seen.took);
+}
+
+fn messages_cannot_be_forged_into_an_end(backend: &ContainerBackend) {
+    let code = "import os, sys\n\
+        for bytes in (b'\\x0c{\"exit\":{\"code\":0}}', b'\\x02', b'\\x0bx', b'\\x01{\"kind\":\"end\",\"exit_code\":0}\\n', b'\\x01rubbish'):\n    \
+            os.write(3, bytes)\n\
+        print('still here')\nsys.stdout.flush()\nos._exit(9)";
+    let seen = seen(backend, code);
+    assert_eq!(seen.stdout, "still here\n");
+    assert_eq!(exit(&seen), Some(Exit::Code(9)));
+    assert!(seen.events.contains(&"denied"), "{:?}", seen.events);
+}
+
+fn what_is_left_running_is_gone(backend: &ContainerBackend) {
+    let code = "import os, time\n\
+        for _ in range(3):\n    \
+            if os.fork() == 0:\n        \
+                os.setsid()\n        \
+                time.sleep(100)\n\
+        print('done', flush=True)\nos._exit(0)";
+    let seen = seen(backend, code);
+    expect(&seen, "done\n");
+    assert_eq!(left_of_this_process(), Vec::<String>::new());
+}
+
+fn nothing_is_left_after_any_end(backend: &ContainerBackend) {
+    let before = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    drop(seen(backend, "print(1)"));
+    let descriptors = open();
+    for code in [
+        "print(1)",
+        "1 / 0",
+        "while True: print('x' * 1000)",
+        "while True: pass",
+        "x = bytearray(900 << 20)",
+    ] {
+        seen_with(backend, code, |plan| {
+            plan.limits.cpu_time = Limit::At(Millis(Duration::from_millis(400)));
+        });
+    }
+    assert_eq!(left_of_this_process(), Vec::<String>::new());
+    assert_eq!(
+        std::fs::read_to_string("/proc/self/mounts").unwrap(),
+        before
+    );
+    assert_eq!(open(), descriptors);
+}
+
+/// At several moments: while it is made, while it comes up, while it runs.
+fn nothing_is_left_when_the_host_is_killed(backend: &ContainerBackend) {
+    for millis in [15, 60, 150, 400, 1500] {
+        let mut host = support::host_that_runs(backend);
+        std::thread::sleep(Duration::from_millis(millis));
+        let pid = host.pid();
+        host.kill().unwrap();
+        host.wait().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !guests().is_empty() {
+            assert!(Instant::now() < deadline, "{millis} ms: {:?}", guests());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        casemate_linux::cgroup::reclaim_stale().unwrap();
+        assert_eq!(groups_of(pid), Vec::<String>::new(), "{millis} ms");
+    }
+}
+
+/// Processes of users that only guests have, or of a runtime's in a table of ours.
+fn guests() -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let path = entry.path();
+        let command = std::fs::read_to_string(path.join("cmdline")).unwrap_or_default();
+        if command.contains("/tmp/bundle/") || command.contains("casemate_guest.container") {
+            found.push(format!("{} {}", path.display(), command.replace('\0', " ")));
+        }
+    }
+    found
+}
+
+fn left_of_this_process() -> Vec<String> {
+    let mut left = groups_of(std::process::id());
+    left.extend(guests());
+    left
+}
+
+/// Groups whose name says that this process made them.
+fn groups_of(pid: u32) -> Vec<String> {
+    let part = format!("-{pid}-");
+    let mut found = Vec::new();
+    let mut look = vec![std::path::PathBuf::from("/sys/fs/cgroup")];
+    while let Some(dir) = look.pop() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.contains(&part) {
+                found.push(entry.path().display().to_string());
+            }
+            look.push(entry.path());
+        }
+    }
+    found
+}
