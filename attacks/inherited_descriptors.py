@@ -2,6 +2,7 @@
 # threat: escape
 # tries: read and climb from descriptors that the process was started with
 # wall: descriptors
+# native: descriptors | separate_kernel
 # control: the secret is read from an inherited descriptor
 # oracle: the secret, open in the host's process meanwhile, is not in what comes back
 import os

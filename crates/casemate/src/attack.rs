@@ -41,7 +41,7 @@ pub(crate) fn command(args: &AttackArgs) -> anyhow::Result<i32> {
     let store = Store::open()?;
     setup::ensure(&store)?;
     let engine = engine(&store)?;
-    let targets = targets(&engine, &args.backend)?;
+    let targets = targets(&engine, &args.backend, &cancel)?;
     let python = Python::find();
     let mut rows = Vec::new();
     say(args.json, &report::head(&targets))?;
@@ -115,7 +115,7 @@ fn try_one(
 }
 
 /// The backends that are asked for, or every usable one.
-fn targets(engine: &Engine, names: &[String]) -> anyhow::Result<Vec<Target>> {
+fn targets(engine: &Engine, names: &[String], cancel: &Cancel) -> anyhow::Result<Vec<Target>> {
     let mut targets = Target::of(&engine.offers());
     if let Some(name) = names
         .iter()
@@ -128,7 +128,10 @@ fn targets(engine: &Engine, names: &[String]) -> anyhow::Result<Vec<Target>> {
         );
     }
     targets.retain(|target| names.is_empty() || names.contains(&target.backend));
-    Ok(targets)
+    targets
+        .into_iter()
+        .map(|target| target.calmed(engine, cancel))
+        .collect()
 }
 
 /// What is still below this process when everything should be gone.

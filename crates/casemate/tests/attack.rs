@@ -51,7 +51,10 @@ fn every_attack_is_stopped_by_its_wall_and_every_control_succeeds() {
             _ => native.as_ref(),
         };
         match wall {
-            Some(wall) => run["verdict"] == "stopped" && run["wall"] == wall.as_str(),
+            Some(walls) => {
+                let one_of = |wall: &str| walls.split(" | ").any(|known| known == wall);
+                run["verdict"] == "stopped" && run["wall"].as_str().is_some_and(one_of)
+            }
             None => run["verdict"] == "not_promised" && run["wall"].is_null(),
         }
     };
@@ -79,6 +82,11 @@ fn every_attack_is_stopped_by_its_wall_and_every_control_succeeds() {
     };
     for run in runs.filter(by_limit) {
         let ending = &run["ending"];
+        if run["backend"] == "gvisor" && run["wall"] == "limit_tasks" {
+            // gVisor's own kernel counts them and tells the program alone.
+            assert_eq!(ending["status"], "exited", "{run}");
+            continue;
+        }
         assert_eq!(ending["status"], "over", "{run}");
         assert!(
             ending["seen"].as_u64() >= ending["allowed"].as_u64(),

@@ -191,6 +191,11 @@ pub(crate) fn started(
                 filtered(process)
             },
         ),
+        look(
+            wall::DESCRIPTORS,
+            "channels to the host alone",
+            &descriptors,
+        ),
         look(wall::NOT_DUMPABLE, "not looked into", &|process| {
             let path = format!("/proc/{}/environ", process.pid);
             let found = std::fs::metadata(&path).map_err(|error| format!("{path}: {error}"))?;
@@ -222,6 +227,27 @@ fn filtered(process: &Process) -> Found {
     process.expect("Seccomp", "2")?;
     let filters = process.says("Seccomp_filters");
     Ok(format!("mode 2, {filters} filters"))
+}
+
+/// That nothing was handed in with which one could read or climb.
+fn descriptors(process: &Process) -> Found {
+    let folder = format!("/proc/{}/fd", process.pid);
+    let failed = |error| format!("{folder}: {error}");
+    let mut count = 0;
+    for entry in std::fs::read_dir(&folder).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let link = std::fs::read_link(&path).map_err(failed)?;
+        let link = link.to_string_lossy();
+        // Standard input is a file of the container's own, read-only for everybody.
+        if !["socket:", "pipe:", "/dev/null", "/run/casemate/stdin"]
+            .iter()
+            .any(|kind| link.starts_with(kind))
+        {
+            return Err(format!("{} is {link}", path.display()));
+        }
+        count += 1;
+    }
+    Ok(format!("{count}, each a socket, a pipe or its input"))
 }
 
 fn not_started(process: &Process) -> Found {

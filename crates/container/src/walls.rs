@@ -64,6 +64,7 @@ const BOTH: &[Known] = &[
 const SHARED_KERNEL: &[Known] = &[
     (jail::CGROUP_NAMESPACE, Need::Additional, &[]),
     (wall::RLIMITS, Need::Required, &[]),
+    (wall::DESCRIPTORS, Need::Required, &[]),
     (wall::NOT_DUMPABLE, Need::Required, &[]),
 ];
 

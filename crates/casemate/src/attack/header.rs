@@ -50,8 +50,8 @@ impl fmt::Display for Threat {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Native {
-    /// This wall.
-    Wall(String),
+    /// The first of these walls that the backend has: `# native: WALL | WALL`.
+    Walls(Vec<String>),
     /// Nothing is promised there, for this reason: `# native: - REASON`.
     NotPromised(String),
 }
@@ -60,7 +60,7 @@ impl Native {
     fn parse(line: &str) -> Self {
         match line.strip_prefix("- ") {
             Some(reason) => Self::NotPromised(reason.to_owned()),
-            None => Self::Wall(line.to_owned()),
+            None => Self::Walls(line.split(" | ").map(str::to_owned).collect()),
         }
     }
 }
@@ -143,7 +143,7 @@ mod tests {
         let header = Header::parse("a", WHOLE).unwrap();
         assert_eq!(header.threat, Threat::Files);
         assert_eq!((header.wall.as_str(), header.oracle.as_str()), ("w", "o"));
-        assert_eq!(header.native, Native::Wall("w".into()));
+        assert_eq!(header.native, Native::Walls(vec!["w".into()]));
     }
 
     #[test]
@@ -151,7 +151,10 @@ mod tests {
         let with =
             |line: &str| WHOLE.replace("# wall: w\n", &format!("# wall: w\n# native: {line}\n"));
         let native = |line: &str| Header::parse("a", &with(line)).unwrap().native;
-        assert_eq!(native("root"), Native::Wall("root".into()));
+        assert_eq!(
+            native("root | moat"),
+            Native::Walls(vec!["root".into(), "moat".into()])
+        );
         assert_eq!(
             native("- it is its own"),
             Native::NotPromised("it is its own".into())

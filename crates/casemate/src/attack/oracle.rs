@@ -382,7 +382,7 @@ pub(crate) fn judge(
 
 /// Whether the wall stands. Limits on what is handed back, the decoder of messages and the host's own
 /// writer are no walls of a receipt: their sign is all the evidence there is.
-fn stands(name: &str, outcome: &Outcome) -> bool {
+pub(crate) fn stands(name: &str, outcome: &Outcome) -> bool {
     const IN_NO_RECEIPT: [&str; 4] = [
         "limit_results",
         "limit_artifacts",

@@ -2,21 +2,21 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use casemate_backend::contract::{Cancel, Offer, Usable};
 use casemate_engine::Engine;
 use casemate_model::guarantee::Guarantees;
 use casemate_model::job::{Demand, GuestPath, Input, Job, JobBuilder, Language, Program, RunId};
-use casemate_model::limit::{Limit, Millis};
+use casemate_model::limit::{Limit, LimitKind, Millis};
 use casemate_model::outcome::{Ending, Outcome};
 use casemate_model::policy::{Policy, ScreenMode, base_guarantees};
 use casemate_model::unit::ByteSize;
 
 use super::header::{Header, Native};
-use super::oracle::{Held, Seen, is_forged, judge};
+use super::oracle::{Held, Seen, Sign, is_forged, judge, stands};
 use super::stage::Stage;
-use super::table::Attack;
-use super::tree::{self, Watcher};
+use super::table::{Attack, CALM};
+use super::tree::{self, Holding, Watcher};
 use crate::out::save;
 
 /// Bytes that are looked through for a secret.
@@ -44,6 +44,9 @@ pub(crate) struct Target {
     pub(crate) backend: String,
     /// What an attack's run asks of it.
     pub(crate) require: Guarantees,
+    /// What the host sees of it when the program does nothing: a kernel of its own has threads and
+    /// descriptors of its own, which are not the program's.
+    pub(crate) calm: Holding,
 }
 
 impl Target {
@@ -54,8 +57,28 @@ impl Target {
             .map(|offer| Self {
                 backend: offer.backend.clone(),
                 require: base_guarantees().common(&offer.guarantees),
+                calm: Holding::default(),
             })
             .collect()
+    }
+
+    /// Looks at what it holds while the program does nothing.
+    ///
+    /// # Errors
+    /// When the host fails, or the program that does nothing.
+    pub(crate) fn calmed(self, engine: &Engine, cancel: &Cancel) -> anyhow::Result<Self> {
+        let stage = Stage::build(CALM.props, None)?;
+        let (outcome, seen) = perform(&CALM, engine, &self, &stage, 1, cancel)?;
+        ensure!(
+            cancel.is_cancelled() || outcome.ending.is_success(),
+            "{}: {}",
+            self.backend,
+            crate::show::cause(&outcome.ending)
+        );
+        Ok(Self {
+            calm: seen.holding,
+            ..self
+        })
     }
 
     /// Whether programs are processes of the machine's there.
@@ -76,9 +99,9 @@ pub(crate) fn run(
     victim: Option<&std::path::Path>,
     cancel: &Cancel,
 ) -> anyhow::Result<Run> {
-    let (wall, sign) = match &header.native {
-        _ if !target.is_native() => (&header.wall, attack.sign),
-        Native::Wall(wall) => (wall, attack.native),
+    let (walls, sign) = match &header.native {
+        _ if !target.is_native() => (std::slice::from_ref(&header.wall), attack.sign),
+        Native::Walls(walls) => (walls.as_slice(), attack.native),
         Native::NotPromised(why) => return Ok(not_promised(target, why)),
     };
     let mut stage = Stage::build(attack.props, victim)?;
@@ -95,6 +118,15 @@ pub(crate) fn run(
     seen.stage = stage.inspect()?;
     seen.disk.0 = seen.disk.0.max(seen.stage.left.0);
     seen.disk.1 = seen.disk.1.max(seen.stage.left.1);
+    let standing = walls.iter().find(|wall| stands(wall, &outcome));
+    let wall = standing
+        .or(walls.first())
+        .context("an attack without a wall")?;
+    // A kernel of its own counts tasks itself and tells nobody outside.
+    let sign = match sign {
+        Sign::Limit(LimitKind::Tasks) if stands("separate_kernel", &outcome) => Sign::Standing,
+        sign => sign,
+    };
     let held = judge(
         wall,
         attack.harms,
@@ -144,6 +176,8 @@ fn perform(
     holding.tasks = holding.tasks.saturating_sub(tasks_before);
     holding.memory = holding.memory.max(usage.memory_peak_bytes);
     holding.descriptors = usage.open_files_peak;
+    holding.tasks = holding.tasks.saturating_sub(target.calm.tasks);
+    holding.descriptors = holding.descriptors.saturating_sub(target.calm.descriptors);
     let results: usize = outcome
         .results
         .iter()

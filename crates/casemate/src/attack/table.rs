@@ -109,6 +109,14 @@ macro_rules! attack {
     };
 }
 
+/// A program that does nothing, to know what a sandbox holds by itself. Long enough to be looked at.
+pub(crate) const CALM: Attack = Attack::new(
+    "calm",
+    "import time\nprint('begun', flush=True)\ntime.sleep(0.3)\n",
+    &[],
+    Sign::Standing,
+);
+
 /// All of them: files, network, escapes, side channels, exhaustion.
 pub(crate) const ATTACKS: &[Attack] = &[
     attack!(
