@@ -259,7 +259,7 @@ impl<'a> Walker<'a, '_> {
             .unwrap_or_default();
         let outer = std::mem::replace(&mut self.cx, at);
         self.trail.push(Link {
-            what: format!("the call of `{}`", called_name(callee)),
+            what: format!("the call of `{}`", called_name(callee)).into(),
             range: self.range(range),
         });
         for call in calls {
@@ -751,7 +751,7 @@ impl<'a> Walker<'a, '_> {
 
     fn step(&self, what: String, range: TextRange) -> Link {
         Link {
-            what,
+            what: what.into(),
             range: self.range(range),
         }
     }

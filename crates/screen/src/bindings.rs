@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
+use foldhash::fast::RandomState;
 use ruff_python_ast::visitor::{self, Visitor};
 use ruff_python_ast::{
     ExceptHandler, Expr, ExprCall, Parameters, Pattern, Stmt, StmtClassDef, StmtFunctionDef,
@@ -63,13 +64,13 @@ pub(crate) enum Owner<'a> {
 pub(crate) struct Scope<'a> {
     pub(crate) parent: Option<ScopeId>,
     pub(crate) owner: Owner<'a>,
-    names: HashMap<&'a str, Vec<Binding<'a>>>,
+    names: ByName<'a, Rc<Vec<Binding<'a>>>>,
     /// Names that `global` or `nonlocal` moves to the module.
     outer: Vec<&'a str>,
     /// Names of the program's own that certainly hide a builtin of the same name, and since where.
-    firm: HashMap<&'a str, u32>,
+    firm: ByName<'a, u32>,
     /// `self.x = ...` in the methods of this class.
-    attributes: HashMap<&'a str, Vec<Binding<'a>>>,
+    attributes: ByName<'a, Vec<Binding<'a>>>,
     /// What the function returns or yields.
     pub(crate) returns: Vec<&'a Expr>,
     pub(crate) yields: Vec<&'a Expr>,
@@ -85,10 +86,10 @@ pub(crate) struct Bindings<'a> {
     /// Modules of `from m import *`.
     stars: Vec<Rc<str>>,
     current: ScopeId,
-    functions: HashMap<&'a str, Vec<(ScopeId, &'a StmtFunctionDef)>>,
+    functions: ByName<'a, Vec<(ScopeId, &'a StmtFunctionDef)>>,
     pub(crate) calls: Vec<(&'a ExprCall, ScopeId)>,
     /// `x.a = v` where `x` is not `self`, by the attribute alone.
-    pub(crate) loose: HashMap<&'a str, Vec<Binding<'a>>>,
+    pub(crate) loose: ByName<'a, Rc<Vec<Binding<'a>>>>,
     /// The outermost loop around the statement, in its scope.
     outermost: Option<(&'a Stmt, ScopeId)>,
     /// How many conditions, loops and handlers stand around the statement.
@@ -104,6 +105,10 @@ pub(crate) fn node<T>(node: &T) -> usize {
 
 /// A table by node. Addresses are not chosen by the program, so they need no hash that resists it.
 pub(crate) type ByNode<T> = HashMap<usize, T, BuildHasherDefault<AddressHasher>>;
+
+/// A table by name. Programs choose their names, so the hash is seeded, and nothing depends on its
+/// order.
+pub(crate) type ByName<'a, T> = HashMap<&'a str, T, RandomState>;
 
 /// Spreads an address over all bits.
 #[derive(Debug, Default)]
@@ -135,9 +140,9 @@ impl<'a> Bindings<'a> {
             by_node: ByNode::default(),
             stars: Vec::new(),
             current: 0,
-            functions: HashMap::new(),
+            functions: ByName::default(),
             calls: Vec::new(),
-            loose: HashMap::new(),
+            loose: ByName::default(),
             outermost: None,
             conditions: 0,
             seen: HashSet::new(),
@@ -330,7 +335,11 @@ impl<'a> Bindings<'a> {
 
     /// What a name is bound to in the nearest scope that binds it, and that scope. Functions do not
     /// see the names of the classes around them.
-    pub(crate) fn lookup(&self, name: &str, scope: ScopeId) -> Option<(ScopeId, &[Binding<'a>])> {
+    pub(crate) fn lookup(
+        &self,
+        name: &str,
+        scope: ScopeId,
+    ) -> Option<(ScopeId, &Rc<Vec<Binding<'a>>>)> {
         let mut at = Some(scope);
         while let Some(id) = at {
             let here = self.scopes.get(id)?;
@@ -357,7 +366,8 @@ impl<'a> Bindings<'a> {
         let Some(scope) = self.scopes.get(class) else {
             return Vec::new();
         };
-        let mut bound = scope.names.get(name).cloned().unwrap_or_default();
+        let named = scope.names.get(name);
+        let mut bound = named.map(|named| named.to_vec()).unwrap_or_default();
         bound.extend(scope.attributes.get(name).into_iter().flatten().cloned());
         bound
     }
@@ -376,7 +386,7 @@ impl<'a> Bindings<'a> {
             .is_some_and(|scope| scope.outer.contains(&name));
         let home = if moved { 0 } else { self.current };
         if let Some(scope) = self.scopes.get_mut(home) {
-            push(scope.names.entry(name).or_default(), binding);
+            push(Rc::make_mut(scope.names.entry(name).or_default()), binding);
         }
     }
 
@@ -408,13 +418,21 @@ impl<'a> Bindings<'a> {
         }
     }
 
+    /// Binds an attribute of an object that is not known.
+    fn bind_loose(&mut self, attribute: &'a str, bound: Binding<'a>) {
+        push(
+            Rc::make_mut(self.loose.entry(attribute).or_default()),
+            bound,
+        );
+    }
+
     /// `self.x = v` belongs to the class; any other `o.x = v` is remembered by `x`.
     fn bind_attribute(&mut self, object: &'a Expr, attribute: &'a str, bound: Binding<'a>) {
         let class = self.class_of(self.current);
         let own = matches!(object, Expr::Name(name) if self.is_self(name.id.as_str()));
         match class.and_then(|class| self.scopes.get_mut(class)) {
             Some(class) if own => push(class.attributes.entry(attribute).or_default(), bound),
-            _ => push(self.loose.entry(attribute).or_default(), bound),
+            _ => self.bind_loose(attribute, bound),
         }
     }
 
@@ -551,8 +569,8 @@ impl<'a> Bindings<'a> {
                         continue;
                     }
                     let name = alias.asname.as_ref().unwrap_or(&alias.name).as_str();
-                    let full = canonical(&format!("{prefix}{module}.{}", alias.name.as_str()));
-                    self.bind(name, Binding::Qualified(full.into()));
+                    let full = [prefix, module, ".", alias.name.as_str()].concat();
+                    self.bind(name, Binding::Qualified(canonical(&full).into()));
                     self.firm(name, alias.range.start().into());
                 }
             }

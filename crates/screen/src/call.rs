@@ -1,16 +1,15 @@
 //! Calls: what functions give back, the program's own and those that only compute.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use ruff_python_ast::{Expr, ExprCall, Parameters};
 
-use crate::bindings::{Binding, ScopeId};
+use crate::bindings::{Binding, ByName, ScopeId};
 use crate::interp::Flow;
 use crate::names::{canonical, cut, join, member};
 use crate::pure;
 use crate::resolve::{MAX_DEPTH, MAX_FRAMES, Resolver, texts_of};
-use crate::value::{Args, Cx, MAX_VALUES, Made, Value, Values, merge, single};
+use crate::value::{Args, Cx, MAX_VALUES, Made, Value, Values, absorb, merge, single};
 
 impl<'a> Resolver<'a> {
     /// The value of a call.
@@ -30,7 +29,7 @@ impl<'a> Resolver<'a> {
             }
             if let Some(args) = &args {
                 let found = self.invoke(callee, args, cx, depth);
-                merge(&mut values, found);
+                absorb(&mut values, found);
             }
         }
         values
@@ -126,7 +125,7 @@ impl<'a> Resolver<'a> {
                         let function = Value::Function(function, home, None);
                         let method = Value::Method(Rc::new((function, callee.clone())));
                         let found = self.invoke_own(&method, args, next);
-                        merge(&mut values, found);
+                        absorb(&mut values, found);
                     }
                 }
                 values
@@ -153,7 +152,7 @@ impl<'a> Resolver<'a> {
                 let mut values = Values::new();
                 for callee in &callee {
                     let found = self.invoke(callee, &merged, cx, depth);
-                    merge(&mut values, found);
+                    absorb(&mut values, found);
                 }
                 values
             }
@@ -164,7 +163,7 @@ impl<'a> Resolver<'a> {
                 for name in texts_of(made.args.at(0)) {
                     for object in args.at(0) {
                         let found = self.attribute_path(object, &name, cx, depth);
-                        merge(&mut values, found);
+                        absorb(&mut values, found);
                     }
                 }
                 values
@@ -173,7 +172,7 @@ impl<'a> Resolver<'a> {
                 let mut values = Values::new();
                 for object in args.at(0) {
                     let found = self.item(object, made.args.at(0), cx, depth);
-                    merge(&mut values, found);
+                    absorb(&mut values, found);
                 }
                 values
             }
@@ -183,7 +182,7 @@ impl<'a> Resolver<'a> {
                     for object in args.at(0) {
                         for callee in self.attribute_path(object, &name, cx, depth) {
                             let found = self.invoke(&callee, &made.args.skip(1), cx, depth);
-                            merge(&mut values, found);
+                            absorb(&mut values, found);
                         }
                     }
                 }
@@ -206,7 +205,7 @@ impl<'a> Resolver<'a> {
             let mut next = Values::new();
             for value in &values {
                 let found = self.attribute_by_text(value, name, cx, depth);
-                merge(&mut next, found);
+                absorb(&mut next, found);
             }
             values = next;
         }
@@ -228,7 +227,7 @@ impl<'a> Resolver<'a> {
                 let mut values = Values::new();
                 for binding in self.bindings.member(*scope, name) {
                     let found = self.bound("", *scope, &[binding], &Cx::at(cx.scope), depth + 1);
-                    merge(&mut values, found);
+                    absorb(&mut values, found);
                 }
                 let loose = self.loose(name, cx, depth);
                 merge(&mut values, loose);
@@ -253,7 +252,7 @@ impl<'a> Resolver<'a> {
         callee: &Value<'a>,
         args: &Args<'a>,
         depth: usize,
-    ) -> Option<(ScopeId, HashMap<&'a str, Values<'a>>)> {
+    ) -> Option<(ScopeId, ByName<'a, Values<'a>>)> {
         let (function, given) = match callee {
             Value::Method(method) => (&method.0, Some(method.1.clone())),
             other => (other, None),
@@ -267,7 +266,7 @@ impl<'a> Resolver<'a> {
             }
             _ => return None,
         };
-        let mut vars: HashMap<&'a str, Values<'a>> = HashMap::new();
+        let mut vars: ByName<'a, Values<'a>> = ByName::default();
         let Some(parameters) = parameters else {
             return Some((scope, vars));
         };
@@ -381,7 +380,7 @@ impl<'a> Resolver<'a> {
         let mut values = Values::new();
         for expr in returns.iter().take(MAX_VALUES) {
             let found = self.eval(expr, &at, next);
-            merge(&mut values, found);
+            absorb(&mut values, found);
         }
         if !yields.is_empty() {
             let mut items = Vec::new();
@@ -416,7 +415,7 @@ impl<'a> Resolver<'a> {
                 let function = Value::Function(function, home, None);
                 let method = Value::Method(Rc::new((function, object.clone())));
                 let found = self.invoke_own(&method, args, depth + 20);
-                merge(&mut values, found);
+                absorb(&mut values, found);
             }
         }
         values
@@ -441,7 +440,7 @@ impl<'a> Resolver<'a> {
                 for way in ["__str__", "__format__", "__repr__", "__fspath__"] {
                     let given = Args::of(vec![Value::text("").into_iter().collect()]);
                     let found = self.special(object, way, &given, depth);
-                    merge(&mut values, found);
+                    absorb(&mut values, found);
                 }
             }
             values.retain(|value| !matches!(value, Value::Instance(..)));
@@ -482,7 +481,7 @@ impl<'a> Resolver<'a> {
                 let mut values = Values::new();
                 for text in texts_of(args.at(0)) {
                     let found = self.evaluated(&text, cx, depth);
-                    merge(&mut values, found);
+                    absorb(&mut values, found);
                 }
                 if values.is_empty() {
                     values.push(Value::name("builtins.eval()"));
@@ -530,7 +529,7 @@ impl<'a> Resolver<'a> {
             }
             for name in &names {
                 let found = self.attribute_by_text(object, name, cx, depth);
-                merge(&mut values, found);
+                absorb(&mut values, found);
             }
         }
         values
@@ -610,7 +609,7 @@ impl<'a> Resolver<'a> {
                     let mut result = Values::new();
                     for callee in args.at(0) {
                         let found = self.invoke(callee, &given, cx, depth);
-                        merge(&mut result, found);
+                        absorb(&mut result, found);
                     }
                     results.push(Value::item(result));
                 }
@@ -631,7 +630,7 @@ impl<'a> Resolver<'a> {
                     let mut result = Values::new();
                     for callee in args.at(0) {
                         let found = self.invoke(callee, &given, cx, depth);
-                        merge(&mut result, found);
+                        absorb(&mut result, found);
                     }
                     sum = result;
                 }

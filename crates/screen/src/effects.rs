@@ -247,9 +247,12 @@ const LOCAL: &[&str] = &[
 
 /// Whether a qualified name, when it is called, talks to other machines.
 pub(crate) fn network(name: &str) -> bool {
+    let first = name.as_bytes().first();
     let inside = |module: &&str| {
-        name.strip_prefix(*module)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '(']))
+        module.as_bytes().first() == first
+            && name
+                .strip_prefix(*module)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '(']))
     };
     NETWORK.iter().any(inside) && !LOCAL.iter().any(|local| name.starts_with(local))
 }

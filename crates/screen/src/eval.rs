@@ -1,6 +1,5 @@
 //! Expressions: operators, displays, f-strings, subscripts and comprehensions.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use ruff_python_ast::{
@@ -8,9 +7,10 @@ use ruff_python_ast::{
     InterpolatedStringElement, Number, Operator, UnaryOp,
 };
 
+use crate::bindings::ByName;
 use crate::names::join;
 use crate::resolve::{HIDDEN, Resolver, names_of};
-use crate::value::{Cx, MAX_ITEMS, MAX_TEXT, MAX_VALUES, Value, Values, merge, single};
+use crate::value::{Cx, MAX_ITEMS, MAX_TEXT, MAX_VALUES, Value, Values, absorb, merge, single};
 
 impl<'a> Resolver<'a> {
     /// The value of an expression that is not remembered.
@@ -31,7 +31,7 @@ impl<'a> Resolver<'a> {
                 let bases = self.eval(&attribute.value, cx, next);
                 for base in &bases {
                     let found = self.attribute(base, attribute.attr.as_str(), cx, next);
-                    merge(&mut values, found);
+                    absorb(&mut values, found);
                 }
                 if bases.is_empty() {
                     values = self.loose(attribute.attr.as_str(), cx, next);
@@ -96,7 +96,7 @@ impl<'a> Resolver<'a> {
         let mut values = Values::new();
         for expr in exprs.take(MAX_VALUES) {
             let found = self.eval(expr, cx, depth);
-            merge(&mut values, found);
+            absorb(&mut values, found);
         }
         values
     }
@@ -302,7 +302,7 @@ impl<'a> Resolver<'a> {
         let keys = self.eval(&subscript.slice, cx, depth);
         for base in &bases {
             let found = self.item(base, &keys, cx, depth);
-            merge(&mut values, found);
+            absorb(&mut values, found);
         }
         values
     }
@@ -324,7 +324,7 @@ impl<'a> Resolver<'a> {
                 let mut values = Values::new();
                 for text in texts {
                     let found = self.named_item(name, &text, cx, depth);
-                    merge(&mut values, found);
+                    absorb(&mut values, found);
                 }
                 values
             }
@@ -487,7 +487,7 @@ impl<'a> Resolver<'a> {
                 items.push(Value::name(HIDDEN));
                 return true;
             }
-            let mut vars = HashMap::new();
+            let mut vars = ByName::default();
             bind_pattern(&generator.target, round.spread(), &mut vars);
             let at = cx.with(cx.scope, vars);
             let kept = generator.ifs.iter().all(|test| {
@@ -506,7 +506,7 @@ impl<'a> Resolver<'a> {
 pub(crate) fn bind_pattern<'a>(
     target: &'a Expr,
     values: Values<'a>,
-    vars: &mut HashMap<&'a str, Values<'a>>,
+    vars: &mut ByName<'a, Values<'a>>,
 ) {
     match target {
         Expr::Name(name) => {
@@ -518,11 +518,7 @@ pub(crate) fn bind_pattern<'a>(
     }
 }
 
-fn bind_patterns<'a>(
-    targets: &'a [Expr],
-    values: &[Value<'a>],
-    vars: &mut HashMap<&'a str, Values<'a>>,
-) {
+fn bind_patterns<'a>(targets: &'a [Expr], values: &[Value<'a>], vars: &mut ByName<'a, Values<'a>>) {
     for (index, target) in targets.iter().enumerate() {
         bind_pattern(target, crate::resolve::part_of(values, index), vars);
     }

@@ -16,7 +16,7 @@ use crate::walk::walk;
 /// One step that led to a fact.
 #[derive(Debug, Clone)]
 pub(crate) struct Link {
-    pub(crate) what: String,
+    pub(crate) what: Rc<str>,
     pub(crate) range: TextRange,
 }
 
@@ -115,7 +115,7 @@ impl Facts {
         let mut manifest = Manifest::default();
         let mut truncated = false;
         let mut fill = |list: &mut Vec<Fact>, seen: Vec<Seen>| {
-            let mut known = HashSet::new();
+            let mut known = HashSet::with_hasher(foldhash::fast::RandomState::default());
             for seen in seen {
                 if known.insert((Rc::clone(&seen.value), seen.certainty)) {
                     let place = Some(lines.place_of(seen.range));

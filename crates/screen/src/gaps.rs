@@ -32,9 +32,10 @@ impl<'a> Walker<'a, '_> {
             Expr::BinOp(op) => self.operated(op, depth)?,
             Expr::Name(name) => {
                 let (_, bound) = self.resolver.bindings.lookup(name.id.as_str(), cx.scope)?;
-                let [Binding::Value(value, scope)] = *bound else {
+                let [Binding::Value(value, scope)] = bound.as_slice() else {
                     return None;
                 };
+                let (value, scope) = (*value, *scope);
                 let outer = std::mem::replace(&mut self.cx, Cx { scope, env: cx.env });
                 let text = self.partial(value, depth + 1);
                 self.cx = outer;

@@ -1,13 +1,12 @@
 //! Statements: functions and loops over constants are run, as far as everything in them is known.
 
-use std::collections::HashMap;
-
 use ruff_python_ast::{Expr, Stmt};
 
+use crate::bindings::ByName;
 use crate::bindings::ScopeId;
 use crate::eval::bind_pattern;
 use crate::resolve::{HIDDEN, MAX_DEPTH, Resolver, names_of};
-use crate::value::{Cx, Value, Values, merge, single};
+use crate::value::{Cx, Value, Values, absorb, merge, single};
 
 /// How a statement ended.
 pub(crate) enum Flow<'a> {
@@ -46,7 +45,7 @@ impl<'a> Resolver<'a> {
             .cloned()
             .into_iter()
             .collect();
-        let at = cx.with(home, HashMap::from([(name, start)]));
+        let at = cx.with(home, ByName::from_iter([(name, start)]));
         self.running.push(stmt);
         let flow = self.run_stmt(stmt, &at, depth + 1);
         self.running.pop();
@@ -102,7 +101,7 @@ impl<'a> Resolver<'a> {
                 let mut values = Values::new();
                 for stmt in &inner.body {
                     let found = self.added(stmt, cx, depth + 1);
-                    merge(&mut values, found);
+                    absorb(&mut values, found);
                 }
                 return values;
             }
@@ -241,7 +240,7 @@ impl<'a> Resolver<'a> {
             if !self.burn() {
                 return self.out_of_fuel(cx);
             }
-            let mut vars = HashMap::new();
+            let mut vars = ByName::default();
             bind_pattern(&stmt.target, round.spread(), &mut vars);
             for (name, values) in vars {
                 cx.set(name, values);
@@ -337,7 +336,7 @@ impl<'a> Resolver<'a> {
                 true
             }
             Expr::Tuple(_) | Expr::List(_) => {
-                let mut vars = HashMap::new();
+                let mut vars = ByName::default();
                 bind_pattern(target, values, &mut vars);
                 vars.into_iter()
                     .for_each(|(name, values)| cx.set(name, values));

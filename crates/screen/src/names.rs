@@ -1,5 +1,6 @@
 //! Names: one spelling for what has several, and the builtins.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 /// The longest qualified name, in bytes.
@@ -9,11 +10,11 @@ pub(crate) fn member(base: &str, name: &str) -> Option<Rc<str>> {
     if base.len() + name.len() + 1 > MAX_NAME {
         return None;
     }
-    Some(canonical(&format!("{base}.{name}")).into())
+    Some(canonical(&[base, ".", name].concat()).into())
 }
 
 pub(crate) fn join(base: &str, suffix: &str) -> Option<Rc<str>> {
-    (base.len() + suffix.len() <= MAX_NAME).then(|| format!("{base}{suffix}").into())
+    (base.len() + suffix.len() <= MAX_NAME).then(|| [base, suffix].concat().into())
 }
 
 pub(crate) fn cut(name: &str) -> String {
@@ -37,19 +38,17 @@ const REACHED: &[&str] = &[
 ];
 
 /// One spelling for what has several.
-pub(crate) fn canonical(name: &str) -> String {
+pub(crate) fn canonical(name: &str) -> Cow<'_, str> {
     let mut name = name
         .strip_prefix("builtins.__builtins__")
-        .map_or_else(|| name.to_owned(), |rest| format!("builtins{rest}"));
+        .map_or(Cow::Borrowed(name), |rest| {
+            ["builtins", rest].concat().into()
+        });
     if let Some(start) = reached(&name) {
-        name = name
-            .get(start..)
-            .unwrap_or("")
-            .trim_start_matches('_')
-            .to_owned();
+        name = from(name, start);
     }
-    if name.starts_with("builtins__") {
-        name = name.replacen("builtins__", "builtins", 1);
+    if let Some(rest) = name.strip_prefix("builtins__") {
+        name = ["builtins", rest].concat().into();
     }
     const PREFIXES: &[(&str, &str)] = &[
         ("posixpath", "os.path"),
@@ -69,17 +68,29 @@ pub(crate) fn canonical(name: &str) -> String {
         if let Some(rest) = name.strip_prefix(from)
             && (rest.is_empty() || rest.starts_with('.'))
         {
-            name = format!("{to}{rest}");
+            name = [to, rest].concat().into();
             break;
         }
     }
-    match name.as_str() {
-        "io.open" => "builtins.open".to_owned(),
+    match &*name {
+        "io.open" => "builtins.open".into(),
         "pathlib.PosixPath" | "pathlib.WindowsPath" | "pathlib.PurePosixPath" => {
-            "pathlib.Path".to_owned()
+            "pathlib.Path".into()
         }
         _ => name,
     }
+}
+
+/// A name from an offset on, without the underscores there.
+fn from(name: Cow<'_, str>, start: usize) -> Cow<'_, str> {
+    match name {
+        Cow::Borrowed(name) => tail(name, start).into(),
+        Cow::Owned(name) => tail(&name, start).to_owned().into(),
+    }
+}
+
+fn tail(name: &str, start: usize) -> &str {
+    name.get(start..).unwrap_or("").trim_start_matches('_')
 }
 
 /// Where the last segment that names one of [`REACHED`] starts, when it is not the first.

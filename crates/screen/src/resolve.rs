@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use foldhash::fast::RandomState;
 use ruff_python_ast::{Expr, ExprCall, ExprName, Stmt};
 use ruff_python_parser::Mode;
 
@@ -16,7 +17,7 @@ use crate::analyse::parse_in;
 use crate::arena::{Arena, only_expression};
 use crate::bindings::{Binding, Bindings, ByNode, ScopeId, node};
 use crate::names::{canonical, is_builtin, join, member};
-use crate::value::{Args, Cx, MAX_VALUES, Value, Values, merge};
+use crate::value::{Args, Cx, MAX_VALUES, Value, Values, absorb, merge};
 
 /// The deepest nesting of expressions, aliases and calls that is followed.
 pub(crate) const MAX_DEPTH: usize = 200;
@@ -39,11 +40,11 @@ pub(crate) const HIDDEN: &str = "casemate.hidden";
 pub(crate) struct Resolver<'a> {
     pub(crate) bindings: Bindings<'a>,
     arena: &'a Arena,
-    known: HashMap<(ScopeId, &'a str), Values<'a>>,
+    known: HashMap<(ScopeId, &'a str), Values<'a>, RandomState>,
     memo: ByNode<Values<'a>>,
     /// Code that a call of `exec` and its like runs.
     code: ByNode<Vec<&'a [Stmt]>>,
-    parsed: HashMap<Rc<str>, Option<&'a [Stmt]>>,
+    parsed: HashMap<Rc<str>, Option<&'a [Stmt]>, RandomState>,
     /// Loops that are being run.
     pub(crate) running: Vec<&'a Stmt>,
     budget: u64,
@@ -54,7 +55,7 @@ pub(crate) struct Resolver<'a> {
     /// Whether code in a text could not be read for its nesting or its number.
     pub(crate) unread: bool,
     /// Names that are being worked out inside frames, which are not remembered.
-    open: HashSet<(ScopeId, &'a str)>,
+    open: HashSet<(ScopeId, &'a str), RandomState>,
 }
 
 impl<'a> Resolver<'a> {
@@ -63,17 +64,17 @@ impl<'a> Resolver<'a> {
         let mut resolver = Self {
             bindings: Bindings::of(body),
             arena,
-            known: HashMap::new(),
+            known: HashMap::default(),
             memo: ByNode::default(),
             code: ByNode::default(),
-            parsed: HashMap::new(),
+            parsed: HashMap::default(),
             running: Vec::new(),
             budget: BUDGET,
             until: Instant::now() + LOOK_FOR,
             fuel: FUEL,
             bytes: BYTES,
             unread: false,
-            open: HashSet::new(),
+            open: HashSet::default(),
         };
         resolver.settle();
         resolver
@@ -203,7 +204,7 @@ impl<'a> Resolver<'a> {
         for (name, value) in pairs.into_iter().take(32) {
             self.bindings.bind_in(0, name, Binding::Value(value, scope));
             let bound = Binding::Value(value, scope);
-            self.bindings.loose.entry(name).or_default().push(bound);
+            Rc::make_mut(self.bindings.loose.entry(name).or_default()).push(bound);
         }
     }
 
@@ -222,11 +223,8 @@ impl<'a> Resolver<'a> {
                     && let Some(single) = literal.as_single_part_string()
                 {
                     let bound = Binding::Value(value, scope);
-                    self.bindings
-                        .loose
-                        .entry(&single.value)
-                        .or_default()
-                        .push(bound);
+                    let loose = self.bindings.loose.entry(&single.value).or_default();
+                    Rc::make_mut(loose).push(bound);
                 }
             }
         }
@@ -347,7 +345,7 @@ impl<'a> Resolver<'a> {
         if !framed && let Some(known) = self.known.get(&(home, id)) {
             return known.clone();
         }
-        let bound = bound.to_vec();
+        let bound = Rc::clone(bound);
         if !self.open.insert((home, id)) {
             // `class A: os = os`: what the name stood for outside.
             let outer = self.bindings.scope(home).and_then(|scope| scope.parent);
@@ -414,7 +412,7 @@ impl<'a> Resolver<'a> {
                 continue;
             }
             let found = self.binding(binding, cx, depth);
-            merge(&mut values, found);
+            absorb(&mut values, found);
             if values.len() >= MAX_VALUES {
                 break;
             }
@@ -495,14 +493,14 @@ impl<'a> Resolver<'a> {
     /// What a name stands for that the program does not bind.
     pub(crate) fn free(&self, name: &str) -> Values<'a> {
         let builtin = is_builtin(name)
-            .then(|| Value::name(canonical(&format!("builtins.{name}"))))
+            .then(|| Value::name(canonical(&["builtins.", name].concat())))
             .into_iter();
         let stars = self.bindings.stars().iter().rev().take(MAX_VALUES - 1);
         let starred = stars
             .filter(|module| {
                 !is_builtin(name) || !matches!(&***module, "os" | "codecs" | "io" | "gzip")
             })
-            .map(|module| Value::name(canonical(&format!("{module}.{name}"))));
+            .map(|module| Value::name(canonical(&[module, ".", name].concat())));
         builtin.chain(starred).collect()
     }
 
@@ -514,13 +512,13 @@ impl<'a> Resolver<'a> {
         let Some((home, bound)) = self.bindings.lookup(text, cx.scope) else {
             return self.free(text);
         };
-        let bound = bound.to_vec();
+        let bound = Rc::clone(bound);
         if depth > MAX_DEPTH {
             return Vec::new();
         }
         let mut values = Values::new();
-        for binding in &bound {
-            merge(&mut values, self.binding(binding, &Cx::at(home), depth + 1));
+        for binding in bound.iter() {
+            absorb(&mut values, self.binding(binding, &Cx::at(home), depth + 1));
         }
         values
     }
@@ -607,10 +605,12 @@ impl<'a> Resolver<'a> {
 
     /// Attributes that are set on some object of the program's, by their names alone.
     pub(crate) fn loose(&mut self, name: &str, cx: &Cx<'a>, depth: usize) -> Values<'a> {
-        let bound = self.bindings.loose.get(name).cloned().unwrap_or_default();
         let mut values = Values::new();
-        for binding in &bound {
-            merge(&mut values, self.binding(binding, cx, depth + 1));
+        let Some(bound) = self.bindings.loose.get(name).map(Rc::clone) else {
+            return values;
+        };
+        for binding in bound.iter() {
+            absorb(&mut values, self.binding(binding, cx, depth + 1));
         }
         values
     }
@@ -637,7 +637,7 @@ impl<'a> Resolver<'a> {
                     (Some(object), Value::Function(function, ..)) if is_property(function) => {
                         let method = Value::Method(Rc::new((value.clone(), object.clone())));
                         let found = self.invoke(&method, &Args::default(), cx, depth + 20);
-                        merge(&mut values, found);
+                        absorb(&mut values, found);
                         method
                     }
                     (Some(object), Value::Function(..)) if bind_self => {
@@ -645,7 +645,7 @@ impl<'a> Resolver<'a> {
                     }
                     _ => value,
                 };
-                merge(&mut values, [value]);
+                absorb(&mut values, vec![value]);
             }
         }
         if values.is_empty() {
@@ -673,7 +673,7 @@ impl<'a> Resolver<'a> {
                         }
                         _ => Vec::new(),
                     };
-                    merge(&mut values, found);
+                    absorb(&mut values, found);
                 }
             }
             let getter = self.bindings.member(scope, "__getattr__");

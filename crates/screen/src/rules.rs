@@ -332,13 +332,9 @@ impl Rule {
         });
         seen(&facts.secrets, &mut hits, |_| patterns.secret);
         seen(&facts.hidden, &mut hits, |_| patterns.hidden);
-        let hosts: Vec<_> = facts
-            .hosts
-            .iter()
-            .filter(|host| host.certainty > Certainty::Possible)
-            .cloned()
-            .collect();
-        seen(&hosts, &mut hits, |value| {
+        let hosts = facts.hosts.iter();
+        let hosts = hosts.filter(|host| host.certainty > Certainty::Possible);
+        seen(hosts, &mut hits, |value| {
             patterns.any_host || any(&patterns.host, value)
         });
         seen(&facts.native, &mut hits, |_| patterns.native);
@@ -520,8 +516,12 @@ fn hit(used: &Use) -> Hit {
     }
 }
 
-fn seen(list: &[facts::Seen], hits: &mut Vec<Hit>, wanted: impl Fn(&str) -> bool) {
-    let fitting = list.iter().filter(|seen| wanted(&seen.value));
+fn seen<'f>(
+    list: impl IntoIterator<Item = &'f facts::Seen>,
+    hits: &mut Vec<Hit>,
+    wanted: impl Fn(&str) -> bool,
+) {
+    let fitting = list.into_iter().filter(|seen| wanted(&seen.value));
     hits.extend(fitting.map(|seen| Hit {
         range: seen.range,
         certainty: seen.certainty,
@@ -561,6 +561,13 @@ fn is_inside(module: &str, roots: &[String]) -> bool {
 
 /// `*` stands for any text, `?` for one byte. Linear in both but for the last `*`, where it steps back.
 fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    // Nearly every pattern is a name that starts with another letter than the text.
+    if let (Some(wanted), Some(byte)) = (pattern.first(), text.first())
+        && wanted != byte
+        && !matches!(wanted, b'*' | b'?')
+    {
+        return false;
+    }
     let (mut p, mut t) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
     while let Some(&byte) = text.get(t) {

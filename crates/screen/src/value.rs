@@ -1,12 +1,11 @@
 //! Values: what the resolver takes an expression to be.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use ruff_python_ast::{Expr, ExprLambda, StmtClassDef, StmtFunctionDef};
 
-use crate::bindings::{ByNode, ScopeId};
+use crate::bindings::{ByName, ByNode, ScopeId};
 
 /// The most values one expression is taken to have.
 pub(crate) const MAX_VALUES: usize = 8;
@@ -128,7 +127,7 @@ impl<'a> Args<'a> {
 #[derive(Debug)]
 pub(crate) struct Frame<'a> {
     pub(crate) scope: ScopeId,
-    pub(crate) vars: RefCell<HashMap<&'a str, Values<'a>>>,
+    pub(crate) vars: RefCell<ByName<'a, Values<'a>>>,
     /// Values of expressions that were worked out with these variables.
     pub(crate) memo: RefCell<ByNode<Values<'a>>>,
     pub(crate) parent: Env<'a>,
@@ -153,7 +152,7 @@ impl<'a> Cx<'a> {
     }
 
     /// The same place with a frame of variables of `scope` around it.
-    pub(crate) fn with(&self, scope: ScopeId, vars: HashMap<&'a str, Values<'a>>) -> Self {
+    pub(crate) fn with(&self, scope: ScopeId, vars: ByName<'a, Values<'a>>) -> Self {
         let depth = self.env.as_ref().map_or(0, |frame| frame.depth + 1);
         let frame = Frame {
             scope,
@@ -307,6 +306,16 @@ pub(crate) fn single<'v, 'a>(values: &'v [Value<'a>]) -> Option<&'v Value<'a>> {
     match values {
         [one] => Some(one),
         _ => None,
+    }
+}
+
+/// [`merge`] for a whole list. Most expressions have one value from one binding: such a list is taken as
+/// it is, without copying it.
+pub(crate) fn absorb<'a>(into: &mut Values<'a>, from: Values<'a>) {
+    if into.is_empty() && from.len() <= 1 {
+        *into = from;
+    } else {
+        merge(into, from);
     }
 }
 

@@ -213,9 +213,12 @@ impl<'a> Walker<'a, '_> {
                 self.module(module, import.range, Certainty::Certain);
                 for alias in &import.names {
                     // A name taken out of a module is a use of it, called or not.
-                    let name =
-                        crate::names::canonical(&format!("{module}.{}", alias.name.as_str()));
-                    self.mention(name.into(), alias.range, Certainty::Likely);
+                    let name = [module, ".", alias.name.as_str()].concat();
+                    self.mention(
+                        crate::names::canonical(&name).into(),
+                        alias.range,
+                        Certainty::Likely,
+                    );
                 }
             }
             _ => {}
@@ -250,21 +253,21 @@ impl<'a> Walker<'a, '_> {
 
     /// A name, attribute or item that is not called here.
     fn reference(&mut self, expr: &'a Expr) {
-        for name in self.resolver.names(expr, &self.cx) {
-            self.mention(Rc::clone(&name), expr.range(), Certainty::Likely);
-            self.environment(&name, expr);
+        let names = self.resolver.names(expr, &self.cx);
+        for name in &names {
+            self.mention(Rc::clone(name), expr.range(), Certainty::Likely);
+            self.environment(name, expr);
         }
         if expr.is_subscript_expr()
             && let Some(text) = self.resolver.text(expr, &self.cx)
         {
             self.string(&text, expr.range());
         }
-        self.walk_chain(expr);
+        self.walk_chain(expr, &names);
     }
 
     /// Goes down a chain of attributes and items without resolving every link of it again.
-    fn walk_chain(&mut self, expr: &'a Expr) {
-        let names = self.resolver.names(expr, &self.cx);
+    fn walk_chain(&mut self, expr: &'a Expr, names: &[Rc<str>]) {
         let reaches = names
             .iter()
             .any(|name| effects::process(name) || effects::dynamic(name));
@@ -439,7 +442,10 @@ impl<'a> Walker<'a, '_> {
             self.inner_code(body, call.range());
         }
         match &*call.func {
-            Expr::Attribute(_) | Expr::Subscript(_) | Expr::Name(_) => self.walk_chain(&call.func),
+            Expr::Attribute(_) | Expr::Subscript(_) | Expr::Name(_) => {
+                let names = self.resolver.names(&call.func, &cx);
+                self.walk_chain(&call.func, &names);
+            }
             other => self.visit_expr(other),
         }
         self.visit_arguments(&call.arguments);
@@ -495,7 +501,7 @@ impl<'a> Walker<'a, '_> {
         let outer = (self.at, self.trail.len());
         self.at = Some(self.range(range));
         self.trail.push(Link {
-            what: "code in a text is run".to_owned(),
+            what: "code in a text is run".into(),
             range: self.range(range),
         });
         self.visit_body(body);
