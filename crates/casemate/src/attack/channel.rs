@@ -9,7 +9,7 @@ const BITS: usize = 64;
 /// How long one bit takes: two halves of 20 ms, as the attack's file has it.
 const BIT: Duration = Duration::from_millis(40);
 /// Time that both ends are given to come up.
-const WITHIN: Duration = Duration::from_secs(3);
+const WITHIN: Duration = Duration::from_secs(4);
 /// Standard deviations above guessing from which a channel is said to be one.
 const CERTAIN: f64 = 3.0;
 
