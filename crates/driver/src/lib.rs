@@ -28,4 +28,5 @@ mod tally;
 pub mod watch;
 
 pub use job::{alias, job_json};
+pub use messages::{Message, decode};
 pub use tally::{Ceilings, Over, TOLD_MAX, Tally};
