@@ -39,9 +39,14 @@ impl Named for FileType {
     }
 
     fn of_name(name: &str) -> Option<Self> {
-        [Self::Unspecified, Self::File, Self::Directory, Self::Symlink]
-            .into_iter()
-            .find(|kind| kind.name() == name)
+        [
+            Self::Unspecified,
+            Self::File,
+            Self::Directory,
+            Self::Symlink,
+        ]
+        .into_iter()
+        .find(|kind| kind.name() == name)
     }
 }
 

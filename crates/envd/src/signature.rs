@@ -97,10 +97,22 @@ mod tests {
     fn another_path_user_operation_token_or_end_is_another_signature() {
         let known = HELLO.sign(TOKEN);
         let others = [
-            Signed { path: "hello", ..HELLO },
-            Signed { username: "", ..HELLO },
-            Signed { operation: Operation::Write, ..HELLO },
-            Signed { expiration: Some("1"), ..HELLO },
+            Signed {
+                path: "hello",
+                ..HELLO
+            },
+            Signed {
+                username: "",
+                ..HELLO
+            },
+            Signed {
+                operation: Operation::Write,
+                ..HELLO
+            },
+            Signed {
+                expiration: Some("1"),
+                ..HELLO
+            },
         ];
         assert!(others.iter().all(|signed| !signed.matches(TOKEN, &known)));
         assert!(!HELLO.matches("other", &known));
@@ -109,7 +121,10 @@ mod tests {
 
     #[test]
     fn an_end_that_has_passed_or_is_no_number_is_over() {
-        let at = |expiration| Signed { expiration, ..HELLO };
+        let at = |expiration| Signed {
+            expiration,
+            ..HELLO
+        };
         assert!(!at(None).is_expired(10));
         assert!(!at(Some("10")).is_expired(10));
         assert!(at(Some("9")).is_expired(10));

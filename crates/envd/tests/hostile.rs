@@ -78,11 +78,20 @@ async fn call(client: &Client, verb: usize) -> Result<(), ClientError> {
             Ok(())
         }
         7 => client.contexts().await.map(drop),
-        8 => client.download("/x", 1 << 20).await?.whole().await.map(drop),
+        8 => client
+            .download("/x", 1 << 20)
+            .await?
+            .whole()
+            .await
+            .map(drop),
         9 => client.upload("/x", "bytes", &none).await.map(drop),
         10 => client.metrics().await.map(drop),
         11 => client.envs().await.map(drop),
-        12 => client.write_stdin(ProcessSelector::by_pid(1), vec![0; 99]).await,
+        12 => {
+            client
+                .write_stdin(ProcessSelector::by_pid(1), vec![0; 99])
+                .await
+        }
         _ => client.health().await,
     }
 }
@@ -134,7 +143,9 @@ async fn whatever_comes_a_call_ends_and_holds_little() {
     }
     let held = MEMORY.peak_usage().saturating_sub(before);
     let answered = answered.load(std::sync::atomic::Ordering::Relaxed);
-    println!("{count} liars, {answered} calls answered, at most {held} bytes held by 16 calls and 16 liars");
+    println!(
+        "{count} liars, {answered} calls answered, at most {held} bytes held by 16 calls and 16 liars"
+    );
     assert!(held < 64 * MIB, "{held} bytes");
     assert!(answered > 0, "the generator makes no whole answer");
 }
@@ -186,7 +197,12 @@ fn ended() -> ProcessEvent {
 #[tokio::test]
 async fn heads_that_do_not_end_are_refused() {
     let many = "x: y\r\n".repeat(100);
-    let error = refused(0, format!("HTTP/1.1 200 OK\r\n{many}\r\n").into(), Then::Close).await;
+    let error = refused(
+        0,
+        format!("HTTP/1.1 200 OK\r\n{many}\r\n").into(),
+        Then::Close,
+    )
+    .await;
     assert!(matches!(error, ClientError::Protocol(_)), "{error:?}");
     let long = format!("HTTP/1.1 200 OK\r\nx: {}", "y".repeat(1 << 20));
     let error = refused(0, long.into(), Then::Close).await;
@@ -235,7 +251,10 @@ async fn more_than_the_limits_allow_is_refused() {
     assert_eq!(limit, 256 << 10);
     let flood = [0x0a, 0x00].repeat(2000);
     let error = refused(2, unary(&flood), Then::Close).await;
-    assert!(matches!(error, ClientError::TooMuch { limit: 1000, .. }), "{error:?}");
+    assert!(
+        matches!(error, ClientError::TooMuch { limit: 1000, .. }),
+        "{error:?}"
+    );
     let entry = EntryInfo {
         metadata: (0..2000).map(|n| (n.to_string(), String::new())).collect(),
         ..EntryInfo::default()
@@ -244,20 +263,47 @@ async fn more_than_the_limits_allow_is_refused() {
         entries: vec![entry],
     };
     let error = refused(2, unary(&Codec::Proto.encode(&list)), Then::Close).await;
-    assert!(matches!(error, ClientError::TooMuch { limit: 1000, .. }), "{error:?}");
+    assert!(
+        matches!(error, ClientError::TooMuch { limit: 1000, .. }),
+        "{error:?}"
+    );
     let error = refused(4, stream(&[0, 255, 255, 255, 255]), Then::Hang).await;
-    assert!(matches!(error, ClientError::TooMuch { limit: 32768, .. }), "{error:?}");
+    assert!(
+        matches!(error, ClientError::TooMuch { limit: 32768, .. }),
+        "{error:?}"
+    );
     let alive = envelope::message(&[0x1a, 0x00]);
     let start = envelope::message(&[0x0a, 0x00]);
     let endless = [start.to_vec(), alive.repeat(MIB)].concat();
     let error = refused(4, stream(&endless), Then::Close).await;
-    assert!(matches!(error, ClientError::TooMuch { what: "a stream's bytes", .. }), "{error:?}");
+    assert!(
+        matches!(
+            error,
+            ClientError::TooMuch {
+                what: "a stream's bytes",
+                ..
+            }
+        ),
+        "{error:?}"
+    );
     let line = [&head("application/x-ndjson")[..], &vec![b'x'; MIB]].concat();
     let error = refused(6, line, Then::Close).await;
-    assert!(matches!(error, ClientError::TooMuch { limit: 131_072, .. }), "{error:?}");
+    assert!(
+        matches!(error, ClientError::TooMuch { limit: 131_072, .. }),
+        "{error:?}"
+    );
     let file = [&head("x/y")[..], &vec![b'x'; 2 * MIB]].concat();
     let error = refused(8, file, Then::Close).await;
-    assert!(matches!(error, ClientError::TooMuch { what: "a file's bytes", .. }), "{error:?}");
+    assert!(
+        matches!(
+            error,
+            ClientError::TooMuch {
+                what: "a file's bytes",
+                ..
+            }
+        ),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
@@ -291,12 +337,15 @@ async fn a_process_is_told_in_its_order_or_not_at_all() {
         &[started(), both],
         &[started(), ProcessEvent::default(), ended()],
         &[started(), data(DataEvent::default()), ended()],
-        &[started(), ended(), out],
+        &[started(), ended(), out.clone()],
         &[started(), started(), ended()],
         &[started()],
     ] {
         let error = refused(5, events(wrong), Then::Close).await;
-        assert!(matches!(error, ClientError::Protocol(_)), "{wrong:?}: {error:?}");
+        assert!(
+            matches!(error, ClientError::Protocol(_)),
+            "{wrong:?}: {error:?}"
+        );
     }
 }
 
@@ -306,7 +355,10 @@ async fn streams_that_break_off_or_say_nothing_are_told_from_ends() {
     let error = refused(4, cut.clone(), Then::Close).await;
     assert!(matches!(error, ClientError::Cut(_)), "{error:?}");
     let error = refused(4, cut, Then::Hang).await;
-    assert!(matches!(error, ClientError::Late("say anything")), "{error:?}");
+    assert!(
+        matches!(error, ClientError::Late("say anything")),
+        "{error:?}"
+    );
     let line = b"{\"type\":\"stdout\",\"text\":\"x\",\"timestamp\":\"\"}\n";
     let lines = [&head("application/x-ndjson")[..], line].concat();
     let error = refused(6, lines, Then::Close).await;
@@ -318,7 +370,10 @@ async fn streams_that_break_off_or_say_nothing_are_told_from_ends() {
 #[tokio::test]
 async fn errors_are_read_and_cut_to_size() {
     let json = r#"{"code":"not_found","message":"no such\u001b[31m thing"}"#;
-    let answer = format!("HTTP/1.1 404 X\r\ncontent-length: {}\r\n\r\n{json}", json.len());
+    let answer = format!(
+        "HTTP/1.1 404 X\r\ncontent-length: {}\r\n\r\n{json}",
+        json.len()
+    );
     let error = refused(1, answer.into(), Then::Close).await;
     assert_eq!(error.code(), Some(Code::NotFound));
     assert_eq!(error.to_string(), "no such [31m thing");

@@ -79,7 +79,10 @@ pub(crate) async fn make_dir(
                 return Err(RpcError::new(Code::AlreadyExists, what));
             }
             Ok(_) => {
-                let what = format!("path already exists but it is not a directory: {}", shown(&path));
+                let what = format!(
+                    "path already exists but it is not a directory: {}",
+                    shown(&path)
+                );
                 return Err(RpcError::new(Code::InvalidArgument, what));
             }
             Err(_) => {}

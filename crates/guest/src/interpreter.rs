@@ -92,7 +92,11 @@ impl Contexts {
 
     fn list(&self, agent: &Arc<Agent>) -> Vec<Told> {
         self.begin(agent);
-        self.lock().all.iter().map(|context| context.told.clone()).collect()
+        self.lock()
+            .all
+            .iter()
+            .map(|context| context.told.clone())
+            .collect()
     }
 
     fn find(&self, id: &str) -> Result<Arc<Context>, Refusal> {
@@ -106,7 +110,9 @@ impl Contexts {
             return Ok(context);
         }
         let context = self.make(agent, language, "")?;
-        self.lock().defaults.insert(language, context.told.id.clone());
+        self.lock()
+            .defaults
+            .insert(language, context.told.id.clone());
         Ok(context)
     }
 

@@ -179,7 +179,10 @@ impl Launch {
 /// The kernel's words, without the number that Rust adds.
 fn plain(error: &io::Error) -> String {
     let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+    text.split(" (os error")
+        .next()
+        .unwrap_or(&text)
+        .to_lowercase()
 }
 
 #[cfg(test)]

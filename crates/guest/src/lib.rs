@@ -53,7 +53,10 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     }
 }
 
-#[allow(clippy::print_stdout, reason = "help and version go to standard output")]
+#[allow(
+    clippy::print_stdout,
+    reason = "help and version go to standard output"
+)]
 fn say(text: &str) -> Result<(), String> {
     println!("{text}");
     Ok(())

@@ -86,7 +86,11 @@ fn processor_time() -> Option<Duration> {
         .filter_map(|text| text.parse().ok())
         .collect();
     // user, nice, system, then idle and iowait, which are no work.
-    let used: u64 = ticks.iter().take(3).chain(ticks.iter().skip(5).take(3)).sum();
+    let used: u64 = ticks
+        .iter()
+        .take(3)
+        .chain(ticks.iter().skip(5).take(3))
+        .sum();
     Some(Duration::from_millis(used.saturating_mul(10)))
 }
 

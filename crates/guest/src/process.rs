@@ -15,8 +15,8 @@ use casemate_envd::{Code, RpcError};
 
 use crate::agent::Agent;
 use crate::rpc::{Call, In, Out};
-pub(crate) use running::{duplicate, output};
 use running::{Running, Starting};
+pub(crate) use running::{duplicate, output};
 use stream::subscribe;
 
 /// Bytes of a tag.

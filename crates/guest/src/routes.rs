@@ -1,16 +1,21 @@
 //! Which request is answered by what.
 
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{Response, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::routing::{get, post};
+use bytes::Bytes;
 use casemate_envd::client::Init;
 use casemate_envd::signature::same;
 use casemate_envd::{INTERPRETER_PORT, PORT_HEADER, RpcError, TOKEN_HEADER};
+use http_body_util::BodyExt;
 use serde::Serialize;
 
 use crate::agent::Agent;
@@ -36,19 +41,37 @@ pub(crate) fn router(agent: Arc<Agent>) -> Router {
         .route("/process.Process/Start", rpc!(stream, process::start))
         .route("/process.Process/Connect", rpc!(stream, process::connect))
         .route("/process.Process/Update", rpc!(unary, process::update))
-        .route("/process.Process/SendInput", rpc!(unary, process::send_input))
+        .route(
+            "/process.Process/SendInput",
+            rpc!(unary, process::send_input),
+        )
         .route(
             "/process.Process/StreamInput",
             rpc!(client_stream, process::stream_input),
         )
-        .route("/process.Process/SendSignal", rpc!(unary, process::send_signal))
-        .route("/process.Process/CloseStdin", rpc!(unary, process::close_stdin))
+        .route(
+            "/process.Process/SendSignal",
+            rpc!(unary, process::send_signal),
+        )
+        .route(
+            "/process.Process/CloseStdin",
+            rpc!(unary, process::close_stdin),
+        )
         .route("/filesystem.Filesystem/Stat", rpc!(unary, files::stat))
-        .route("/filesystem.Filesystem/MakeDir", rpc!(unary, files::make_dir))
+        .route(
+            "/filesystem.Filesystem/MakeDir",
+            rpc!(unary, files::make_dir),
+        )
         .route("/filesystem.Filesystem/Move", rpc!(unary, files::rename))
-        .route("/filesystem.Filesystem/ListDir", rpc!(unary, files::list_dir))
+        .route(
+            "/filesystem.Filesystem/ListDir",
+            rpc!(unary, files::list_dir),
+        )
         .route("/filesystem.Filesystem/Remove", rpc!(unary, files::remove))
-        .route("/filesystem.Filesystem/WatchDir", rpc!(stream, files::watch_dir))
+        .route(
+            "/filesystem.Filesystem/WatchDir",
+            rpc!(stream, files::watch_dir),
+        )
         .route(
             "/filesystem.Filesystem/CreateWatcher",
             rpc!(unary, files::create_watcher),
@@ -72,13 +95,11 @@ pub(crate) fn router(agent: Arc<Agent>) -> Router {
             "/contexts",
             get(interpreter::list).post(interpreter::create),
         )
-        .route(
-            "/contexts/{id}",
-            axum::routing::delete(interpreter::remove),
-        )
+        .route("/contexts/{id}", axum::routing::delete(interpreter::remove))
         .route("/contexts/{id}/restart", post(interpreter::restart))
         .fallback(async || plain(StatusCode::NOT_FOUND, "404 page not found"))
         .layer(from_fn_with_state(Arc::clone(&agent), admit))
+        .layer(from_fn(hear_out))
         .with_state(agent)
 }
 
@@ -93,6 +114,64 @@ async fn admit(State(agent): State<Arc<Agent>>, request: Request, next: Next) ->
         return next.run(request).await;
     }
     refuse(StatusCode::UNAUTHORIZED, UNAUTHORIZED)
+}
+
+/// How much of a body is read that nobody wants, and for how long.
+const HEARD_MAX: u64 = 256 << 20;
+const HEARD_FOR: Duration = Duration::from_secs(20);
+
+/// Reads the rest of a request that was refused, so that its sender comes to read why: a connection that is
+/// closed over unread bytes takes the answer with it.
+async fn hear_out(request: Request, next: Next) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let body = Shared(Arc::new(Mutex::new(body)));
+    let mut rest = body.clone();
+    let answer = next.run(Request::from_parts(parts, Body::new(body))).await;
+    if answer.status().is_client_error() || answer.status().is_server_error() {
+        // What cannot be read in this time, or at all, is not missed.
+        drop(tokio::time::timeout(HEARD_FOR, rest.drain()).await);
+    }
+    answer
+}
+
+/// A body that two hold. Only one reads it at a time.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<Body>>);
+
+impl Shared {
+    async fn drain(&mut self) {
+        let mut heard = 0;
+        while let Some(Ok(frame)) = self.frame().await {
+            heard += frame.data_ref().map_or(0, |data| data.len() as u64);
+            if heard > HEARD_MAX {
+                return;
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Body> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl hyper::body::Body for Shared {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut *self.lock()).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.lock().is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.lock().size_hint()
+    }
 }
 
 /// Whether a request shows the token, or none is needed.

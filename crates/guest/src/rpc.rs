@@ -9,10 +9,10 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, Response, StatusCode, header};
 use base64::Engine as _;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use casemate_envd::envelope::{self, Envelope, Envelopes};
 use casemate_envd::{Code, Codec, KEEPALIVE_HEADER, RpcError, TIMEOUT_HEADER};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Frame;
 use prost::Message;
 use serde::Serialize;
@@ -95,7 +95,10 @@ where
 {
     let (parts, body) = request.into_parts();
     let Some(codec) = content_type(&parts.headers).and_then(Codec::of_unary) else {
-        return plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "application/json is expected");
+        return plain(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "application/json is expected",
+        );
     };
     let answer = async {
         uncompressed(&parts.headers)?;
@@ -185,17 +188,25 @@ fn uncompressed(headers: &HeaderMap) -> Result<(), RpcError> {
     }
 }
 
-/// All bytes of a request's body.
-pub(crate) async fn read(body: Body) -> Result<Bytes, RpcError> {
-    let limited = Limited::new(body, REQUEST_MAX);
-    let collected = limited.collect().await;
-    collected.map(|body| body.to_bytes()).map_err(|error| {
-        if error.is::<http_body_util::LengthLimitError>() {
-            let what = format!("a request has at most {REQUEST_MAX} bytes");
-            return RpcError::new(Code::ResourceExhausted, what);
+/// All bytes of a request's body. One that is too large is read to its end all the same, so that its sender
+/// gets to read the answer.
+pub(crate) async fn read(mut body: Body) -> Result<Bytes, RpcError> {
+    let mut all = BytesMut::new();
+    let mut fits = true;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| RpcError::new(Code::Canceled, error.to_string()))?;
+        if let Ok(data) = frame.into_data() {
+            fits &= all.len() + data.len() <= REQUEST_MAX;
+            if fits {
+                all.extend_from_slice(&data);
+            }
         }
-        RpcError::new(Code::Canceled, error.to_string())
-    })
+    }
+    if fits {
+        return Ok(all.freeze());
+    }
+    let what = format!("a request has at most {REQUEST_MAX} bytes");
+    Err(RpcError::new(Code::ResourceExhausted, what))
 }
 
 fn malformed(error: impl std::fmt::Display) -> RpcError {
@@ -208,8 +219,13 @@ where
     Q: Message + Default + DeserializeOwned,
 {
     let mut messages = In::new(codec, body);
-    let none = || RpcError::new(Code::InvalidArgument, "there is no message");
-    messages.next().await?.ok_or_else(none)
+    let first = messages.next().await?;
+    let second = messages.next().await?;
+    match (first, second) {
+        (Some(message), None) => Ok(message),
+        (None, _) => Err(malformed("there is no message")),
+        (Some(_), Some(_)) => Err(malformed("there is more than one message")),
+    }
 }
 
 /// An error of a unary call.

@@ -155,8 +155,8 @@ fn name(names: &HashMap<u32, String>, number: u32) -> String {
 fn text(path: &Path) -> String {
     use std::io::Read;
     let mut bytes = Vec::new();
-    let read = std::fs::File::open(path)
-        .and_then(|file| file.take(FILE_MAX).read_to_end(&mut bytes));
+    let read =
+        std::fs::File::open(path).and_then(|file| file.take(FILE_MAX).read_to_end(&mut bytes));
     match read {
         Ok(_) => String::from_utf8_lossy(&bytes).into_owned(),
         Err(_) => String::new(),

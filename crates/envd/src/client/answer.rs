@@ -119,7 +119,11 @@ impl Client {
     }
 
     /// A request with the token and the user of this client.
-    pub(super) fn request(&self, method: hyper::Method, path: &str) -> hyper::http::request::Builder {
+    pub(super) fn request(
+        &self,
+        method: hyper::Method,
+        path: &str,
+    ) -> hyper::http::request::Builder {
         let mut request = Request::builder().method(method).uri(path);
         if let Some(token) = &self.token {
             request = request.header(TOKEN_HEADER, token);
@@ -163,7 +167,11 @@ impl GuestBody {
     }
 
     /// All of it, at most `max` bytes, before the deadline.
-    pub(super) async fn whole(&mut self, max: usize, deadline: Instant) -> Result<Bytes, ClientError> {
+    pub(super) async fn whole(
+        &mut self,
+        max: usize,
+        deadline: Instant,
+    ) -> Result<Bytes, ClientError> {
         let mut all = bytes::BytesMut::new();
         loop {
             let chunk = tokio::time::timeout_at(deadline, self.chunk()).await;

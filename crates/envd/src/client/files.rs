@@ -47,7 +47,8 @@ impl Client {
         bytes: impl Into<Bytes>,
         metadata: &BTreeMap<String, String>,
     ) -> Result<Uploaded, ClientError> {
-        self.upload_from(path, Full::new(bytes.into()), metadata).await
+        self.upload_from(path, Full::new(bytes.into()), metadata)
+            .await
     }
 
     /// The same from a body that is sent as it comes.

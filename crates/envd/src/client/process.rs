@@ -139,9 +139,7 @@ impl Client {
     /// # Errors
     /// As every unary call.
     pub async fn close_stdin(&self, process: ProcessSelector) -> Result<(), ClientError> {
-        let Empty {} = self
-            .unary(SERVICE, "CloseStdin", &select(process))
-            .await?;
+        let Empty {} = self.unary(SERVICE, "CloseStdin", &select(process)).await?;
         Ok(())
     }
 

@@ -73,7 +73,9 @@ impl Client {
         let content_type = answer.headers.get(header::CONTENT_TYPE);
         let content_type = content_type.and_then(|value| value.to_str().ok());
         if content_type.and_then(Codec::of_stream) != Some(Codec::Proto) {
-            return Err(ClientError::Protocol("the answer is not a stream".to_owned()));
+            return Err(ClientError::Protocol(
+                "the answer is not a stream".to_owned(),
+            ));
         }
         Ok(Messages {
             body: answer.body,
@@ -86,7 +88,12 @@ impl Client {
         })
     }
 
-    fn rpc(&self, service: &str, method: &str, content_type: &str) -> hyper::http::request::Builder {
+    fn rpc(
+        &self,
+        service: &str,
+        method: &str,
+        content_type: &str,
+    ) -> hyper::http::request::Builder {
         let request = self
             .request(Method::POST, &format!("/{service}/{method}"))
             .header(header::CONTENT_TYPE, content_type)

@@ -3,22 +3,27 @@
 use std::time::Duration;
 
 use casemate_envd::client::{Dial, Dialling, Io};
-use casemate_envd::filesystem::{EntryInfo, EntryResponse, FilesystemEvent, ListDirResponse, WatchResponse, WatcherEvents};
-use casemate_envd::process::{DataEvent, Empty, EndEvent, ListResponse, ProcessEvent, ProcessInfo, ProcessResponse, StartEvent};
-use casemate_envd::{Codec, RpcError, Code, envelope};
+use casemate_envd::filesystem::{
+    EntryInfo, EntryResponse, FilesystemEvent, ListDirResponse, WatchResponse, WatcherEvents,
+};
+use casemate_envd::process::{
+    DataEvent, Empty, EndEvent, ListResponse, ProcessEvent, ProcessInfo, ProcessResponse,
+    StartEvent,
+};
+use casemate_envd::{Code, Codec, RpcError, envelope};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 /// Numbers that look random and come again with their seed.
 #[derive(Debug, Clone)]
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -26,7 +31,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    pub fn below(&mut self, most: usize) -> usize {
+    pub(crate) fn below(&mut self, most: usize) -> usize {
         (self.next() % most as u64) as usize
     }
 
@@ -42,7 +47,7 @@ impl Random {
 
 /// What a liar does after its answer.
 #[derive(Debug, Clone, Copy)]
-pub enum Then {
+pub(crate) enum Then {
     Close,
     /// Says nothing, and stays.
     Hang,
@@ -54,7 +59,7 @@ pub enum Then {
 
 /// An agent that lies.
 #[derive(Debug, Clone)]
-pub struct Liar {
+pub(crate) struct Liar {
     answer: Vec<u8>,
     then: Then,
     /// How many bytes it sends at once.
@@ -62,7 +67,7 @@ pub struct Liar {
 }
 
 impl Liar {
-    pub fn fixed(answer: Vec<u8>, then: Then) -> Self {
+    pub(crate) fn fixed(answer: Vec<u8>, then: Then) -> Self {
         Self {
             answer,
             then,
@@ -71,7 +76,7 @@ impl Liar {
     }
 
     /// One that answers a verb of the test in some way or other.
-    pub fn random(random: &mut Random, verb: usize) -> Self {
+    pub(crate) fn random(random: &mut Random, verb: usize) -> Self {
         let answer = answer(random, verb);
         let then = match random.below(12) {
             0 => Then::Hang,
@@ -139,7 +144,11 @@ fn answer(random: &mut Random, verb: usize) -> Vec<u8> {
     let mut out = head(random, verb);
     match random.below(4) {
         0 => {
-            let lie = if random.one_in(4) { random.next() >> random.below(64) } else { body.len() as u64 };
+            let lie = if random.one_in(4) {
+                random.next() >> random.below(64)
+            } else {
+                body.len() as u64
+            };
             out.extend(format!("content-length: {lie}\r\n\r\n").bytes());
             out.extend(body);
         }
@@ -147,7 +156,11 @@ fn answer(random: &mut Random, verb: usize) -> Vec<u8> {
             out.extend(b"transfer-encoding: chunked\r\n\r\n");
             let step = 1 + random.below(9000);
             for part in body.chunks(step) {
-                let lie = if random.one_in(40) { random.next() >> random.below(64) } else { part.len() as u64 };
+                let lie = if random.one_in(40) {
+                    random.next() >> random.below(64)
+                } else {
+                    part.len() as u64
+                };
                 out.extend(format!("{lie:x}\r\n").bytes());
                 out.extend(part);
                 out.extend(b"\r\n");
@@ -194,7 +207,11 @@ fn head(random: &mut Random, verb: usize) -> Vec<u8> {
 
 /// A body as the verb expects it, more or less.
 fn body(random: &mut Random, verb: usize) -> Vec<u8> {
-    let verb = if random.one_in(10) { random.below(14) } else { verb };
+    let verb = if random.one_in(10) {
+        random.below(14)
+    } else {
+        verb
+    };
     let some = [0, 1, 3, 50, 1500][random.below(5)];
     match verb {
         0 => {
@@ -241,7 +258,11 @@ fn body(random: &mut Random, verb: usize) -> Vec<u8> {
 }
 
 fn entry(random: &mut Random) -> EntryInfo {
-    let some = if random.one_in(50) { 1200 } else { random.below(3) };
+    let some = if random.one_in(50) {
+        1200
+    } else {
+        random.below(3)
+    };
     EntryInfo {
         name: "n".repeat(random.below(50)),
         size: random.next() as i64,
@@ -259,7 +280,11 @@ fn event(random: &mut Random) -> FilesystemEvent {
     }
 }
 
-fn framed(random: &mut Random, some: usize, mut message: impl FnMut(&mut Random, bool) -> Vec<u8>) -> Vec<u8> {
+fn framed(
+    random: &mut Random,
+    some: usize,
+    mut message: impl FnMut(&mut Random, bool) -> Vec<u8>,
+) -> Vec<u8> {
     let mut out = Vec::new();
     for number in 0..some + 1 {
         if random.one_in(60) {
@@ -270,7 +295,10 @@ fn framed(random: &mut Random, some: usize, mut message: impl FnMut(&mut Random,
     }
     match random.below(6) {
         0 => {}
-        1 => out.extend(envelope::end(Some(RpcError::new(Code::Internal, "e\n".repeat(random.below(9000)))))),
+        1 => out.extend(envelope::end(Some(RpcError::new(
+            Code::Internal,
+            "e\n".repeat(random.below(9000)),
+        )))),
         2 => {
             let mut end = envelope::end(None).to_vec();
             mutate(random, &mut end);
@@ -287,8 +315,14 @@ fn lines(random: &mut Random, some: usize) -> Vec<u8> {
         let text = "t".repeat(random.below(900));
         let line = match random.below(9) {
             0 => format!(r#"{{"type":"stdout","text":"{text}","timestamp":"x"}}"#),
-            1 => format!(r#"{{"type":"result","is_main_result":true,"json":{}}}"#, "[".repeat(random.below(9000))),
-            2 => format!(r#"{{"type":"result","is_main_result":true,"chart":[{}0]}}"#, "0,".repeat(random.below(9000))),
+            1 => format!(
+                r#"{{"type":"result","is_main_result":true,"json":{}}}"#,
+                "[".repeat(random.below(9000))
+            ),
+            2 => format!(
+                r#"{{"type":"result","is_main_result":true,"chart":[{}0]}}"#,
+                "0,".repeat(random.below(9000))
+            ),
             3 => format!(r#"{{"type":"error","name":"{text}","value":"","traceback":""}}"#),
             4 => r#"{"type":"keepalive"}"#.to_owned(),
             5 => String::new(),

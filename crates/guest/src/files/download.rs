@@ -144,7 +144,9 @@ impl Sending {
                 (Ok(bytes), None) => Ok(bytes),
                 (Err(error), _) => Err(error),
                 (Ok(bytes), Some(gzip)) if !bytes.is_empty() => {
-                    let written = gzip.write_all(&bytes).map(|()| std::mem::take(gzip.get_mut()));
+                    let written = gzip
+                        .write_all(&bytes)
+                        .map(|()| std::mem::take(gzip.get_mut()));
                     match written {
                         // It wants more before it says anything.
                         Ok(out) if out.is_empty() => continue,
@@ -153,9 +155,9 @@ impl Sending {
                 }
                 (Ok(_end), Some(_)) => {
                     self.over = true;
-                    self.gzip.take().map_or(Ok(Bytes::new()), |gzip| {
-                        gzip.finish().map(Bytes::from)
-                    })
+                    self.gzip
+                        .take()
+                        .map_or(Ok(Bytes::new()), |gzip| gzip.finish().map(Bytes::from))
                 }
             };
             return (done, self);
@@ -176,7 +178,9 @@ impl Sending {
         let bytes = step(&mut self.file, want)?;
         if bytes.is_empty() {
             // The size was promised.
-            return Err(io::Error::other("the file became shorter while it was read"));
+            return Err(io::Error::other(
+                "the file became shorter while it was read",
+            ));
         }
         self.left = Some(left - bytes.len() as u64);
         Ok(bytes)

@@ -163,6 +163,9 @@ mod tests {
         std::os::unix::fs::symlink("/nowhere", from.join("link")).unwrap();
         copy(&from, &to).unwrap();
         assert_eq!(std::fs::read(to.join("down/f")).unwrap(), b"text");
-        assert_eq!(std::fs::read_link(to.join("link")).unwrap(), Path::new("/nowhere"));
+        assert_eq!(
+            std::fs::read_link(to.join("link")).unwrap(),
+            Path::new("/nowhere")
+        );
     }
 }

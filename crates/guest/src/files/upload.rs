@@ -108,7 +108,9 @@ impl Upload {
         let own = own.filter(|path| !path.is_empty());
         match query.or(own) {
             Some(path) => Ok(self.agent.resolve(&self.user, path)),
-            None => Err(Refusal::bad("there is no path: neither in the query nor as a file name")),
+            None => Err(Refusal::bad(
+                "there is no path: neither in the query nor as a file name",
+            )),
         }
     }
 
@@ -116,7 +118,11 @@ impl Upload {
         let between = Arc::new(AtomicUsize::new(0));
         let body = bounded(body, Arc::clone(&between));
         let mut form = multer::Multipart::new(body, boundary);
-        let broken = |error: multer::Error| Refusal::bad(format!("the form is broken: {error}"));
+        let broken = |error: multer::Error| {
+            use std::error::Error;
+            let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            Refusal::bad(format!("the form is broken: {why}"))
+        };
         let (mut written, mut paths) = (Vec::new(), BTreeSet::new());
         loop {
             between.store(BETWEEN_MAX, Ordering::Relaxed);
@@ -130,11 +136,16 @@ impl Upload {
             }
             let path = self.named(field.file_name())?;
             if !paths.insert(path.clone()) {
-                let what = format!("you cannot upload multiple files to the same path '{}'", shown(&path));
+                let what = format!(
+                    "you cannot upload multiple files to the same path '{}'",
+                    shown(&path)
+                );
                 return Err(Refusal::bad(what));
             }
             if paths.len() > FILES_MAX {
-                return Err(Refusal::bad(format!("a form has at most {FILES_MAX} files")));
+                return Err(Refusal::bad(format!(
+                    "a form has at most {FILES_MAX} files"
+                )));
             }
             let parts = field.map(|part| part.map_err(|error| error.to_string()));
             written.push(self.write(path, parts).await?);

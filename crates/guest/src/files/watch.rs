@@ -245,8 +245,14 @@ fn kind(what: ReadFlags) -> Option<EventType> {
     let kinds = [
         (ReadFlags::CREATE | ReadFlags::MOVED_TO, EventType::Create),
         (ReadFlags::MODIFY, EventType::Write),
-        (ReadFlags::DELETE | ReadFlags::DELETE_SELF, EventType::Remove),
-        (ReadFlags::MOVED_FROM | ReadFlags::MOVE_SELF, EventType::Rename),
+        (
+            ReadFlags::DELETE | ReadFlags::DELETE_SELF,
+            EventType::Remove,
+        ),
+        (
+            ReadFlags::MOVED_FROM | ReadFlags::MOVE_SELF,
+            EventType::Rename,
+        ),
         (ReadFlags::ATTRIB, EventType::Chmod),
     ];
     let found = kinds.iter().find(|(flags, _)| what.intersects(*flags));
@@ -271,7 +277,10 @@ fn refuse_networks(path: &Path) -> Result<(), RpcError> {
     match NETWORKS.iter().find(|(known, _)| *known == magic) {
         None => Ok(()),
         Some((_, name)) => {
-            let what = format!("cannot watch '{}': {name} is a network file system", shown(path));
+            let what = format!(
+                "cannot watch '{}': {name} is a network file system",
+                shown(path)
+            );
             Err(RpcError::new(Code::InvalidArgument, what))
         }
     }
@@ -338,7 +347,10 @@ mod tests {
         told(&mut watch);
         std::fs::write(folder.path().join("c/b/g"), "x").unwrap();
         let events = told(&mut watch);
-        assert!(events.contains(&pair("c/b/g", EventType::Write)), "{events:?}");
+        assert!(
+            events.contains(&pair("c/b/g", EventType::Write)),
+            "{events:?}"
+        );
     }
 
     #[test]

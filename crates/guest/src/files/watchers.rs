@@ -84,7 +84,9 @@ impl Watchers {
 
     /// What a watcher has seen since it was last asked.
     pub(super) fn take(&self, name: &str) -> Result<Vec<FilesystemEvent>, RpcError> {
-        let seen = lock(&self.0).get(name).map(|watcher| Arc::clone(&watcher.seen));
+        let seen = lock(&self.0)
+            .get(name)
+            .map(|watcher| Arc::clone(&watcher.seen));
         let seen = seen.ok_or_else(|| unknown(name))?;
         let mut seen = lock(&seen);
         seen.look();

@@ -96,7 +96,10 @@ impl Context {
     ) -> Result<(), String> {
         let (answer, answered) = oneshot::channel();
         let gone = || "the context is gone".to_owned();
-        self.control.send(control(answer)).await.map_err(|_| gone())?;
+        self.control
+            .send(control(answer))
+            .await
+            .map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
 

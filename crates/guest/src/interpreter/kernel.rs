@@ -219,7 +219,11 @@ impl Kernel {
                 let bytes = serde_json::to_vec(cell)?;
                 let parts = bytes.len().div_ceil(PACKET_MAX).max(1);
                 for (number, part) in bytes.chunks(PACKET_MAX).enumerate() {
-                    let kind = if number + 1 == parts { MESSAGE_END } else { MESSAGE_PART };
+                    let kind = if number + 1 == parts {
+                        MESSAGE_END
+                    } else {
+                        MESSAGE_PART
+                    };
                     let send = |channel: &Packets| channel.send(kind, part);
                     self.channel.async_io(Interest::WRITABLE, send).await?;
                 }

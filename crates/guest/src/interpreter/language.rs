@@ -48,7 +48,8 @@ fn found(program: &Path) -> bool {
     if program.components().count() > 1 {
         return program.is_file();
     }
-    PATH.split(':').any(|folder| Path::new(folder).join(program).is_file())
+    PATH.split(':')
+        .any(|folder| Path::new(folder).join(program).is_file())
 }
 
 #[cfg(test)]

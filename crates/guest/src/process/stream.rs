@@ -174,7 +174,9 @@ mod tests {
         let alone = timeout(PATIENCE * 10, listeners.say(said("waits"))).await;
         assert!(alone.is_err(), "alone, the process waits");
         let mut quick = listeners.add().unwrap();
-        timeout(PATIENCE * 2, listeners.say(said("y"))).await.unwrap();
+        timeout(PATIENCE * 2, listeners.say(said("y")))
+            .await
+            .unwrap();
         assert!(matches!(quick.recv().await, Some(Said::Stdout(_))));
         assert_eq!(listeners.lock().senders.len(), 1);
         drop(slow);
@@ -198,10 +200,7 @@ mod tests {
         let all: Vec<Listener> = (0..LISTENERS_MAX)
             .map(|_| listeners.add().unwrap())
             .collect();
-        assert_eq!(
-            listeners.add().unwrap_err().code,
-            Code::ResourceExhausted
-        );
+        assert_eq!(listeners.add().unwrap_err().code, Code::ResourceExhausted);
         drop(all);
         assert!(listeners.add().is_ok());
     }
