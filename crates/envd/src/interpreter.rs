@@ -116,7 +116,7 @@ pub enum Line {
         timestamp: String,
     },
     /// The code showed something.
-    Result(Shown),
+    Result(Box<Shown>),
     /// The code ended on an error.
     Error {
         /// The error's class.
@@ -300,7 +300,7 @@ mod tests {
             ..Shown::default()
         };
         assert_eq!(
-            written(&Line::Result(shown)),
+            written(&Line::Result(Box::new(shown))),
             "{\"type\":\"result\",\"is_main_result\":true,\"text\":\"a\\nb\",\"json\":[1]}\n"
         );
     }

@@ -45,7 +45,7 @@ async fn execute(client: &Client, request: ExecuteRequest) -> Result<Told, Clien
                 told.stdout.push_str(&text);
             }
             Line::Stderr { text, .. } => told.stderr.push_str(&text),
-            Line::Result(shown) => told.shown.push(shown),
+            Line::Result(shown) => told.shown.push(*shown),
             Line::Error {
                 name,
                 value,

@@ -146,8 +146,15 @@ async fn what_cannot_be_started_is_said_so() {
     assert_eq!(error.code(), Some(Code::Unauthenticated));
     assert_eq!(error.to_string(), "invalid username: 'stranger'");
     let other = client.clone().as_user("other");
-    let error = other.start(bash("id"), StartOptions::default()).await.unwrap_err();
-    assert_eq!(error.code(), Some(Code::PermissionDenied), "only root can be somebody else");
+    let error = other
+        .start(bash("id"), StartOptions::default())
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.code(),
+        Some(Code::PermissionDenied),
+        "only root can be somebody else"
+    );
 }
 
 #[tokio::test]

@@ -243,18 +243,25 @@ fn two_agents_do_not_share_a_socket_and_a_left_one_is_replaced() {
 #[test]
 fn the_agent_that_is_shipped_is_static() {
     let Some(path) = std::env::var_os("CASEMATE_GUEST_AGENT") else {
-        assert!(std::env::var_os("CI").is_none(), "CASEMATE_GUEST_AGENT is not set");
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "CASEMATE_GUEST_AGENT is not set"
+        );
         eprintln!("skipped: CASEMATE_GUEST_AGENT is not set; ./dev test sets it");
         return;
     };
     let elf = std::fs::read(path).unwrap();
     let number = |at: usize, bytes: usize| {
         let all = &elf[at..at + bytes];
-        all.iter().rev().fold(0_usize, |sum, byte| sum << 8 | usize::from(*byte))
+        all.iter()
+            .rev()
+            .fold(0_usize, |sum, byte| sum << 8 | usize::from(*byte))
     };
     assert_eq!(&elf[..5], b"\x7fELF\x02");
     let (table, size, count) = (number(32, 8), number(54, 2), number(56, 2));
     // PT_INTERP: the program that would have to load this one.
-    let kinds: Vec<usize> = (0..count).map(|index| number(table + index * size, 4)).collect();
+    let kinds: Vec<usize> = (0..count)
+        .map(|index| number(table + index * size, 4))
+        .collect();
     assert!(!kinds.is_empty() && !kinds.contains(&3), "{kinds:?}");
 }

@@ -1,16 +1,21 @@
 //! Agents that lie: made from a seed, or with a fixed answer.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
+
 use std::time::Duration;
 
-use casemate_envd::client::{Dial, Dialling, Io};
+use bytes::Bytes;
+use casemate_envd::client::{Client, ClientError, Dial, Dialling, Io, StartOptions};
 use casemate_envd::filesystem::{
-    EntryInfo, EntryResponse, FilesystemEvent, ListDirResponse, WatchResponse, WatcherEvents,
+    EntryInfo, EntryResponse, FilesystemEvent, ListDirResponse, WatchRequest, WatchResponse,
+    WatcherEvents,
 };
+use casemate_envd::interpreter::ExecuteRequest;
 use casemate_envd::process::{
-    DataEvent, Empty, EndEvent, ListResponse, ProcessEvent, ProcessInfo, ProcessResponse,
-    StartEvent,
+    DataEvent, Empty, EndEvent, ListResponse, ProcessConfig, ProcessEvent, ProcessInfo,
+    ProcessResponse, ProcessSelector, StartEvent,
 };
-use casemate_envd::{Code, Codec, RpcError, envelope};
+use casemate_envd::{Code, Codec, Limits, RpcError, envelope};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -60,7 +65,7 @@ pub(crate) enum Then {
 /// An agent that lies.
 #[derive(Debug, Clone)]
 pub(crate) struct Liar {
-    answer: Vec<u8>,
+    answer: Bytes,
     then: Then,
     /// How many bytes it sends at once.
     step: usize,
@@ -69,7 +74,7 @@ pub(crate) struct Liar {
 impl Liar {
     pub(crate) fn fixed(answer: Vec<u8>, then: Then) -> Self {
         Self {
-            answer,
+            answer: answer.into(),
             then,
             step: 64 << 10,
         }
@@ -85,7 +90,11 @@ impl Liar {
             _ => Then::Close,
         };
         let step = [1, 7, 500, 64 << 10][random.below(4)].max(answer.len() / 2000);
-        Self { answer, then, step }
+        Self {
+            answer: answer.into(),
+            then,
+            step,
+        }
     }
 }
 
@@ -249,7 +258,7 @@ fn body(random: &mut Random, verb: usize) -> Vec<u8> {
         }),
         6 => lines(random, some),
         7 => format!("[{}]", vec![r#"{"id":"a","language":"python","cwd":"/"}"#; some].join(",")).into(),
-        8 => random.bytes(1 << 20),
+        8 => random.bytes(300 << 10),
         9 => br#"[{"name":"x","type":"file","path":"/x"}]"#.to_vec(),
         10 => br#"{"ts":1,"cpu_count":1,"cpu_used_pct":0.5,"mem_total":1,"mem_used":1,"mem_cache":1,"mem_total_mib":1,"mem_used_mib":1,"disk_used":1,"disk_total":1}"#.to_vec(),
         11 => br#"{"A":"b"}"#.to_vec(),
@@ -312,22 +321,23 @@ fn framed(
 fn lines(random: &mut Random, some: usize) -> Vec<u8> {
     let mut out = b"{\"type\":\"number_of_executions\",\"execution_count\":1}\n".to_vec();
     for _ in 0..some {
+        let long = if some > 50 { 300 } else { 9000 };
         let text = "t".repeat(random.below(900));
         let line = match random.below(9) {
             0 => format!(r#"{{"type":"stdout","text":"{text}","timestamp":"x"}}"#),
             1 => format!(
                 r#"{{"type":"result","is_main_result":true,"json":{}}}"#,
-                "[".repeat(random.below(9000))
+                "[".repeat(random.below(long))
             ),
             2 => format!(
                 r#"{{"type":"result","is_main_result":true,"chart":[{}0]}}"#,
-                "0,".repeat(random.below(9000))
+                "0,".repeat(random.below(long))
             ),
             3 => format!(r#"{{"type":"error","name":"{text}","value":"","traceback":""}}"#),
             4 => r#"{"type":"keepalive"}"#.to_owned(),
             5 => String::new(),
             6 => format!(r#"{{"type":"{text}"}}"#),
-            7 => "x".repeat(random.below(200_000)),
+            7 => "x".repeat(random.below(if some > 3 { 900 } else { 200_000 })),
             _ => r#"{"type":"stderr","text":"\ud800","timestamp":""}"#.to_owned(),
         };
         out.extend(line.bytes());
@@ -359,3 +369,77 @@ fn mutate(random: &mut Random, bytes: &mut Vec<u8>) {
         }
     }
 }
+
+/// Limits that a test can wait for.
+pub(crate) fn limits() -> Limits {
+    Limits {
+        head_bytes: 8 << 10,
+        headers: 32,
+        unary_bytes: 256 << 10,
+        entries: 1000,
+        message_bytes: 32 << 10,
+        line_bytes: 128 << 10,
+        stream_bytes: 2 << 20,
+        connect: Duration::from_millis(300),
+        respond: Duration::from_millis(300),
+        unary: Duration::from_millis(600),
+        silence: Duration::from_millis(300),
+        transfer: Duration::from_millis(900),
+    }
+}
+
+pub(crate) fn client(liar: Liar) -> Client {
+    Client::new(liar).with_limits(limits())
+}
+
+fn execute() -> ExecuteRequest {
+    ExecuteRequest {
+        code: "1".to_owned(),
+        ..ExecuteRequest::default()
+    }
+}
+
+/// Calls a verb and takes everything it gives.
+pub(crate) async fn call(client: &Client, verb: usize) -> Result<(), ClientError> {
+    let none = Default::default();
+    match verb {
+        0 => client.processes().await.map(drop),
+        1 => client.stat("/x").await.map(drop),
+        2 => client.list_dir("/x", 3).await.map(drop),
+        3 => client.watcher_events("w").await.map(drop),
+        4 => {
+            let mut watching = client.watch(&WatchRequest::default()).await?;
+            while watching.next().await?.is_some() {}
+            Ok(())
+        }
+        5 => {
+            let start = client.start(ProcessConfig::default(), StartOptions::default());
+            let mut process = start.await?;
+            while process.next().await?.is_some() {}
+            Ok(())
+        }
+        6 => {
+            let mut execution = client.execute(&execute()).await?;
+            while execution.next().await?.is_some() {}
+            Ok(())
+        }
+        7 => client.contexts().await.map(drop),
+        8 => client
+            .download("/x", 1 << 20)
+            .await?
+            .whole()
+            .await
+            .map(drop),
+        9 => client.upload("/x", "bytes", &none).await.map(drop),
+        10 => client.metrics().await.map(drop),
+        11 => client.envs().await.map(drop),
+        12 => {
+            client
+                .write_stdin(ProcessSelector::by_pid(1), vec![0; 99])
+                .await
+        }
+        _ => client.health().await,
+    }
+}
+
+pub(crate) const VERBS: usize = 14;

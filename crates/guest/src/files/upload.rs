@@ -120,7 +120,9 @@ impl Upload {
         let mut form = multer::Multipart::new(body, boundary);
         let broken = |error: multer::Error| {
             use std::error::Error;
-            let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            let why = error
+                .source()
+                .map_or_else(|| error.to_string(), ToString::to_string);
             Refusal::bad(format!("the form is broken: {why}"))
         };
         let (mut written, mut paths) = (Vec::new(), BTreeSet::new());

@@ -222,9 +222,8 @@ impl Actor {
         let mut interrupts = 0;
         loop {
             tokio::select! {
-                event = kernel.next() => match told.event(kernel, event).await {
-                    Some(ended) => return ended,
-                    None => {}
+                event = kernel.next() => if let Some(ended) = told.event(kernel, event).await {
+                    return ended;
                 },
                 control = self.control.recv() => match control {
                     // It runs.
@@ -319,7 +318,7 @@ impl<'a> Telling<'a> {
     async fn message(&mut self, bytes: &[u8]) -> Option<Ended> {
         match decode(bytes, 0) {
             Ok(Message::Signal(Signal::Displayed(displayed))) => {
-                self.send(Line::Result(shown(displayed))).await;
+                self.send(Line::Result(Box::new(shown(displayed)))).await;
             }
             Ok(Message::Signal(Signal::Error(error))) if !self.failed => {
                 self.failed = true;

@@ -54,10 +54,13 @@ enum Stdin {
     Pipe(tokio::sync::Mutex<Option<pipe::Sender>>),
 }
 
+/// A pipe that a process writes to, and what its bytes are told as.
+type Output = (pipe::Receiver, fn(bytes::Bytes) -> Said);
+
 /// The agent's ends of a process's streams.
 struct Ends {
     stdin: Stdin,
-    outputs: Vec<(pipe::Receiver, fn(bytes::Bytes) -> Said)>,
+    outputs: Vec<Output>,
     terminal: Option<Terminal>,
 }
 
@@ -126,12 +129,7 @@ impl Running {
     }
 
     /// Reads what it writes, until it has ended and nobody holds its streams any more.
-    async fn watch(
-        self: Arc<Self>,
-        agent: Arc<Agent>,
-        child: Child,
-        outputs: Vec<(pipe::Receiver, fn(bytes::Bytes) -> Said)>,
-    ) {
+    async fn watch(self: Arc<Self>, agent: Arc<Agent>, child: Child, outputs: Vec<Output>) {
         let mut readers = tokio::task::JoinSet::new();
         for (output, said) in outputs {
             let process = Arc::clone(&self);

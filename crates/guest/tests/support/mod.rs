@@ -17,6 +17,9 @@ use casemate_envd::client::{Client, ProcessStream, ProcessTold};
 use casemate_envd::process::{EndEvent, ProcessConfig};
 use tempfile::TempDir;
 
+/// One agent is started at a time.
+static STARTING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 /// A number that no user has.
 const NOBODY_ELSE: u32 = 42_424;
 
@@ -47,9 +50,16 @@ impl Agent {
         let own = rustix::process::geteuid().as_raw();
         let becomes = own == 0 && who == As::Nobody;
         let uid = if becomes { NOBODY_ELSE } else { own };
-        let passwd = format!("user:x:{uid}:{uid}::{}:/bin/bash\nother:x:1:1::/:/bin/sh\n", home.display());
+        let passwd = format!(
+            "user:x:{uid}:{uid}::{}:/bin/bash\nother:x:1:1::/:/bin/sh\n",
+            home.display()
+        );
         std::fs::write(folder.path().join("passwd"), passwd).unwrap();
         std::fs::write(folder.path().join("group"), format!("user:x:{uid}:\n")).unwrap();
+        // A program that is still open for writing, here or in a process just forked, cannot be started.
+        let _one = STARTING
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         // Where the build lies may be nobody else's business.
         let program = folder.path().join("casemate-guest");
         std::fs::copy(program_path(), &program).unwrap();
