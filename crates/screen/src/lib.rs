@@ -21,6 +21,7 @@
     allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")
 )]
 
+mod allowance;
 mod analyse;
 mod apply;
 mod arena;
@@ -38,6 +39,7 @@ mod facts;
 mod gaps;
 mod interp;
 mod library;
+mod memory;
 mod methods;
 mod names;
 mod pickles;
