@@ -75,7 +75,9 @@ fn write(out: &Path, folders: impl Iterator<Item = PathBuf>) -> Result<(), std::
 
 fn programs(folder: &Path) -> Result<Vec<(String, Vec<u8>)>, std::io::Error> {
     if let Ok(rows) = trial::read(folder) {
-        let named = rows.into_iter().map(|row| (format!("{}/{}", row.set, row.id), row.code.into_bytes()));
+        let named = rows
+            .into_iter()
+            .map(|row| (format!("{}/{}", row.set, row.id), row.code.into_bytes()));
         return Ok(named.collect());
     }
     let mut programs = Vec::new();

@@ -149,3 +149,44 @@ impl Allowance {
         enough
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_from_memory_costs_what_it_cost_to_work_out() {
+        let mut allowance = Allowance::new();
+        let mark = allowance.mark();
+        assert!(allowance.spend() && allowance.burn(10) && allowance.take(100));
+        let cost = allowance.again(&mark).unwrap();
+        assert!(allowance.pay(cost));
+        assert_eq!(allowance.left.steps, STEPS - 2);
+        assert_eq!(allowance.left.fuel, FUEL - 20);
+        assert_eq!(allowance.left.bytes, BYTES - 200);
+    }
+
+    #[test]
+    fn what_is_remembered_for_the_whole_program_is_paid_once() {
+        let mut allowance = Allowance::new();
+        let outer = allowance.mark();
+        allowance.burn(5);
+        let inner = allowance.mark();
+        allowance.burn(100);
+        allowance.remembered(&inner);
+        assert_eq!(allowance.again(&outer).unwrap().fuel, 5);
+    }
+
+    #[test]
+    fn an_answer_is_worked_out_again_where_it_would_meet_a_bound() {
+        let mut allowance = Allowance::new();
+        let mark = allowance.mark();
+        allowance.burn(FUEL / 2);
+        let cost = allowance.again(&mark).unwrap();
+        let before = allowance.left;
+        assert!(!allowance.pay(cost));
+        assert_eq!(allowance.left, before);
+        assert!(!allowance.burn(FUEL));
+        assert_eq!(allowance.again(&mark), None);
+    }
+}

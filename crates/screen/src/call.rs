@@ -368,8 +368,7 @@ impl<'a> Resolver<'a> {
             && settled(&values)
         {
             let call = (callee, args);
-            self.memory
-                .remember(key, call, depth, values.clone(), cost);
+            self.memory.remember(key, call, depth, values.clone(), cost);
         }
         values
     }

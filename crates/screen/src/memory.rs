@@ -218,9 +218,8 @@ fn alike<'a>(a: &Value<'a>, b: &Value<'a>, parts: &mut usize) -> bool {
         }
         (Value::Function(a, _, None), Value::Function(b, _, None)) => std::ptr::eq(*a, *b),
         (Value::Lambda(a, _, None), Value::Lambda(b, _, None)) => std::ptr::eq(*a, *b),
-        (Value::Class(_, a), Value::Class(_, b)) | (Value::Instance(_, a), Value::Instance(_, b)) => {
-            a == b
-        }
+        (Value::Class(_, a), Value::Class(_, b))
+        | (Value::Instance(_, a), Value::Instance(_, b)) => a == b,
         (Value::Method(a), Value::Method(b)) => {
             Rc::ptr_eq(a, b) || alike(&a.0, &b.0, parts) && alike(&a.1, &b.1, parts)
         }
