@@ -12,7 +12,6 @@
 
 pub mod contract;
 pub mod plan;
-pub mod session;
 pub mod setup;
 pub mod suite;
 
