@@ -19,7 +19,7 @@ use casemate_wasm::WasmBackend;
 use casemate_wasm::setup::Store;
 use casemate_watch::{AlertRules, alerts_jsonl, events_jsonl};
 
-use crate::attack::{Depends, Results};
+use crate::attack::Results;
 use crate::cli::{LimitArgs, RunArgs, ScreenArg};
 use crate::out::{Saved, save};
 use crate::{json, setup, show, text};
@@ -65,10 +65,9 @@ pub(crate) fn command(args: RunArgs) -> anyhow::Result<i32> {
 /// An engine with the backends of this build, and what is known of attacks on them.
 pub(crate) fn engine(store: &Store) -> anyhow::Result<Engine> {
     let backends = backends(store)?;
-    let depends = Depends::look(backends.iter().map(AsRef::as_ref));
-    let names = backends.iter().map(|backend| backend.name());
+    let all = backends.iter().map(AsRef::as_ref);
     // Without a folder for results there are none.
-    let records = Results::open().map(|results| results.records(names, &depends));
+    let records = Results::open().map(|results| results.records(all));
     let engine = Engine::new(backends.clone(), AlertRules::embedded()?);
     Ok(engine.attacked(records.unwrap_or_default()))
 }

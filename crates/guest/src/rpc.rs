@@ -112,6 +112,19 @@ where
     }
 }
 
+/// The codec of a call with a stream on either side.
+fn stream_codec(headers: &HeaderMap) -> Option<Codec> {
+    content_type(headers).and_then(Codec::of_stream)
+}
+
+/// The answer to one that names none.
+fn no_stream() -> Response<Body> {
+    plain(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "application/connect+json is expected",
+    )
+}
+
 /// Answers a call with a stream, which the method fills.
 pub(crate) async fn stream<Q, A, F>(
     agent: Arc<Agent>,
@@ -124,11 +137,8 @@ where
     F: Future<Output = Result<(), RpcError>> + Send + 'static,
 {
     let (parts, body) = request.into_parts();
-    let Some(codec) = content_type(&parts.headers).and_then(Codec::of_stream) else {
-        return plain(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "application/connect+json is expected",
-        );
+    let Some(codec) = stream_codec(&parts.headers) else {
+        return no_stream();
     };
     let (out, body_out) = Out::new(codec);
     let request = match one_message(codec, body).await {
@@ -157,11 +167,8 @@ where
     F: Future<Output = Result<A, RpcError>>,
 {
     let (parts, body) = request.into_parts();
-    let Some(codec) = content_type(&parts.headers).and_then(Codec::of_stream) else {
-        return plain(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "application/connect+json is expected",
-        );
+    let Some(codec) = stream_codec(&parts.headers) else {
+        return no_stream();
     };
     let answer = match method(agent, In::new(codec, body)).await {
         Ok(answer) => {

@@ -4,35 +4,12 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
-
-use support::{Agent, As, python};
-
-/// A Python with the SDK, which `./dev test` makes.
-fn sdk() -> Option<PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = || Path::new(&std::env::var_os("HOME").unwrap()).join(".cache");
-    let path = cache
-        .unwrap_or_else(home)
-        .join("casemate/sdk/python/bin/python");
-    if path.exists() {
-        return Some(path);
-    }
-    assert!(
-        std::env::var_os("CI").is_none(),
-        "{} is missing",
-        path.display()
-    );
-    eprintln!(
-        "skipped: {} is missing; ./dev test makes it",
-        path.display()
-    );
-    None
-}
+use support::{Agent, As, in_cache, python, there};
 
 #[test]
 fn the_sdk_works_unchanged() {
-    let (Some(sdk), Some(python)) = (sdk(), python()) else {
+    let sdk = there(in_cache("sdk/python/bin/python"));
+    let (Some(sdk), Some(python)) = (sdk, python()) else {
         return;
     };
     let agent = Agent::start(As::Us, &["--python", python.to_str().unwrap()]);

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
+use casemate_backend::contract::Backend;
 use casemate_engine::{Record, Records};
 use casemate_linux::file::{create_private, open_owned};
 use serde::{Deserialize, Serialize};
@@ -247,18 +248,26 @@ impl Results {
         Ok(Some(result))
     }
 
-    /// The records of these backends.
-    pub(crate) fn records<'a>(
-        &self,
-        backends: impl Iterator<Item = &'a str>,
-        depends: &Depends,
-    ) -> Records {
-        backends
-            .map(|backend| {
-                let record = self.record(backend, &depends.of(backend));
-                (backend.to_owned(), record)
-            })
+    /// The records of those of these backends that have a result. Only they are asked what they rest on, which
+    /// may start their runtimes: this is done before every run.
+    pub(crate) fn records<'a>(&self, backends: impl Iterator<Item = &'a dyn Backend>) -> Records {
+        let attacked: Vec<&dyn Backend> = backends
+            .filter(|backend| self.may_have(backend.name()))
+            .collect();
+        if attacked.is_empty() {
+            return Records::new();
+        }
+        let depends = Depends::look(attacked.iter().copied());
+        let names = attacked.iter().map(|backend| backend.name());
+        names
+            .map(|name| (name.to_owned(), self.record(name, &depends.of(name))))
             .collect()
+    }
+
+    /// Whether there is a result, or something in its place that cannot be looked at and must be told of.
+    fn may_have(&self, backend: &str) -> bool {
+        let found = fs::symlink_metadata(self.path(backend));
+        !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 }
 

@@ -180,3 +180,53 @@ fn without_the_key_nothing_counts() {
     let said = why(results.record("jail", &now()));
     assert!(said.contains("no key"), "{said}");
 }
+
+/// A backend that says when it is asked what it rests on.
+struct Asked(&'static str, std::sync::atomic::AtomicBool);
+
+impl Backend for Asked {
+    fn name(&self) -> &'static str {
+        self.0
+    }
+
+    fn probe(&self) -> casemate_backend::contract::Offer {
+        unreachable!("records need no offer")
+    }
+
+    fn rests_on(&self) -> Vec<(String, String)> {
+        self.1.store(true, std::sync::atomic::Ordering::SeqCst);
+        Vec::new()
+    }
+
+    fn create(
+        &self,
+        _plan: &casemate_backend::plan::Plan,
+    ) -> Result<
+        (
+            Box<dyn casemate_backend::contract::Sandbox>,
+            casemate_model::receipt::Receipt,
+        ),
+        casemate_backend::contract::CreateError,
+    > {
+        unreachable!("records make no sandbox")
+    }
+}
+
+#[test]
+fn only_who_has_a_result_is_asked_what_it_rests_on() {
+    let (_dir, results) = kept(&held());
+    let (jail, wasm) = (Asked("jail", false.into()), Asked("wasm", false.into()));
+    let both: [&dyn Backend; 2] = [&jail, &wasm];
+    let records = results.records(both.into_iter());
+    assert!(jail.1.into_inner() && !wasm.1.into_inner());
+    // This machine is not the one of the result.
+    assert!(matches!(records.get("jail"), Some(Record::None { why }) if why.contains("changed")));
+    assert_eq!(records.get("wasm"), None);
+    // What is in a result's place and is none must be told of, so its backend is looked at too.
+    std::fs::create_dir(results.path("wasm")).unwrap();
+    let wasm = Asked("wasm", false.into());
+    let records = results.records([&wasm as &dyn Backend].into_iter());
+    assert!(
+        matches!(records.get("wasm"), Some(Record::None { why }) if why.contains("does not count"))
+    );
+}

@@ -79,6 +79,14 @@ fn command(program: &str) -> Command {
     Command::new(program)
 }
 
+/// What runs this line of the shell, and then the program that follows, in mounts of its own.
+fn with_own_mounts(line: &str) -> Command {
+    let mut unshare = command("/usr/bin/unshare");
+    unshare.args(["--mount", "--propagation", "private"]);
+    unshare.args(["/bin/sh", "-c", line, "sh"]);
+    unshare
+}
+
 /// Whether this backend runs here as it is: with nothing taken away, the same program must run.
 fn works(backend: &str) -> bool {
     let words = casemate_run(backend);
@@ -130,16 +138,7 @@ impl Replaced {
         fs::write(self.folder.path().join("leave_out"), leave_out).unwrap();
         let mount = "mount --bind \"$1\" \"$2\" && shift 2 && exec \"$@\"";
         Ran::of(
-            command("/usr/bin/unshare")
-                .args([
-                    "--mount",
-                    "--propagation",
-                    "private",
-                    "/bin/sh",
-                    "-c",
-                    mount,
-                    "sh",
-                ])
+            with_own_mounts(mount)
                 .arg(self.folder.path().join("runtime"))
                 .arg(&self.real)
                 .args(casemate_run(backend)),
@@ -290,19 +289,7 @@ fn without_control_groups_nothing_that_needs_them_starts() {
             continue;
         }
         let without = "umount --recursive --lazy /sys/fs/cgroup && exec \"$@\"";
-        let ran = Ran::of(
-            command("/usr/bin/unshare")
-                .args([
-                    "--mount",
-                    "--propagation",
-                    "private",
-                    "/bin/sh",
-                    "-c",
-                    without,
-                    "sh",
-                ])
-                .args(casemate_run(backend)),
-        );
+        let ran = Ran::of(with_own_mounts(without).args(casemate_run(backend)));
         for guarantee in ["memory capped", "tasks capped", "CPU time capped"] {
             ran.refused_for(guarantee)
                 .unwrap_or_else(|why| panic!("{backend}: {why}"));

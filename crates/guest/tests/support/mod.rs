@@ -259,14 +259,21 @@ pub(crate) async fn whole(mut process: ProcessStream) -> Said {
     said
 }
 
-/// A Python with IPython, pandas and matplotlib, or why there is none: with CI set that is a failure.
+/// A Python with IPython, pandas and matplotlib.
 pub(crate) fn python() -> Option<PathBuf> {
+    let named = std::env::var_os("CASEMATE_GUEST_PYTHON").map(PathBuf::from);
+    there(named.unwrap_or_else(|| in_cache("peers/native/bin/python")))
+}
+
+/// Where `./dev test` puts something.
+pub(crate) fn in_cache(path: &str) -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || Path::new(&std::env::var_os("HOME").unwrap()).join(".cache");
-    let default = cache
-        .unwrap_or_else(home)
-        .join("casemate/peers/native/bin/python");
-    let path = std::env::var_os("CASEMATE_GUEST_PYTHON").map_or(default, PathBuf::from);
+    cache.unwrap_or_else(home).join("casemate").join(path)
+}
+
+/// A file that is there, or word that it is not: with CI set that is a failure.
+pub(crate) fn there(path: PathBuf) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
