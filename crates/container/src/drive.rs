@@ -110,10 +110,10 @@ impl Backend for ContainerBackend {
         let (sandbox, steps) = making.make(self.kind, found, &lowered)?;
         let mut all: Vec<Wall> = steps
             .iter()
-            .map(|step| walls::built(self.kind, step))
+            .map(|step| walls::built(self.kind.family(), step))
             .collect();
-        all.extend(walls::limits(self.kind, &lowered.watched, &all));
-        all.extend(walls::unmentioned(self.kind, &all));
+        all.extend(walls::limits(self.kind.family(), &lowered.watched, &all));
+        all.extend(walls::unmentioned(self.kind.family(), &all));
         let receipt = Receipt {
             backend: self.kind.name().to_owned(),
             guest: format!("{}, by {runtime}", guest()),
@@ -124,12 +124,12 @@ impl Backend for ContainerBackend {
 }
 
 /// One of the few turns there are to make a container.
-struct Turn;
+pub(crate) struct Turn;
 
 static TURNS: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
 
 impl Turn {
-    fn take() -> Self {
+    pub(crate) fn take() -> Self {
         let taken = TURNS.0.lock().unwrap_or_else(PoisonError::into_inner);
         let wait = TURNS.1.wait_while(taken, |taken| *taken >= AT_ONCE);
         *wait.unwrap_or_else(PoisonError::into_inner) += 1;
@@ -202,7 +202,7 @@ impl ContainerBackend {
 }
 
 /// Processor time of everything in the container, ended processes included, is a number of the group's.
-fn accounting(cgroup: Option<&Cgroup>) -> Step {
+pub(crate) fn accounting(cgroup: Option<&Cgroup>) -> Step {
     Step::run(walls::ACCOUNTING, "read by the host", || {
         let cgroup = cgroup.ok_or("there is no control group")?;
         cgroup.cpu_usage().map_err(|error| error.to_string())?;
@@ -277,7 +277,7 @@ impl Making {
     }
 
     fn has_gap(&self, kind: Kind) -> bool {
-        let walls = self.steps.iter().map(|step| walls::built(kind, step));
+        let walls = self.steps.iter().map(|step| walls::built(kind.family(), step));
         walls
             .into_iter()
             .any(|wall| wall.need == Need::Required && !wall.stands())

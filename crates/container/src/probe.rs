@@ -21,7 +21,7 @@ const FOLDERS: [&str; 4] = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/loc
 /// How long a runtime may take to say its version.
 const VERSION_WITHIN: Duration = Duration::from_secs(20);
 /// Where Debian keeps what it has installed.
-const DPKG: &str = "/var/lib/dpkg";
+pub(crate) const DPKG: &str = "/var/lib/dpkg";
 
 /// A runtime that was found and may be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub(crate) fn find(kind: Kind) -> Result<Found, Lack> {
     }
     let program = locate(kind)?;
     let version = version(kind, &program)?;
-    let list = Advisories::of(kind).map_err(|why| (why, "report this".to_owned()))?;
+    let list = Advisories::of(kind.advised()).map_err(|why| (why, "report this".to_owned()))?;
     let verdict = list.judge(&version);
     match verdict.refused {
         Some(why) => Err((why, newer(kind))),
@@ -118,7 +118,7 @@ fn version(kind: Kind, program: &Path) -> Result<Version, Lack> {
 }
 
 /// `1.1.5+ds1-1+deb12u1` is of 1.1.5, `0.0~20240729.0-4~bpo12+2` of 20240729.0.
-fn upstream_of(debian: &str) -> Option<String> {
+pub(crate) fn upstream_of(debian: &str) -> Option<String> {
     let version = debian
         .rsplit_once(':')
         .map_or(debian, |(_, version)| version);
@@ -129,7 +129,7 @@ fn upstream_of(debian: &str) -> Option<String> {
         .then(|| version.to_owned())
 }
 
-fn ask(program: &Path) -> Result<String, String> {
+pub(crate) fn ask(program: &Path) -> Result<String, String> {
     let (mut said, to_us) = std::io::pipe().map_err(|error| error.to_string())?;
     let mut child = Spawn::new(program)
         .arg("--version")
@@ -152,7 +152,7 @@ fn ask(program: &Path) -> Result<String, String> {
 }
 
 /// `runc version 1.1.5+ds1`, `crun version 1.8.1`, `runsc version 0.0~20240729.0` or `release-20240729.0`.
-fn parse_version(said: &str) -> Option<String> {
+pub(crate) fn parse_version(said: &str) -> Option<String> {
     let word = said.lines().next()?.split_whitespace().last()?;
     let word = word.strip_prefix("release-").unwrap_or(word);
     let word = word.strip_prefix("0.0~").unwrap_or(word);
@@ -162,7 +162,7 @@ fn parse_version(said: &str) -> Option<String> {
 }
 
 /// The revision of the package of that name, where the program is a file of the package's.
-fn debian_revision(dpkg: &Path, package: &str, program: &Path) -> Option<String> {
+pub(crate) fn debian_revision(dpkg: &Path, package: &str, program: &Path) -> Option<String> {
     let files = std::fs::read_to_string(dpkg.join(format!("info/{package}.list"))).ok()?;
     if !files.lines().any(|line| Path::new(line) == program) {
         return None;
@@ -191,20 +191,12 @@ pub(crate) fn offer(kind: Kind, found: &Result<Found, Lack>, store: &Store) -> O
             fix: fix.clone(),
         },
         (_, _, Ok(_)) => Usable::Yes,
-        _ if !store.dir().exists() => Usable::AfterSetup {
-            what: "fetch pandas, numpy, matplotlib and IPython (about 50 MB) for the system's Python, which the jail \
-                   uses too: under a minute, once; `casemate setup --backend jail`"
-                .to_owned(),
-        },
-        (_, _, Err(error)) => Usable::No {
-            why: error.to_string(),
-            fix: "run `casemate setup --backend jail --force`".to_owned(),
-        },
+        _ => without_packages(store),
     };
     Offer {
         backend: kind.name().to_owned(),
         usable,
-        guarantees: possible(kind),
+        guarantees: possible(kind.family()),
         memory_floor: ByteSize(MEMORY_FLOOR),
         memory_ceiling: ByteSize(MEMORY_CEILING),
         cost: match kind {
@@ -213,6 +205,22 @@ pub(crate) fn offer(kind: Kind, found: &Result<Found, Lack>, store: &Store) -> O
             Kind::Gvisor(_) => 60,
         },
         notes: notes(kind, found),
+    }
+}
+
+/// What there is to do where the guest's packages are not set up, or not as they were.
+pub(crate) fn without_packages(store: &Store) -> Usable {
+    match store.installed() {
+        Ok(_) => Usable::Yes,
+        Err(_) if !store.dir().exists() => Usable::AfterSetup {
+            what: "fetch pandas, numpy, matplotlib and IPython (about 50 MB) for the system's Python, which the jail \
+                   uses too: under a minute, once; `casemate setup --backend jail`"
+                .to_owned(),
+        },
+        Err(error) => Usable::No {
+            why: error.to_string(),
+            fix: "run `casemate setup --backend jail --force`".to_owned(),
+        },
     }
 }
 
@@ -229,7 +237,7 @@ fn notes(kind: Kind, found: &Result<Found, Lack>) -> Vec<String> {
     });
     if let Ok(found) = found {
         notes.extend(found.notes.iter().cloned());
-        if let Ok(list) = Advisories::of(kind) {
+        if let Ok(list) = Advisories::of(kind.advised()) {
             notes.push(format!("advisories as of {}", list.reviewed));
         }
     }
@@ -238,21 +246,15 @@ fn notes(kind: Kind, found: &Result<Found, Lack>) -> Vec<String> {
 
 /// The runtime, by version.
 pub(crate) fn runtime(kind: Kind, found: &Found) -> String {
-    let package = found.version.debian.as_ref();
-    let package = package.map_or_else(String::new, |own| format!(" (Debian {own})"));
     let platform = match kind {
         Kind::Gvisor(platform) => format!(", platform {}", platform.name()),
         _ => String::new(),
     };
-    format!(
-        "{} {}{package}{platform}",
-        kind.program(),
-        found.version.upstream
-    )
+    format!("{}{platform}", found.version.named(kind.program()))
 }
 
 /// What can be guaranteed with the control groups that are to be had.
-fn possible(kind: Kind) -> Guarantees {
+pub(crate) fn possible(family: walls::Family) -> Guarantees {
     let layout = Layout::detect().ok();
     let mut have = layout.as_ref().map(Layout::controllers).unwrap_or_default();
     if layout.is_some_and(|layout| layout.kind() == Groups::V2) {
@@ -268,7 +270,7 @@ fn possible(kind: Kind) -> Guarantees {
         .into_iter()
         .filter(|(controller, _)| !have.contains(controller));
     let without: Guarantees = without.map(|(_, guarantee)| guarantee).collect();
-    walls::offered(kind).missing_from(&without)
+    walls::offered(family).missing_from(&without)
 }
 
 #[cfg(test)]

@@ -13,10 +13,29 @@ use casemate_model::guarantee::Guarantee::{
 use casemate_model::guarantee::Guarantees;
 use casemate_model::receipt::{Need, Wall};
 
-use crate::kind::Kind;
+/// What a container is made of, as far as its walls go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// On the host's kernel, made by a runtime that we drive.
+    Runtime,
+    /// On gVisor's kernel, made by runsc that we drive.
+    Gvisor,
+    /// On the host's kernel, made by Docker.
+    Docker,
+    /// On gVisor's kernel, made by Docker.
+    DockerGvisor,
+}
+
+impl Family {
+    const fn is_gvisor(self) -> bool {
+        matches!(self, Self::Gvisor | Self::DockerGvisor)
+    }
+}
 
 /// The runtime's version is not one with a known hole.
 pub(crate) const RUNTIME: &str = "runtime_version";
+/// The daemon is on this machine, and the container is made of what was staged here.
+pub(crate) const DAEMON: &str = "docker_daemon";
 /// The container was looked at before it was started.
 pub(crate) const CREATED: &str = "created_not_started";
 /// The container's processes are in our control group.
@@ -32,22 +51,17 @@ pub(crate) const ACCOUNTING: &str = "cgroup_cpu_usage";
 
 type Known = (&'static str, Need, &'static [Guarantee]);
 
-/// Every wall that a container of any runtime has.
-const BOTH: &[Known] = &[
+/// Every wall that a container has, whoever made it.
+const ALL: &[Known] = &[
     (RUNTIME, Need::Required, &[]),
     (jail::SYSTEM, Need::Required, &[]),
     (jail::INPUTS, Need::Required, &[InputsReadOnly]),
     (jail::SCRATCH, Need::Required, &[]),
     (jail::AFFINITY, Need::Additional, &[]),
-    (CREATED, Need::Required, &[]),
     (wall::NETWORK_NAMESPACE, Need::Required, &[NetworkAbsent]),
     (wall::IPC_NAMESPACE, Need::Required, &[]),
     (wall::UTS_NAMESPACE, Need::Required, &[]),
     (wall::MOUNT_NAMESPACE, Need::Required, &[]),
-    (jail::PID_NAMESPACE, Need::Required, &[]),
-    (wall::USER_NAMESPACE, Need::Required, &[]),
-    (wall::CAPABILITIES, Need::Required, &[]),
-    (wall::IDENTITY, Need::Required, &[]),
     (wall::NO_NEW_PRIVS, Need::Required, &[]),
     (wall::SECCOMP, Need::Required, &[SyscallsFiltered]),
     (jail::ROOT, Need::Required, &[HostFilesHidden]),
@@ -58,6 +72,37 @@ const BOTH: &[Known] = &[
     (group::PIDS, Need::Additional, &[]),
     (group::CPU, Need::Additional, &[]),
     (ACCOUNTING, Need::Additional, &[]),
+];
+
+/// What Docker does not have: it makes and starts in one, without a user namespace of its own by default,
+/// and with its settings a kernel of gVisor's may be root in there, in the host's process table.
+const OURS: &[Known] = &[
+    (CREATED, Need::Required, &[]),
+    (jail::PID_NAMESPACE, Need::Required, &[]),
+    (wall::USER_NAMESPACE, Need::Required, &[]),
+    (wall::CAPABILITIES, Need::Required, &[]),
+    (wall::IDENTITY, Need::Required, &[]),
+];
+
+/// What Docker's containers have beside the rest.
+const DOCKER: &[Known] = &[(DAEMON, Need::Required, &[])];
+
+/// What only a container of Docker's on the host's kernel has.
+const DOCKER_SHARED: &[Known] = &[
+    (jail::PID_NAMESPACE, Need::Required, &[]),
+    (wall::USER_NAMESPACE, Need::Additional, &[]),
+    (wall::CAPABILITIES, Need::Required, &[]),
+    (wall::IDENTITY, Need::Required, &[]),
+    (jail::PROC, Need::Required, &[]),
+    (jail::DEVICES, Need::Required, &[]),
+];
+
+/// What only one of Docker's on gVisor's kernel has.
+const DOCKER_GVISOR: &[Known] = &[
+    (jail::PID_NAMESPACE, Need::Additional, &[]),
+    (wall::USER_NAMESPACE, Need::Required, &[]),
+    (wall::CAPABILITIES, Need::Additional, &[]),
+    (wall::IDENTITY, Need::Additional, &[]),
 ];
 
 /// What only a container on the host's kernel has.
@@ -85,32 +130,33 @@ const LIMITS: &[(&str, Guarantee, Option<&str>)] = &[
     ("limit_open_files", OpenFilesCapped, Some(wall::RLIMITS)),
 ];
 
-fn known(kind: Kind) -> impl Iterator<Item = &'static Known> {
-    let own = if kind.is_gvisor() {
-        GVISOR
-    } else {
-        SHARED_KERNEL
+fn known(family: Family) -> impl Iterator<Item = &'static Known> {
+    let rows: [&[Known]; 4] = match family {
+        Family::Runtime => [ALL, OURS, SHARED_KERNEL, &[]],
+        Family::Gvisor => [ALL, OURS, GVISOR, &[]],
+        Family::Docker => [ALL, DOCKER, DOCKER_SHARED, SHARED_KERNEL],
+        Family::DockerGvisor => [ALL, DOCKER, DOCKER_GVISOR, GVISOR],
     };
-    BOTH.iter().chain(own)
+    rows.into_iter().flatten()
 }
 
 /// What enforces a limit: for gVisor, descriptors are its own kernel's to count.
-fn enforcer(kind: Kind, by: Option<&'static str>) -> Option<&'static str> {
+fn enforcer(family: Family, by: Option<&'static str>) -> Option<&'static str> {
     match by {
-        Some(wall::RLIMITS) if kind.is_gvisor() => Some(KERNEL),
+        Some(wall::RLIMITS) if family.is_gvisor() => Some(KERNEL),
         other => other,
     }
 }
 
 /// What the backend can guarantee where every wall stands.
-pub(crate) fn offered(kind: Kind) -> Guarantees {
-    let walls = known(kind).flat_map(|(_, _, set)| set.iter().copied());
+pub(crate) fn offered(family: Family) -> Guarantees {
+    let walls = known(family).flat_map(|(_, _, set)| set.iter().copied());
     walls.chain(LIMITS.iter().map(|(_, g, _)| *g)).collect()
 }
 
 /// A wall as it was built or measured. One that we do not know guarantees nothing and is required.
-pub(crate) fn built(kind: Kind, step: &Step) -> Wall {
-    let row = known(kind).find(|(name, ..)| *name == step.wall);
+pub(crate) fn built(family: Family, step: &Step) -> Wall {
+    let row = known(family).find(|(name, ..)| *name == step.wall);
     let (need, guarantees) = row.map_or((Need::Required, Guarantees::none()), |(_, need, set)| {
         (*need, set.iter().copied().collect())
     });
@@ -122,9 +168,9 @@ pub(crate) fn built(kind: Kind, step: &Step) -> Wall {
 }
 
 /// The limits of a run, each standing where it is finite and what enforces it stands.
-pub(crate) fn limits(kind: Kind, watched: &Watched, walls: &[Wall]) -> Vec<Wall> {
+pub(crate) fn limits(family: Family, watched: &Watched, walls: &[Wall]) -> Vec<Wall> {
     let counted = &watched.counted;
-    let inside = if kind.is_gvisor() {
+    let inside = if family.is_gvisor() {
         ", counted by gVisor's kernel for the guest's user"
     } else {
         ""
@@ -150,7 +196,7 @@ pub(crate) fn limits(kind: Kind, watched: &Watched, walls: &[Wall]) -> Vec<Wall>
         .map(|(name, guarantee, by)| {
             let set = [*guarantee].into_iter().collect();
             let (amount, unit) = amount(name);
-            let missing = match enforcer(kind, *by) {
+            let missing = match enforcer(family, *by) {
                 _ if amount == u64::MAX => Some("unlimited by choice".to_owned()),
                 Some(by) if !stands(by) => Some(format!("{by} does not stand")),
                 _ => None,
@@ -165,8 +211,8 @@ pub(crate) fn limits(kind: Kind, watched: &Watched, walls: &[Wall]) -> Vec<Wall>
 }
 
 /// The walls that no run goes without and that `walls` does not even mention.
-pub(crate) fn unmentioned(kind: Kind, walls: &[Wall]) -> Vec<Wall> {
-    known(kind)
+pub(crate) fn unmentioned(family: Family, walls: &[Wall]) -> Vec<Wall> {
+    known(family)
         .filter(|(name, need, _)| {
             *need == Need::Required && walls.iter().all(|wall| wall.name != *name)
         })
@@ -184,34 +230,39 @@ mod tests {
     use casemate_model::receipt::Receipt;
 
     use super::*;
-    use crate::Platform;
+    use crate::kind::Kind;
     use crate::lower::lower;
 
-    const KINDS: [Kind; 3] = [Kind::Runc, Kind::Crun, Kind::Gvisor(Platform::Systrap)];
+    const FAMILIES: [Family; 4] = [
+        Family::Runtime,
+        Family::Gvisor,
+        Family::Docker,
+        Family::DockerGvisor,
+    ];
 
-    fn whole(kind: Kind) -> Vec<Step> {
-        known(kind)
+    fn whole(family: Family) -> Vec<Step> {
+        known(family)
             .map(|(name, ..)| Step::run(name, "asked", || Ok("stands".to_owned())))
             .collect()
     }
 
-    fn receipt(kind: Kind, steps: &[Step]) -> Receipt {
+    fn receipt(family: Family, steps: &[Step]) -> Receipt {
         let plan = plan_for("print(1)");
-        let watched = lower(kind, &plan, "/p").unwrap().watched;
-        let mut walls: Vec<Wall> = steps.iter().map(|step| built(kind, step)).collect();
-        walls.extend(limits(kind, &watched, &walls));
-        walls.extend(unmentioned(kind, &walls));
+        let watched = lower(Kind::Runc, &plan, "/p").unwrap().watched;
+        let mut walls: Vec<Wall> = steps.iter().map(|step| built(family, step)).collect();
+        walls.extend(limits(family, &watched, &walls));
+        walls.extend(unmentioned(family, &walls));
         Receipt {
-            backend: kind.name().into(),
+            backend: "x".into(),
             guest: "none".into(),
             walls,
         }
     }
 
-    fn asked(kind: Kind) -> Guarantees {
+    fn asked(family: Family) -> Guarantees {
         let coarse = [Guarantee::ClockCoarse].into_iter().collect();
         let base = base_guarantees().missing_from(&coarse);
-        if kind.is_gvisor() {
+        if family.is_gvisor() {
             return base.union(&[SeparateKernel].into_iter().collect());
         }
         base
@@ -219,33 +270,36 @@ mod tests {
 
     #[test]
     fn with_every_wall_it_covers_all_but_the_coarse_clock() {
-        for kind in KINDS {
-            assert_eq!(receipt(kind, &whole(kind)).satisfies(&asked(kind)), Ok(()));
-            let missing = base_guarantees().missing_from(&offered(kind));
+        for family in FAMILIES {
+            assert_eq!(receipt(family, &whole(family)).satisfies(&asked(family)), Ok(()));
+            let missing = base_guarantees().missing_from(&offered(family));
             assert_eq!(missing.iter().collect::<Vec<_>>(), [Guarantee::ClockCoarse]);
         }
-        assert!(!offered(Kind::Runc).contains(SeparateKernel));
+        for family in FAMILIES {
+            let own = offered(family).contains(SeparateKernel);
+            assert_eq!(own, family.is_gvisor());
+        }
     }
 
     #[test]
     fn each_required_wall_taken_away_or_kept_silent_about_is_a_gap() {
-        for kind in KINDS {
-            for (name, need, _) in known(kind) {
-                let mut steps = whole(kind);
+        for family in FAMILIES {
+            for (name, need, _) in known(family) {
+                let mut steps = whole(family);
                 let step = steps.iter_mut().find(|step| step.wall == *name).unwrap();
                 step.got = Err("taken away".to_owned());
-                let gap = receipt(kind, &steps).satisfies(&asked(kind));
+                let gap = receipt(family, &steps).satisfies(&asked(family));
                 let enforces = LIMITS
                     .iter()
-                    .any(|(_, _, by)| enforcer(kind, *by) == Some(name));
+                    .any(|(_, _, by)| enforcer(family, *by) == Some(name));
                 let refused = *need == Need::Required || enforces;
                 assert_eq!(gap.is_err(), refused, "{name}");
-                let silent: Vec<Step> = whole(kind)
+                let silent: Vec<Step> = whole(family)
                     .into_iter()
                     .filter(|s| s.wall != *name)
                     .collect();
                 assert_eq!(
-                    receipt(kind, &silent).satisfies(&asked(kind)).is_err(),
+                    receipt(family, &silent).satisfies(&asked(family)).is_err(),
                     refused,
                     "{name}"
                 );
@@ -256,7 +310,7 @@ mod tests {
     #[test]
     fn a_wall_of_another_runtimes_guarantees_nothing() {
         let wall = built(
-            Kind::Runc,
+            Family::Runtime,
             &Step::run(KERNEL, "x", || Ok("very".to_owned())),
         );
         assert!(wall.guarantees.is_empty() && wall.need == Need::Required);
