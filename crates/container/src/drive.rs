@@ -18,9 +18,10 @@ use casemate_driver::listen::{Lines, Processes, READY_WITHIN, Running};
 use casemate_driver::lowered::{Lowered, Watched};
 use casemate_driver::packages::{Store, guest, python};
 use casemate_driver::packets::{Received, wait_readable};
+use casemate_driver::walls as shared;
 use casemate_linux::cgroup::{Cgroup, wall as group_wall};
 use casemate_linux::{Spawn, Step, handoff, jail};
-use casemate_model::receipt::{Need, Receipt, Wall};
+use casemate_model::receipt::{Need, Receipt};
 
 use crate::bundle::{Ids, mount_points};
 use crate::keeper;
@@ -108,16 +109,12 @@ impl Backend for ContainerBackend {
             making.map_err(|error| CreateError::Fault(format!("starting the keeper: {error}")))?;
         let runtime = probe::runtime(self.kind, found);
         let (sandbox, steps) = making.make(self.kind, found, &lowered)?;
-        let mut all: Vec<Wall> = steps
-            .iter()
-            .map(|step| walls::built(self.kind.family(), step))
-            .collect();
-        all.extend(walls::limits(self.kind.family(), &lowered.watched, &all));
-        all.extend(walls::unmentioned(self.kind.family(), &all));
+        let family = self.kind.family();
+        let walls = shared::all(family.walls(), family.counting(), &lowered.watched, &steps);
         let receipt = Receipt {
             backend: self.kind.name().to_owned(),
             guest: format!("{}, by {runtime}", guest()),
-            walls: all,
+            walls,
         };
         Ok((Box::new(sandbox), receipt))
     }
@@ -164,7 +161,7 @@ impl ContainerBackend {
             }
             Err(missing) => (None, missing.steps),
         };
-        steps.push(accounting(cgroup.as_ref()));
+        steps.push(shared::accounting(cgroup.as_ref()));
         let group = match (self.kind, &mut cgroup) {
             (Kind::Runc, Some(cgroup)) => Some(cgroup.for_runtime()?),
             _ => None,
@@ -199,15 +196,6 @@ impl ContainerBackend {
             group,
         })
     }
-}
-
-/// Processor time of everything in the container, ended processes included, is a number of the group's.
-pub(crate) fn accounting(cgroup: Option<&Cgroup>) -> Step {
-    Step::run(walls::ACCOUNTING, "read by the host", || {
-        let cgroup = cgroup.ok_or("there is no control group")?;
-        cgroup.cpu_usage().map_err(|error| error.to_string())?;
-        Ok("of all its processes, read every 10 ms".to_owned())
-    })
 }
 
 fn fault(why: impl std::fmt::Display) -> CreateError {
@@ -277,7 +265,8 @@ impl Making {
     }
 
     fn has_gap(&self, kind: Kind) -> bool {
-        let walls = self.steps.iter().map(|step| walls::built(kind.family(), step));
+        let known = kind.family().walls();
+        let walls = self.steps.iter().map(|step| shared::built(known, step));
         walls
             .into_iter()
             .any(|wall| wall.need == Need::Required && !wall.stands())
@@ -325,7 +314,7 @@ fn version(kind: Kind, found: &Found) -> Step {
 
 fn environment() -> Step {
     Step::run(
-        walls::ENVIRONMENT,
+        shared::ENVIRONMENT,
         "the plan's and the interpreter's",
         || Ok("six variables of the bundle's, none of the host's".to_owned()),
     )

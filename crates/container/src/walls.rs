@@ -1,17 +1,14 @@
 //! From what was built and measured to the walls of a receipt: which are required and what each guarantees.
 
-use casemate_driver::lowered::Watched;
-use casemate_linux::Step;
+use casemate_driver::walls::{self as shared, Counting};
 use casemate_linux::cgroup::wall as group;
 use casemate_linux::jail::wall as jail;
 use casemate_linux::lockdown::wall;
 use casemate_model::guarantee::Guarantee::{
-    self, CpuCapped, DiskCapped, EnvironmentEmpty, HostFilesHidden, InputsReadOnly, MemoryCapped,
-    NetworkAbsent, OpenFilesCapped, OutputCapped, SeparateKernel, SyscallsFiltered, TasksCapped,
-    WallCapped,
+    EnvironmentEmpty, HostFilesHidden, InputsReadOnly, NetworkAbsent, SeparateKernel,
+    SyscallsFiltered,
 };
-use casemate_model::guarantee::Guarantees;
-use casemate_model::receipt::{Need, Wall};
+use casemate_model::known::{KnownWall, KnownWalls};
 
 /// What a container is made of, as far as its walls go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,12 +23,6 @@ pub(crate) enum Family {
     DockerGvisor,
 }
 
-impl Family {
-    const fn is_gvisor(self) -> bool {
-        matches!(self, Self::Gvisor | Self::DockerGvisor)
-    }
-}
-
 /// The runtime's version is not one with a known hole.
 pub(crate) const RUNTIME: &str = "runtime_version";
 /// The daemon is on this machine, and the container is made of what was staged here.
@@ -44,190 +35,107 @@ pub(crate) const MEMBERSHIP: &str = "cgroup_membership";
 pub(crate) const NETWORK: &str = "network_of_all";
 /// The guest's kernel is not the host's.
 pub(crate) const KERNEL: &str = "separate_kernel";
-/// The environment is made from the plan alone.
-pub(crate) const ENVIRONMENT: &str = "environment";
-/// Processor time is read from the control group.
-pub(crate) const ACCOUNTING: &str = "cgroup_cpu_usage";
-
-type Known = (&'static str, Need, &'static [Guarantee]);
 
 /// Every wall that a container has, whoever made it.
-const ALL: &[Known] = &[
-    (RUNTIME, Need::Required, &[]),
-    (jail::SYSTEM, Need::Required, &[]),
-    (jail::INPUTS, Need::Required, &[InputsReadOnly]),
-    (jail::SCRATCH, Need::Required, &[]),
-    (jail::AFFINITY, Need::Additional, &[]),
-    (wall::NETWORK_NAMESPACE, Need::Required, &[NetworkAbsent]),
-    (wall::IPC_NAMESPACE, Need::Required, &[]),
-    (wall::UTS_NAMESPACE, Need::Required, &[]),
-    (wall::MOUNT_NAMESPACE, Need::Required, &[]),
-    (wall::NO_NEW_PRIVS, Need::Required, &[]),
-    (wall::SECCOMP, Need::Required, &[SyscallsFiltered]),
-    (jail::ROOT, Need::Required, &[HostFilesHidden]),
-    (ENVIRONMENT, Need::Required, &[EnvironmentEmpty]),
-    (MEMBERSHIP, Need::Required, &[]),
-    (group::MEMORY, Need::Additional, &[]),
-    (group::SWAP, Need::Additional, &[]),
-    (group::PIDS, Need::Additional, &[]),
-    (group::CPU, Need::Additional, &[]),
-    (ACCOUNTING, Need::Additional, &[]),
+const ALL: &[KnownWall] = &[
+    KnownWall::required(RUNTIME, &[]),
+    KnownWall::required(jail::SYSTEM, &[]),
+    KnownWall::required(jail::INPUTS, &[InputsReadOnly]),
+    KnownWall::required(jail::SCRATCH, &[]),
+    KnownWall::additional(jail::AFFINITY, &[]),
+    KnownWall::required(wall::NETWORK_NAMESPACE, &[NetworkAbsent]),
+    KnownWall::required(wall::IPC_NAMESPACE, &[]),
+    KnownWall::required(wall::UTS_NAMESPACE, &[]),
+    KnownWall::required(wall::MOUNT_NAMESPACE, &[]),
+    KnownWall::required(wall::NO_NEW_PRIVS, &[]),
+    KnownWall::required(wall::SECCOMP, &[SyscallsFiltered]),
+    KnownWall::required(jail::ROOT, &[HostFilesHidden]),
+    KnownWall::required(shared::ENVIRONMENT, &[EnvironmentEmpty]),
+    KnownWall::required(MEMBERSHIP, &[]),
+    KnownWall::additional(group::MEMORY, &[]),
+    KnownWall::additional(group::SWAP, &[]),
+    KnownWall::additional(group::PIDS, &[]),
+    KnownWall::additional(group::CPU, &[]),
+    KnownWall::additional(shared::ACCOUNTING, &[]),
 ];
 
 /// What Docker does not have: it makes and starts in one, without a user namespace of its own by default,
 /// and with its settings a kernel of gVisor's may be root in there, in the host's process table.
-const OURS: &[Known] = &[
-    (CREATED, Need::Required, &[]),
-    (jail::PID_NAMESPACE, Need::Required, &[]),
-    (wall::USER_NAMESPACE, Need::Required, &[]),
-    (wall::CAPABILITIES, Need::Required, &[]),
-    (wall::IDENTITY, Need::Required, &[]),
+const OURS: &[KnownWall] = &[
+    KnownWall::required(CREATED, &[]),
+    KnownWall::required(jail::PID_NAMESPACE, &[]),
+    KnownWall::required(wall::USER_NAMESPACE, &[]),
+    KnownWall::required(wall::CAPABILITIES, &[]),
+    KnownWall::required(wall::IDENTITY, &[]),
 ];
 
 /// What Docker's containers have beside the rest.
-const DOCKER: &[Known] = &[(DAEMON, Need::Required, &[])];
+const DOCKER: &[KnownWall] = &[KnownWall::required(DAEMON, &[])];
 
 /// What only a container of Docker's on the host's kernel has.
-const DOCKER_SHARED: &[Known] = &[
-    (jail::PID_NAMESPACE, Need::Required, &[]),
-    (wall::USER_NAMESPACE, Need::Additional, &[]),
-    (wall::CAPABILITIES, Need::Required, &[]),
-    (wall::IDENTITY, Need::Required, &[]),
-    (jail::PROC, Need::Required, &[]),
-    (jail::DEVICES, Need::Required, &[]),
+const DOCKER_SHARED: &[KnownWall] = &[
+    KnownWall::required(jail::PID_NAMESPACE, &[]),
+    KnownWall::additional(wall::USER_NAMESPACE, &[]),
+    KnownWall::required(wall::CAPABILITIES, &[]),
+    KnownWall::required(wall::IDENTITY, &[]),
+    KnownWall::required(jail::PROC, &[]),
+    KnownWall::required(jail::DEVICES, &[]),
 ];
 
 /// What only one of Docker's on gVisor's kernel has.
-const DOCKER_GVISOR: &[Known] = &[
-    (jail::PID_NAMESPACE, Need::Additional, &[]),
-    (wall::USER_NAMESPACE, Need::Required, &[]),
-    (wall::CAPABILITIES, Need::Additional, &[]),
-    (wall::IDENTITY, Need::Additional, &[]),
+const DOCKER_GVISOR: &[KnownWall] = &[
+    KnownWall::additional(jail::PID_NAMESPACE, &[]),
+    KnownWall::required(wall::USER_NAMESPACE, &[]),
+    KnownWall::additional(wall::CAPABILITIES, &[]),
+    KnownWall::additional(wall::IDENTITY, &[]),
 ];
 
 /// What only a container on the host's kernel has.
-const SHARED_KERNEL: &[Known] = &[
-    (jail::CGROUP_NAMESPACE, Need::Additional, &[]),
-    (wall::RLIMITS, Need::Required, &[]),
-    (wall::DESCRIPTORS, Need::Required, &[]),
-    (wall::NOT_DUMPABLE, Need::Required, &[]),
+const SHARED_KERNEL: &[KnownWall] = &[
+    KnownWall::additional(jail::CGROUP_NAMESPACE, &[]),
+    KnownWall::required(wall::RLIMITS, &[]),
+    KnownWall::required(wall::DESCRIPTORS, &[]),
+    KnownWall::required(wall::NOT_DUMPABLE, &[]),
 ];
 
 /// What only gVisor has.
-const GVISOR: &[Known] = &[
-    (NETWORK, Need::Required, &[NetworkAbsent]),
-    (KERNEL, Need::Required, &[SeparateKernel]),
+const GVISOR: &[KnownWall] = &[
+    KnownWall::required(NETWORK, &[NetworkAbsent]),
+    KnownWall::required(KERNEL, &[SeparateKernel]),
 ];
 
-/// The limits: name, what it guarantees, and the wall that enforces it; none is the host itself.
-const LIMITS: &[(&str, Guarantee, Option<&str>)] = &[
-    ("limit_memory", MemoryCapped, Some(group::MEMORY)),
-    ("limit_cpu_time", CpuCapped, Some(ACCOUNTING)),
-    ("limit_wall_time", WallCapped, None),
-    ("limit_tasks", TasksCapped, Some(group::PIDS)),
-    ("limit_disk", DiskCapped, Some(jail::SCRATCH)),
-    ("limit_output", OutputCapped, None),
-    ("limit_open_files", OpenFilesCapped, Some(wall::RLIMITS)),
-];
-
-fn known(family: Family) -> impl Iterator<Item = &'static Known> {
-    let rows: [&[Known]; 4] = match family {
-        Family::Runtime => [ALL, OURS, SHARED_KERNEL, &[]],
-        Family::Gvisor => [ALL, OURS, GVISOR, &[]],
-        Family::Docker => [ALL, DOCKER, DOCKER_SHARED, SHARED_KERNEL],
-        Family::DockerGvisor => [ALL, DOCKER, DOCKER_GVISOR, GVISOR],
-    };
-    rows.into_iter().flatten()
-}
-
-/// What enforces a limit: for gVisor, descriptors are its own kernel's to count.
-fn enforcer(family: Family, by: Option<&'static str>) -> Option<&'static str> {
-    match by {
-        Some(wall::RLIMITS) if family.is_gvisor() => Some(KERNEL),
-        other => other,
+impl Family {
+    const fn is_gvisor(self) -> bool {
+        matches!(self, Self::Gvisor | Self::DockerGvisor)
     }
-}
 
-/// What the backend can guarantee where every wall stands.
-pub(crate) fn offered(family: Family) -> Guarantees {
-    let walls = known(family).flat_map(|(_, _, set)| set.iter().copied());
-    walls.chain(LIMITS.iter().map(|(_, g, _)| *g)).collect()
-}
-
-/// A wall as it was built or measured. One that we do not know guarantees nothing and is required.
-pub(crate) fn built(family: Family, step: &Step) -> Wall {
-    let row = known(family).find(|(name, ..)| *name == step.wall);
-    let (need, guarantees) = row.map_or((Need::Required, Guarantees::none()), |(_, need, set)| {
-        (*need, set.iter().copied().collect())
-    });
-    let name = step.wall.clone();
-    match &step.got {
-        Ok(got) => Wall::standing(name, need, &step.asked, got, guarantees),
-        Err(missing) => Wall::absent(name, need, &step.asked, missing, guarantees),
+    /// Every wall that such a container has.
+    pub(crate) const fn walls(self) -> KnownWalls {
+        match self {
+            Self::Runtime => KnownWalls(&[ALL, OURS, SHARED_KERNEL]),
+            Self::Gvisor => KnownWalls(&[ALL, OURS, GVISOR]),
+            Self::Docker => KnownWalls(&[ALL, DOCKER, DOCKER_SHARED, SHARED_KERNEL]),
+            Self::DockerGvisor => KnownWalls(&[ALL, DOCKER, DOCKER_GVISOR, GVISOR]),
+        }
     }
-}
 
-/// The limits of a run, each standing where it is finite and what enforces it stands.
-pub(crate) fn limits(family: Family, watched: &Watched, walls: &[Wall]) -> Vec<Wall> {
-    let counted = &watched.counted;
-    let inside = if family.is_gvisor() {
-        ", counted by gVisor's kernel for the guest's user"
-    } else {
-        ""
-    };
-    let amount = |name: &str| match name {
-        "limit_memory" => (
-            watched.memory_bytes,
-            "bytes beside the libraries'".to_owned(),
-        ),
-        "limit_cpu_time" => (watched.cpu_time_ms, "ms, read by the host".to_owned()),
-        "limit_wall_time" => (watched.wall_time_ms, "ms, by the host's clock".to_owned()),
-        "limit_tasks" => (counted.tasks, format!("tasks{inside}")),
-        "limit_disk" => (watched.disk_bytes, "bytes".to_owned()),
-        "limit_output" => (
-            counted.output_bytes,
-            "bytes a stream, counted by the host".to_owned(),
-        ),
-        _ => (counted.open_files, format!("descriptors a process{inside}")),
-    };
-    let stands = |name: &str| walls.iter().any(|wall| wall.name == name && wall.stands());
-    LIMITS
-        .iter()
-        .map(|(name, guarantee, by)| {
-            let set = [*guarantee].into_iter().collect();
-            let (amount, unit) = amount(name);
-            let missing = match enforcer(family, *by) {
-                _ if amount == u64::MAX => Some("unlimited by choice".to_owned()),
-                Some(by) if !stands(by) => Some(format!("{by} does not stand")),
-                _ => None,
-            };
-            let need = Need::Additional;
-            match missing {
-                None => Wall::standing(*name, need, "a ceiling", format!("{amount} {unit}"), set),
-                Some(why) => Wall::absent(*name, need, "a ceiling", why, set),
-            }
-        })
-        .collect()
-}
-
-/// The walls that no run goes without and that `walls` does not even mention.
-pub(crate) fn unmentioned(family: Family, walls: &[Wall]) -> Vec<Wall> {
-    known(family)
-        .filter(|(name, need, _)| {
-            *need == Need::Required && walls.iter().all(|wall| wall.name != *name)
-        })
-        .map(|(name, need, set)| {
-            let set = set.iter().copied().collect();
-            Wall::absent(*name, *need, "the wall", "nobody mentioned it", set)
-        })
-        .collect()
+    /// Who counts its tasks and descriptors.
+    pub(crate) const fn counting(self) -> Counting {
+        if self.is_gvisor() {
+            Counting::Inside(KERNEL)
+        } else {
+            Counting::Host
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use casemate_backend::suite::plan_for;
+    use casemate_linux::Step;
+    use casemate_model::guarantee::{Guarantee, Guarantees};
     use casemate_model::policy::base_guarantees;
-    use casemate_model::receipt::Receipt;
+    use casemate_model::receipt::{Need, Receipt};
 
     use super::*;
     use crate::kind::Kind;
@@ -241,17 +149,16 @@ mod tests {
     ];
 
     fn whole(family: Family) -> Vec<Step> {
-        known(family)
-            .map(|(name, ..)| Step::run(name, "asked", || Ok("stands".to_owned())))
+        family.walls()
+            .iter()
+            .map(|wall| Step::run(wall.name, "asked", || Ok("stands".to_owned())))
             .collect()
     }
 
     fn receipt(family: Family, steps: &[Step]) -> Receipt {
         let plan = plan_for("print(1)");
         let watched = lower(Kind::Runc, &plan, "/p").unwrap().watched;
-        let mut walls: Vec<Wall> = steps.iter().map(|step| built(family, step)).collect();
-        walls.extend(limits(family, &watched, &walls));
-        walls.extend(unmentioned(family, &walls));
+        let walls = shared::all(family.walls(), family.counting(), &watched, steps);
         Receipt {
             backend: "x".into(),
             guest: "none".into(),
@@ -272,11 +179,11 @@ mod tests {
     fn with_every_wall_it_covers_all_but_the_coarse_clock() {
         for family in FAMILIES {
             assert_eq!(receipt(family, &whole(family)).satisfies(&asked(family)), Ok(()));
-            let missing = base_guarantees().missing_from(&offered(family));
+            let missing = base_guarantees().missing_from(&shared::offered(family.walls()));
             assert_eq!(missing.iter().collect::<Vec<_>>(), [Guarantee::ClockCoarse]);
         }
         for family in FAMILIES {
-            let own = offered(family).contains(SeparateKernel);
+            let own = shared::offered(family.walls()).contains(SeparateKernel);
             assert_eq!(own, family.is_gvisor());
         }
     }
@@ -284,14 +191,13 @@ mod tests {
     #[test]
     fn each_required_wall_taken_away_or_kept_silent_about_is_a_gap() {
         for family in FAMILIES {
-            for (name, need, _) in known(family) {
+            for KnownWall { name, need, .. } in family.walls().iter() {
                 let mut steps = whole(family);
                 let step = steps.iter_mut().find(|step| step.wall == *name).unwrap();
                 step.got = Err("taken away".to_owned());
                 let gap = receipt(family, &steps).satisfies(&asked(family));
-                let enforces = LIMITS
-                    .iter()
-                    .any(|(_, _, by)| enforcer(family, *by) == Some(name));
+                let mut limits = asked(family).iter().collect::<Vec<_>>().into_iter();
+                let enforces = limits.any(|of| shared::enforcer(family.counting(), of) == Some(name));
                 let refused = *need == Need::Required || enforces;
                 assert_eq!(gap.is_err(), refused, "{name}");
                 let silent: Vec<Step> = whole(family)
@@ -309,10 +215,8 @@ mod tests {
 
     #[test]
     fn a_wall_of_another_runtimes_guarantees_nothing() {
-        let wall = built(
-            Family::Runtime,
-            &Step::run(KERNEL, "x", || Ok("very".to_owned())),
-        );
+        let step = Step::run(KERNEL, "x", || Ok("very".to_owned()));
+        let wall = shared::built(Family::Runtime.walls(), &step);
         assert!(wall.guarantees.is_empty() && wall.need == Need::Required);
     }
 }

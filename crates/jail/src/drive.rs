@@ -15,9 +15,10 @@ use casemate_driver::listen::{Lines, Processes, READY_WITHIN, Running};
 use casemate_driver::lowered::{Lowered, Watched};
 use casemate_driver::packages::{Store, guest, python};
 use casemate_driver::packets::Received;
+use casemate_driver::walls::{self as shared, Counting};
 use casemate_linux::cgroup::Cgroup;
 use casemate_linux::{Exit as ProcessExit, Spawn, Step, handoff};
-use casemate_model::receipt::{Receipt, Wall};
+use casemate_model::receipt::Receipt;
 
 use crate::lower::lower;
 use crate::{init, probe, walls};
@@ -79,9 +80,8 @@ impl Backend for JailBackend {
         let steps = sandbox
             .arm(&lowered)
             .map_err(|error| sandbox.failed(&error))?;
-        let mut all: Vec<Wall> = around.iter().chain(&steps).map(walls::built).collect();
-        all.extend(walls::limits(&lowered.watched, &all));
-        all.extend(walls::unmentioned(&all));
+        let steps = around.iter().chain(&steps);
+        let walls = shared::all(walls::WALLS, Counting::Host, &lowered.watched, steps);
         // Both are handed over before the walls are reported.
         let init = handoff::receive(&handed);
         sandbox.processes.init = Some(init.map_err(|error| sandbox.failed(&error))?);
@@ -92,7 +92,7 @@ impl Backend for JailBackend {
         let receipt = Receipt {
             backend: probe::NAME.to_owned(),
             guest: guest(),
-            walls: all,
+            walls,
         };
         Ok((Box::new(sandbox), receipt))
     }
@@ -112,7 +112,7 @@ impl JailBackend {
             }
             Err(missing) => (None, missing.steps),
         };
-        steps.push(accounting(cgroup.as_ref()));
+        steps.push(shared::accounting(cgroup.as_ref()));
         let (lines, ends) = Lines::make()?;
         let (handed, handing) = std::os::unix::net::UnixStream::pair()?;
         handed.set_nonblocking(true)?;
@@ -138,15 +138,6 @@ impl JailBackend {
         };
         Ok((sandbox, handed.into(), steps))
     }
-}
-
-/// Processor time of everything in the jail, ended processes included, is a number of the group's.
-fn accounting(cgroup: Option<&Cgroup>) -> Step {
-    Step::run(walls::ACCOUNTING, "read by the host", || {
-        let cgroup = cgroup.ok_or("there is no control group")?;
-        cgroup.cpu_usage().map_err(|error| error.to_string())?;
-        Ok("of all its processes, read every 10 ms".to_owned())
-    })
 }
 
 impl JailSandbox {

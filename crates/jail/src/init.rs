@@ -17,13 +17,12 @@ use casemate_driver::handover::{
 use casemate_driver::lowered::STDIN_FILE;
 use casemate_driver::packages::PYTHON;
 use casemate_driver::packets::{Packets, Received};
+use casemate_driver::walls::ENVIRONMENT;
 use casemate_linux::jail::root::{Builder, Plan};
 use casemate_linux::jail::{self, Confinement, Forked, Parent, confine, fork_init, reap_until};
 use casemate_linux::lockdown::Identity;
 use casemate_linux::{Limit, Spawn, Step, handoff, take_fd};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
-
-use crate::walls::ENVIRONMENT;
 
 /// The first argument that makes this program the first process of a jail.
 pub const ARGUMENT: &str = "jail-init";

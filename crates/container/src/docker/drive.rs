@@ -18,9 +18,10 @@ use casemate_driver::listen::{Holder, Lines, READY_WITHIN, Running};
 use casemate_driver::lowered::{Lowered, Watched};
 use casemate_driver::packages::{Store, guest, python};
 use casemate_driver::packets::{Packets, Received, wait_readable};
+use casemate_driver::walls as shared;
 use casemate_linux::cgroup::Cgroup;
 use casemate_linux::{Child, Exit, Spawn, Step, handoff, jail, owner};
-use casemate_model::receipt::{Receipt, Wall};
+use casemate_model::receipt::Receipt;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal as KernelSignal, pidfd_open, pidfd_send_signal};
 
@@ -32,7 +33,7 @@ use super::probe::{self, Found};
 use super::reclaim::reclaim;
 use super::trouble::Trouble;
 use super::{Ids, PLACES, Variant, keeper};
-use crate::drive::{Turn, accounting};
+use crate::drive::Turn;
 use crate::measure::docker::{self as measure, Expected};
 use crate::probe::Lack;
 use crate::walls;
@@ -191,16 +192,11 @@ impl Backend for DockerBackend {
 impl DockerBackend {
     fn receipt(&self, found: &Found, lowered: &Lowered<'_>, steps: &[Step]) -> Receipt {
         let family = self.variant.family();
-        let mut all: Vec<Wall> = steps
-            .iter()
-            .map(|step| walls::built(family, step))
-            .collect();
-        all.extend(walls::limits(family, &lowered.watched, &all));
-        all.extend(walls::unmentioned(family, &all));
+        let walls = shared::all(family.walls(), family.counting(), &lowered.watched, steps);
         Receipt {
             backend: self.variant.name().to_owned(),
             guest: format!("{}, by {}", guest(), found.versions),
-            walls: all,
+            walls,
         }
     }
 }
@@ -368,7 +364,7 @@ impl Making<'_> {
             self.found.daemon.set_tasks(&sandbox.held.id, tasks)?;
         }
         self.steps.extend(group.read_back(limits));
-        self.steps.push(accounting(Some(&group)));
+        self.steps.push(shared::accounting(Some(&group)));
         sandbox.held.group = Cgroup::of_process(pid).ok();
         sandbox.cgroup = Some(group);
         Ok(())

@@ -141,7 +141,7 @@ fn nothing(place: &Path) -> Result<(), String> {
 
 fn environment() -> Step {
     Step::run(
-        crate::walls::ENVIRONMENT,
+        casemate_driver::walls::ENVIRONMENT,
         "the plan's and the interpreter's",
         || Ok("six variables of the request's, none of the host's; the daemon's own is taken out".to_owned()),
     )

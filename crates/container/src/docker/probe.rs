@@ -6,13 +6,14 @@ use bollard::models::{SystemInfo, SystemVersion};
 use casemate_backend::contract::{Offer, Usable};
 use casemate_driver::lowered::{MEMORY_CEILING, MEMORY_FLOOR};
 use casemate_driver::packages::{Store, guest, python};
+use casemate_driver::walls::offered_here;
 use casemate_model::unit::ByteSize;
 
 use super::Variant;
 use super::daemon::{Daemon, socket};
 use super::trouble::Trouble;
 use crate::advisories::{Advisories, Program, Version};
-use crate::probe::{DPKG, Lack, ask, debian_revision, parse_version, possible, upstream_of};
+use crate::probe::{DPKG, Lack, ask, debian_revision, parse_version, upstream_of};
 
 /// A daemon that may be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,7 +196,7 @@ pub(super) fn offer(variant: Variant, found: &Result<Found, Lack>, store: &Store
     Offer {
         backend: variant.name().to_owned(),
         usable,
-        guarantees: possible(variant.family()),
+        guarantees: offered_here(variant.family().walls()).0,
         memory_floor: ByteSize(MEMORY_FLOOR),
         memory_ceiling: ByteSize(MEMORY_CEILING),
         cost: match variant {
