@@ -165,7 +165,7 @@ impl Far {
     fn hear(&mut self, frames: &mut Frames, bytes: &[u8]) -> Option<End> {
         frames.take(bytes);
         loop {
-            let frame = match frames.next() {
+            let frame = match frames.pop() {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return None,
                 Err(frames::Malformed) => {

@@ -41,7 +41,7 @@ impl Frames {
     }
 
     /// The next whole frame, if it is there.
-    pub(crate) fn next(&mut self) -> Result<Option<Frame>, Malformed> {
+    pub(crate) fn pop(&mut self) -> Result<Option<Frame>, Malformed> {
         let Some((header, rest)) = self.bytes.split_first_chunk::<HEADER>() else {
             return Ok(None);
         };
@@ -76,7 +76,7 @@ mod tests {
             let mut seen = Vec::new();
             for part in all.chunks(size) {
                 frames.take(part);
-                while let Some(frame) = frames.next().unwrap() {
+                while let Some(frame) = frames.pop().unwrap() {
                     seen.push((frame.kind, frame.content));
                 }
             }
@@ -102,7 +102,7 @@ mod tests {
         ] {
             let mut frames = Frames::default();
             frames.take(&bad);
-            assert_eq!(frames.next(), Err(Malformed), "{bad:?}");
+            assert_eq!(frames.pop(), Err(Malformed), "{bad:?}");
         }
     }
 
@@ -114,7 +114,7 @@ mod tests {
             for _ in 0..8 {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 frames.take(&state.to_le_bytes()[..(state % 8) as usize]);
-                while let Ok(Some(frame)) = frames.next() {
+                while let Ok(Some(frame)) = frames.pop() {
                     assert!(frame.content.len() <= CONTENT_MAX);
                 }
             }

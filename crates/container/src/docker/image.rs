@@ -94,7 +94,7 @@ impl Image {
                 while let Some(word) = said.next().await {
                     word?;
                 }
-                Ok(())
+                Ok::<(), Trouble>(())
             };
             match tokio::time::timeout(MADE_WITHIN, all).await {
                 Ok(done) => done,
@@ -109,6 +109,10 @@ fn header(kind: tar::EntryType, mode: u32) -> tar::Header {
     header.set_entry_type(kind);
     header.set_mode(mode);
     header.set_size(0);
+    // The same everywhere and at all times.
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     header
 }
 

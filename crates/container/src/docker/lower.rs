@@ -78,7 +78,7 @@ pub(crate) fn lower<'a>(
     // The keeper of the files, which is in another group, writes the inputs.
     lowered.watched.held_bytes = 0;
     if let (Variant::Gvisor, Some(tasks)) = (variant, lowered.job.tasks) {
-        let tasks = (tasks + PUMP_TASKS).saturating_mul(TASKS_FOR_ONE);
+        let tasks = tasks.saturating_add(PUMP_TASKS).saturating_mul(TASKS_FOR_ONE);
         lowered.cgroup.pids = Limit::At(tasks.saturating_add(SENTRY_TASKS));
     }
     Ok(lowered)

@@ -43,7 +43,7 @@ pub(super) fn find(variant: Variant, host: Option<&str>) -> Result<Found, Lack> 
                 .to_owned();
         return Err((why, fix));
     }
-    let asked = || {
+    let asked = || -> Result<_, Trouble> {
         let daemon = Daemon::at(socket(host)?)?;
         let (version, info) = (daemon.version()?, daemon.info()?);
         Ok((daemon, version, info))
@@ -163,8 +163,12 @@ fn judge(daemon: Daemon, info: &SystemInfo, parts: &[(Program, Version)]) -> Res
     let settings = format!(
         "storage {}, control groups {} of version {}",
         info.driver.as_deref().unwrap_or("unknown"),
-        info.cgroup_driver.map_or_else(|| "unknown".to_owned(), |found| found.to_string()),
-        info.cgroup_version.map_or_else(|| "1".to_owned(), |found| found.to_string()),
+        info.cgroup_driver
+            .as_ref()
+            .map_or_else(|| "unknown".to_owned(), ToString::to_string),
+        info.cgroup_version
+            .as_ref()
+            .map_or_else(|| "1".to_owned(), ToString::to_string),
     );
     Ok(Found {
         daemon,

@@ -15,19 +15,19 @@ pub(crate) enum Trouble {
     )]
     Elsewhere { host: String },
     /// Nobody listens there.
-    #[error("there is no Docker here ({} is not there)", socket.display())]
+    #[error("there is no Docker here ({} is not there)", .socket.display())]
     Absent { socket: PathBuf },
     /// There is a socket, and nobody behind it.
-    #[error("the Docker daemon is down (nobody answers at {})", socket.display())]
+    #[error("the Docker daemon is down (nobody answers at {})", .socket.display())]
     Down { socket: PathBuf },
     /// The socket is not this user's.
-    #[error("the Docker daemon's socket {} may not be used by this user", socket.display())]
+    #[error("the Docker daemon's socket {} may not be used by this user", .socket.display())]
     NoPermission { socket: PathBuf },
     /// A daemon of a user's, or one who says to be a daemon.
-    #[error("the daemon at {} is user {user}'s and not root's", socket.display())]
+    #[error("the daemon at {} is user {user}'s and not root's", .socket.display())]
     NotRoot { socket: PathBuf, user: u32 },
     /// It speaks the language, and is something else.
-    #[error("what answers at {} is not Docker ({server})", socket.display())]
+    #[error("what answers at {} is not Docker ({server})", .socket.display())]
     NotDocker { socket: PathBuf, server: String },
     /// It lacks what is needed.
     #[error("the Docker daemon speaks API {api}, and 1.41 (Docker 20.10) is the oldest that will do")]
