@@ -183,7 +183,10 @@ impl Advisory {
 /// `1.1.5+ds1-1+deb12u1` is revision `deb12u1` of `1.1.5+ds1-1`, and so is `1.1.5+ds1-1+deb12u1+b6`, which
 /// was only built again.
 fn split(version: &str) -> (&str, &str) {
-    let rebuilt = |end: &str| end.strip_prefix('b').is_some_and(|n| n.parse::<u32>().is_ok());
+    let rebuilt = |end: &str| {
+        end.strip_prefix('b')
+            .is_some_and(|n| n.parse::<u32>().is_ok())
+    };
     let version = match version.rsplit_once('+') {
         Some((front, end)) if rebuilt(end) => front,
         _ => version,
@@ -225,7 +228,12 @@ mod tests {
 
     #[test]
     fn every_list_is_well_formed_and_of_its_program() {
-        for program in [Program::Runc, Program::Crun, Program::Runsc, Program::Docker] {
+        for program in [
+            Program::Runc,
+            Program::Crun,
+            Program::Runsc,
+            Program::Docker,
+        ] {
             let list = Advisories::of(program).unwrap();
             assert_eq!(list.program, program.name());
             assert!(

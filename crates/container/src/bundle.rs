@@ -29,7 +29,8 @@ pub(crate) const ENVIRON: [&str; 6] = [
     "TMPDIR=/tmp",
 ];
 /// Scratch, by its place in the stage and in the container.
-pub(crate) const SCRATCH: [(&str, &str); 3] = [("tmp", "/tmp"), ("work", "/work"), ("dev/shm", "/dev/shm")];
+pub(crate) const SCRATCH: [(&str, &str); 3] =
+    [("tmp", "/tmp"), ("work", "/work"), ("dev/shm", "/dev/shm")];
 /// Where the stage's own folders end up.
 const FOLDERS: [&str; 9] = [
     "data",

@@ -179,7 +179,10 @@ mod tests {
             ("/proc rw,nosuid - proc", "/proc rw,nosuid - ext4"),
         ] {
             let changed = TABLE.replace(from, to);
-            assert!(check_mounts(&changed, &expected(), &|_| false).is_err(), "{to}");
+            assert!(
+                check_mounts(&changed, &expected(), &|_| false).is_err(),
+                "{to}"
+            );
         }
     }
 

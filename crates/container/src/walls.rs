@@ -149,7 +149,8 @@ mod tests {
     ];
 
     fn whole(family: Family) -> Vec<Step> {
-        family.walls()
+        family
+            .walls()
             .iter()
             .map(|wall| Step::run(wall.name, "asked", || Ok("stands".to_owned())))
             .collect()
@@ -178,7 +179,10 @@ mod tests {
     #[test]
     fn with_every_wall_it_covers_all_but_the_coarse_clock() {
         for family in FAMILIES {
-            assert_eq!(receipt(family, &whole(family)).satisfies(&asked(family)), Ok(()));
+            assert_eq!(
+                receipt(family, &whole(family)).satisfies(&asked(family)),
+                Ok(())
+            );
             let missing = base_guarantees().missing_from(&shared::offered(family.walls()));
             assert_eq!(missing.iter().collect::<Vec<_>>(), [Guarantee::ClockCoarse]);
         }
@@ -197,7 +201,8 @@ mod tests {
                 step.got = Err("taken away".to_owned());
                 let gap = receipt(family, &steps).satisfies(&asked(family));
                 let mut limits = asked(family).iter().collect::<Vec<_>>().into_iter();
-                let enforces = limits.any(|of| shared::enforcer(family.counting(), of) == Some(name));
+                let enforces =
+                    limits.any(|of| shared::enforcer(family.counting(), of) == Some(name));
                 let refused = *need == Need::Required || enforces;
                 assert_eq!(gap.is_err(), refused, "{name}");
                 let silent: Vec<Step> = whole(family)

@@ -146,12 +146,18 @@ mod tests {
             started: me.started - 1,
             ..me
         };
-        assert!(earlier.is_gone_from(here), "the same number, another process");
+        assert!(
+            earlier.is_gone_from(here),
+            "the same number, another process"
+        );
         let elsewhere = Owner {
             namespace: here + 1,
             ..earlier
         };
-        assert!(!elsewhere.is_gone_from(here), "another namespace tells nothing");
+        assert!(
+            !elsewhere.is_gone_from(here),
+            "another namespace tells nothing"
+        );
         let never = Owner {
             pid: i32::MAX,
             ..me

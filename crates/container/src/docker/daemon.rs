@@ -264,11 +264,13 @@ mod tests {
         if !rustix::process::geteuid().is_root() {
             return println!("SKIPPED: what is not root's is refused before it is asked");
         }
-        let (_dir, path) =
-            answering("HTTP/1.0 200 OK\r\nApi-Version: 1.60\r\nServer: Docker/30.0 (linux)\r\n\r\nOK");
+        let (_dir, path) = answering(
+            "HTTP/1.0 200 OK\r\nApi-Version: 1.60\r\nServer: Docker/30.0 (linux)\r\n\r\nOK",
+        );
         assert_eq!(Daemon::at(path).unwrap().api, NEWEST);
-        let (_dir, path) =
-            answering("HTTP/1.0 200 OK\r\napi-version: 1.40\r\nServer: Docker/19.03 (linux)\r\n\r\nOK");
+        let (_dir, path) = answering(
+            "HTTP/1.0 200 OK\r\napi-version: 1.40\r\nServer: Docker/19.03 (linux)\r\n\r\nOK",
+        );
         let old = Daemon::at(path).unwrap_err();
         assert!(matches!(&old, Trouble::TooOld { api } if api == "1.40"));
         for other in [

@@ -341,7 +341,8 @@ impl Making<'_> {
             Err(error) => {
                 let asked = "its processes are in a control group of their own";
                 let why = error.to_string();
-                self.steps.push(Step::missing(walls::MEMBERSHIP, asked, why));
+                self.steps
+                    .push(Step::missing(walls::MEMBERSHIP, asked, why));
                 return Ok(());
             }
         };
@@ -402,7 +403,11 @@ fn processors(count: usize, first: u32) -> String {
 fn allowed_processors() -> Vec<usize> {
     rustix::thread::sched_getaffinity(None).map_or_else(
         |_| vec![0],
-        |set| (0..rustix::thread::CpuSet::MAX_CPU).filter(|n| set.is_set(*n)).collect(),
+        |set| {
+            (0..rustix::thread::CpuSet::MAX_CPU)
+                .filter(|n| set.is_set(*n))
+                .collect()
+        },
     )
 }
 
@@ -540,7 +545,9 @@ impl Sandbox for DockerSandbox {
         cancel: &Cancel,
     ) -> Result<Finish, Fault> {
         if !self.held.bridge.go() {
-            return Err(Fault("starting the program: its streams are gone".to_owned()));
+            return Err(Fault(
+                "starting the program: its streams are gone".to_owned(),
+            ));
         }
         let running = Running {
             lines: &mut self.lines,
@@ -565,7 +572,10 @@ mod tests {
             let chosen = processors(count, first);
             let numbers: Vec<usize> = chosen.split(',').map(|n| n.parse().unwrap()).collect();
             assert_eq!(numbers.len(), count.min(all.len()));
-            assert!(numbers.iter().all(|number| all.contains(number)), "{chosen}");
+            assert!(
+                numbers.iter().all(|number| all.contains(number)),
+                "{chosen}"
+            );
         }
     }
 
@@ -591,7 +601,10 @@ mod tests {
             panic!("{usable:?}");
         };
         if rustix::process::geteuid().is_root() {
-            assert!(why.contains("192.0.2.1") && fix.contains("DOCKER_HOST"), "{why}");
+            assert!(
+                why.contains("192.0.2.1") && fix.contains("DOCKER_HOST"),
+                "{why}"
+            );
         }
     }
 }

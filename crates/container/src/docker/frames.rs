@@ -112,7 +112,9 @@ mod tests {
         for _ in 0..2000 {
             let mut frames = Frames::default();
             for _ in 0..8 {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
                 frames.take(&state.to_le_bytes()[..(state % 8) as usize]);
                 while let Ok(Some(frame)) = frames.pop() {
                     assert!(frame.content.len() <= CONTENT_MAX);

@@ -160,10 +160,7 @@ mod tests {
         turned.folders.reverse();
         assert_eq!(Image::of(&turned).unwrap(), image);
         turned.folders.push("more".into());
-        assert_ne!(
-            Image::of(&turned).unwrap().reference(),
-            image.reference()
-        );
+        assert_ne!(Image::of(&turned).unwrap().reference(), image.reference());
     }
 
     #[test]
@@ -182,8 +179,19 @@ mod tests {
         let names: Vec<&str> = found.iter().map(|(name, ..)| name.as_str()).collect();
         assert_eq!(
             names,
-            ["etc/", "opt/", "opt/casemate/", "usr/", "etc/ld.so.cache", "bin"]
+            [
+                "etc/",
+                "opt/",
+                "opt/casemate/",
+                "usr/",
+                "etc/ld.so.cache",
+                "bin"
+            ]
         );
-        assert!(found.iter().all(|(_, size, owner)| (*size, *owner) == (0, 0)));
+        assert!(
+            found
+                .iter()
+                .all(|(_, size, owner)| (*size, *owner) == (0, 0))
+        );
     }
 }

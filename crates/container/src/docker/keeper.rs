@@ -143,7 +143,12 @@ fn environment() -> Step {
     Step::run(
         casemate_driver::walls::ENVIRONMENT,
         "the plan's and the interpreter's",
-        || Ok("six variables of the request's, none of the host's; the daemon's own is taken out".to_owned()),
+        || {
+            Ok(
+                "six variables of the request's, none of the host's; the daemon's own is taken out"
+                    .to_owned(),
+            )
+        },
     )
 }
 

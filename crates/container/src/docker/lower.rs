@@ -78,7 +78,9 @@ pub(crate) fn lower<'a>(
     // The keeper of the files, which is in another group, writes the inputs.
     lowered.watched.held_bytes = 0;
     if let (Variant::Gvisor, Some(tasks)) = (variant, lowered.job.tasks) {
-        let tasks = tasks.saturating_add(PUMP_TASKS).saturating_mul(TASKS_FOR_ONE);
+        let tasks = tasks
+            .saturating_add(PUMP_TASKS)
+            .saturating_mul(TASKS_FOR_ONE);
         lowered.cgroup.pids = Limit::At(tasks.saturating_add(SENTRY_TASKS));
     }
     Ok(lowered)
@@ -117,11 +119,7 @@ fn binds(variant: Variant, shapes: &[Shape]) -> Vec<(String, String, bool)> {
     let shown = shapes.iter().filter(|shape| shape.link.is_none());
     binds.extend(shown.map(|shape| same(&shape.name, false)));
     binds.push((EMPTY.to_owned(), "/sys".to_owned(), false));
-    binds.push((
-        format!("{EMPTY}/{GROUPS}"),
-        format!("/sys/{GROUPS}"),
-        false,
-    ));
+    binds.push((format!("{EMPTY}/{GROUPS}"), format!("/sys/{GROUPS}"), false));
     for (part, point) in SCRATCH {
         match (variant, point) {
             (Variant::Native, "/dev/shm") => {}
@@ -141,7 +139,9 @@ fn binds(variant: Variant, shapes: &[Shape]) -> Vec<(String, String, bool)> {
 pub(crate) fn request(parts: Parts<'_>) -> Result<ContainerCreateBody, String> {
     let user = format!("{0}:{0}", parts.user);
     let python = casemate_driver::packages::PYTHON;
-    let entrypoint = [python, "-I", "-S", "-B", DRIVER];
+    let files = parts.lowered.job.open_files.unwrap_or_default();
+    let files = files.to_string();
+    let entrypoint = [python, "-I", "-S", "-B", DRIVER, &files];
     Ok(ContainerCreateBody {
         image: Some(parts.image.to_owned()),
         hostname: Some("casemate".to_owned()),
@@ -218,17 +218,12 @@ fn ulimits(parts: Parts<'_>) -> Vec<ResourcesUlimits> {
             hard: Some(amount),
         }
     };
-    let mut limits = vec![
-        limit("core", 0),
-        limit("memlock", 0),
-        limit("msgqueue", 0),
-    ];
+    let mut limits = vec![limit("core", 0), limit("memlock", 0), limit("msgqueue", 0)];
     let job = &parts.lowered.job;
     let gvisor = parts.variant == Variant::Gvisor;
     if let Some(files) = job.open_files {
-        // A runtime needs more to make a container; the limit is set before the program begins.
-        let files = if gvisor { files } else { files.max(MAKING_FILES) };
-        limits.push(limit("nofile", files));
+        // A runtime needs more to make a container; the driver takes the plan's before it is up.
+        limits.push(limit("nofile", files.max(MAKING_FILES)));
     }
     if let Some(tasks) = job.tasks {
         // In gVisor the only count of the guest's there is; else the second behind the control group.

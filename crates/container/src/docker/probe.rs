@@ -65,12 +65,16 @@ fn fits(info: &SystemInfo) -> Result<(), Lack> {
     for option in options {
         for (word, why) in [
             ("name=rootless", "the daemon is a rootless one"),
-            ("name=userns", "the daemon maps users to others (userns-remap)"),
+            (
+                "name=userns",
+                "the daemon maps users to others (userns-remap)",
+            ),
         ] {
             if option.split(',').any(|part| part == word) {
                 return Err((
                     format!("{why}, and what it makes cannot be measured yet"),
-                    "take the system's own daemon without that setting, or --backend crun".to_owned(),
+                    "take the system's own daemon without that setting, or --backend crun"
+                        .to_owned(),
                 ));
             }
         }
@@ -294,7 +298,10 @@ mod tests {
     #[test]
     fn without_the_runtime_there_is_a_way_out() {
         let (why, fix) = runsc(&info()).unwrap_err();
-        assert!(why.contains("runsc") && fix.contains("daemon.json"), "{why} {fix}");
+        assert!(
+            why.contains("runsc") && fix.contains("daemon.json"),
+            "{why} {fix}"
+        );
         let mut relative = info();
         let runtime = Runtime {
             path: Some("runsc".to_owned()),

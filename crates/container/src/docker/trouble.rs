@@ -30,7 +30,9 @@ pub(crate) enum Trouble {
     #[error("what answers at {} is not Docker ({server})", .socket.display())]
     NotDocker { socket: PathBuf, server: String },
     /// It lacks what is needed.
-    #[error("the Docker daemon speaks API {api}, and 1.41 (Docker 20.10) is the oldest that will do")]
+    #[error(
+        "the Docker daemon speaks API {api}, and 1.41 (Docker 20.10) is the oldest that will do"
+    )]
     TooOld { api: String },
     /// It has not got the runtime.
     #[error("the Docker daemon has no runtime of the name runsc")]

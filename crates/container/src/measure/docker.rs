@@ -11,7 +11,7 @@ use casemate_linux::lockdown::wall;
 
 use super::checks::{
     descriptors, filtered, identity, network, no_capabilities, no_new_privs, not_dumpable,
-    pid_namespace, rlimits, set_open_files,
+    pid_namespace, rlimits,
 };
 use super::mounts::{MountLine, check_mounts, mount_lines};
 use super::process::{Found, Process, member, processes};
@@ -99,7 +99,6 @@ pub(crate) fn shared(expected: &Expected<'_>, pid: u32, group: &Cgroup) -> Vec<S
             &filtered,
         ),
         each(wall::RLIMITS, "as in the plan", &|p| {
-            set_open_files(expected.open_files, p.pid)?;
             rlimits(expected.open_files, p)
         }),
         each(
@@ -333,7 +332,8 @@ mod tests {
 
     #[test]
     fn a_device_too_many_is_told() {
-        let five = "1 0 0:5 / /dev ro - tmpfs none rw\n2 1 0:6 /null /dev/null rw - devtmpfs d rw\n";
+        let five =
+            "1 0 0:5 / /dev ro - tmpfs none rw\n2 1 0:6 /null /dev/null rw - devtmpfs d rw\n";
         devices(five).unwrap();
         let more = format!("{five}3 1 0:8 / /dev/pts rw - devpts devpts rw\n");
         assert!(devices(&more).unwrap_err().contains("/dev/pts"));

@@ -118,7 +118,10 @@ fn a_receipt_names_every_wall(backend: &dyn Backend) {
         // As the daemon's runsc is set, its kernel is nobody or root in a user namespace of its own.
         "docker-runsc" => {
             let known = ["pid_namespace", "identity", "capabilities"];
-            assert!(missing.iter().all(|wall| known.contains(wall)), "{missing:?}");
+            assert!(
+                missing.iter().all(|wall| known.contains(wall)),
+                "{missing:?}"
+            );
         }
         _ => assert!(missing.is_empty(), "{missing:?}"),
     }
@@ -358,7 +361,9 @@ fn what_a_keeper_could_not_take_away_the_next_start_does(backend: &dyn Backend) 
     let other = next.pid();
     next.kill().unwrap();
     next.wait().unwrap();
-    until("and its own goes with it", &|| left_of(other).is_empty() && guests().is_empty());
+    until("and its own goes with it", &|| {
+        left_of(other).is_empty() && guests().is_empty()
+    });
 }
 
 /// The process that keeps the files of the container of this one.
@@ -381,7 +386,11 @@ fn guests() -> Vec<String> {
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let path = entry.path();
         let command = std::fs::read_to_string(path.join("cmdline")).unwrap_or_default();
-        let of_guests = ["/tmp/bundle/", "casemate_guest.container", "casemate_guest/docker"];
+        let of_guests = [
+            "/tmp/bundle/",
+            "casemate_guest.container",
+            "casemate_guest/docker",
+        ];
         if of_guests.iter().any(|part| command.contains(part)) {
             found.push(format!("{} {}", path.display(), command.replace('\0', " ")));
         }
@@ -407,7 +416,9 @@ fn left_of(pid: u32) -> Vec<String> {
             .filter(|path| path.contains(&part)),
     );
     let containers = support::containers();
-    let names = containers.split('"').filter(|word| word.starts_with("/casemate."));
+    let names = containers
+        .split('"')
+        .filter(|word| word.starts_with("/casemate."));
     left.extend(names.filter(|name| name.contains(&part)).map(str::to_owned));
     left
 }

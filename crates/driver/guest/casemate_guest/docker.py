@@ -8,6 +8,7 @@ and not as a part of the package, whose imports it would carry beside the progra
 import ctypes
 import fcntl
 import os
+import resource
 import select
 import signal
 import sys
@@ -41,10 +42,18 @@ def main():
         _program(out_end, err_end, told_end)
     for fd in (out_end, err_end, told_end):
         os.close(fd)
+    _limit_files()
     try:
         _Pump(child, {out: _OUT, err: _ERR, told: _TOLD}).run()
     finally:
         os._exit(125)
+
+
+def _limit_files():
+    """Take as many descriptors as the plan gives: a runtime needs more to make a container. The host looks."""
+    files = int(sys.argv[1])
+    if files:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
 
 def _packets():
@@ -67,6 +76,7 @@ def _program(out, err, told):
     for number, fd in aside.items():
         os.dup2(fd, number, inheritable=number != CHANNEL)
         os.close(fd)
+    _limit_files()
     sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)
     sys.path.append(PACKAGES)
     from casemate_guest import native

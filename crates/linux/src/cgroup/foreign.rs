@@ -27,7 +27,9 @@ impl Cgroup {
             return Err(io::Error::other(text));
         }
         if group.holds(std::process::id())? {
-            return Err(io::Error::other("it is in the control group of this process"));
+            return Err(io::Error::other(
+                "it is in the control group of this process",
+            ));
         }
         Ok(group)
     }

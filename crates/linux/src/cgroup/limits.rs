@@ -63,10 +63,7 @@ pub(super) fn apply(
 }
 
 /// Reads a group's limits, which somebody else has set.
-pub(super) fn read_back(
-    places: &BTreeMap<Controller, Place>,
-    limits: &CgroupLimits,
-) -> Vec<Step> {
+pub(super) fn read_back(places: &BTreeMap<Controller, Place>, limits: &CgroupLimits) -> Vec<Step> {
     let place = |controller: Controller| {
         let missing = || format!("the group has no {} controller", controller.name());
         places.get(&controller).ok_or_else(missing)

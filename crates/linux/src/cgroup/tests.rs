@@ -351,7 +351,9 @@ fn tasks_over_the_limit_are_refused() {
 #[test]
 fn a_group_of_somebody_elses_is_compared_and_left_alone() {
     let root = tempfile::tempdir().unwrap();
-    let dir = root.path().join("sys/fs/cgroup/system.slice/docker-1.scope");
+    let dir = root
+        .path()
+        .join("sys/fs/cgroup/system.slice/docker-1.scope");
     fs::create_dir_all(dir.parent().unwrap()).unwrap();
     fs::write(
         dir.parent().unwrap().join("cgroup.subtree_control"),
