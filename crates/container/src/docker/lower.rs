@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::Variant;
 use super::daemon::Daemon;
 use crate::bundle::{ENVIRON, MAKING_FILES, NOTHING, SCRATCH, Tree, tree as of_every_root};
-use crate::filter::filter;
+use crate::filter::filter_in_docker;
 use crate::lower::{SENTRY, SENTRY_TASKS, STARTING, TASKS_FOR_ONE};
 
 /// What the driver is started as.
@@ -171,7 +171,7 @@ fn host_config(parts: Parts<'_>) -> Result<HostConfig, String> {
     let mut masked = Vec::new();
     let mut tasks = finite(limits.pids);
     if parts.variant == Variant::Native {
-        let filter = filter()?;
+        let filter = filter_in_docker()?;
         let filter = serde_json::to_string(&filter).map_err(|error| error.to_string())?;
         security.push(format!("seccomp={filter}"));
         masked = parts.machine.to_vec();
