@@ -31,7 +31,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Bytes of output that are kept.
 const KEPT: u64 = 1 << 20;
 /// How often a channel is tried; a busy machine can drown one.
-const MEASURED: u32 = 3;
+const MEASURED: u32 = 8;
 /// How a program says that this machine has not what it is about.
 const IMPOSSIBLE: &str = "impossible: ";
 /// What a control may use together.
