@@ -23,7 +23,7 @@ use casemate_linux::cgroup::{Cgroup, wall as group_wall};
 use casemate_linux::{Spawn, Step, handoff, jail};
 use casemate_model::receipt::{Need, Receipt};
 
-use crate::bundle::{Ids, mount_points};
+use crate::bundle::{ENVIRON, Ids, mount_points};
 use crate::keeper;
 use crate::kind::Kind;
 use crate::lower::{keeper_job, lower};
@@ -225,17 +225,25 @@ impl Making {
             .ok_or_else(|| fault("the runtime's path is not UTF-8"))?;
         let group = self.group.as_deref();
         let job = keeper_job(kind, &lowered.job, program, ids, &shapes, group).map_err(fault)?;
-        let expected = Expected {
+        let mut expected = Expected {
             kind,
             user: ids.user,
             root: ids.root,
             open_files: lowered.job.open_files,
             mounts: mount_points(&shapes),
+            scratch: 0,
+            environment: &ENVIRON,
         };
         let deadline = Instant::now() + READY_WITHIN;
         let made = self.made(&job, lowered, deadline);
         let pid = made.map_err(|error| self.sandbox.failed(&error))?;
-        self.steps.push(environment());
+        let scratch = rustix::fs::fstat(&self.sandbox.scratch);
+        expected.scratch = scratch
+            .map_err(|error| fault(format!("scratch: {error}")))?
+            .st_dev;
+        if kind.is_gvisor() {
+            self.steps.push(environment());
+        }
         let cgroup = self.sandbox.cgroup.as_ref();
         if let (Some(cgroup), false) = (cgroup, kind.is_gvisor()) {
             cgroup
@@ -318,11 +326,12 @@ fn version(kind: Kind, found: &Found) -> Step {
     })
 }
 
+/// What gVisor's kernel was told; a process's environment in there is not to be seen from outside.
 fn environment() -> Step {
     Step::run(
         shared::ENVIRONMENT,
-        "the plan's and the interpreter's",
-        || Ok("six variables of the bundle's, none of the host's".to_owned()),
+        "the interpreter's, none of the host's",
+        || Ok(format!("{} variables of the bundle's", ENVIRON.len())),
     )
 }
 

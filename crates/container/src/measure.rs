@@ -6,6 +6,8 @@ use casemate_linux::cgroup::Cgroup;
 use casemate_linux::jail::wall as jail;
 use casemate_linux::lockdown::wall;
 
+use casemate_driver::walls as shared;
+
 use crate::kind::Kind;
 use crate::walls;
 
@@ -16,10 +18,10 @@ mod process;
 mod sentry;
 
 use checks::{
-    descriptors, filtered, identity, network, no_capabilities, no_new_privs, not_dumpable,
-    pid_namespace, rlimits, set_open_files, user_namespace,
+    descriptors, environment, filtered, identity, network, no_capabilities, no_new_privs,
+    not_dumpable, pid_namespace, rlimits, set_open_files, user_namespace,
 };
-use mounts::check_mounts;
+use mounts::{check_mounts, only_scratch_is_writable};
 use process::{Found, Process, member};
 use sentry::sentry;
 
@@ -36,6 +38,10 @@ pub(crate) struct Expected {
     pub(crate) open_files: Option<u64>,
     /// Where something is mounted, and whether it may be written.
     pub(crate) mounts: Vec<(String, bool)>,
+    /// The file system that was staged as scratch, by its device number: nothing else may be written.
+    pub(crate) scratch: u64,
+    /// Every variable of the environment.
+    pub(crate) environment: &'static [&'static str],
 }
 
 /// What stands when the runtime has made the container and has not started it.
@@ -126,6 +132,11 @@ pub(crate) fn started(
             },
         ),
         look(
+            shared::ENVIRONMENT,
+            "the interpreter's, none of the host's",
+            &|process| environment(expected.environment, process),
+        ),
+        look(
             wall::DESCRIPTORS,
             "channels to the host alone",
             &descriptors,
@@ -146,7 +157,10 @@ fn not_started(process: &Process) -> Found {
 }
 
 fn root(expected: &Expected, process: &Process) -> Found {
-    check_mounts(&process.file("mountinfo")?, &expected.mounts, &|_| false)
+    let table = process.file("mountinfo")?;
+    let found = check_mounts(&table, &expected.mounts, &|_| false)?;
+    only_scratch_is_writable(&table, &expected.mounts, expected.scratch)?;
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -187,6 +201,27 @@ mod tests {
     }
 
     #[test]
+    fn what_can_be_written_is_the_staged_scratch() {
+        let device = rustix::fs::makedev(0, 8);
+        only_scratch_is_writable(TABLE, &expected(), device).unwrap();
+        let other = rustix::fs::makedev(0, 6);
+        let why = only_scratch_is_writable(TABLE, &expected(), other).unwrap_err();
+        assert!(why.contains("/tmp"), "{why}");
+    }
+
+    #[test]
+    fn the_environment_is_held_against_what_was_given() {
+        let own = Process::open(std::process::id()).unwrap();
+        let text = own.file("environ").unwrap();
+        let all: Vec<&str> = text.split('\0').filter(|pair| !pair.is_empty()).collect();
+        environment(&all, &own).unwrap();
+        let why = environment(&all[1..], &own).unwrap_err();
+        let (name, _) = all[0].split_once('=').unwrap();
+        assert!(why.contains(name), "{why}");
+        assert!(environment(&[&all[..], &["CASEMATE_X=1"]].concat(), &own).is_err());
+    }
+
+    #[test]
     fn this_process_is_in_the_hosts_namespaces_and_so_fails() {
         let own = Process::open(std::process::id()).unwrap();
         for kind in ["net", "mnt", "user", "pid"] {
@@ -199,6 +234,8 @@ mod tests {
             // Given, it would be set.
             open_files: None,
             mounts: expected(),
+            scratch: 0,
+            environment: &["NOBODY=1"],
         };
         let walls = created(&expected, std::process::id(), None);
         let standing: Vec<_> = walls.iter().filter(|step| step.stands()).collect();

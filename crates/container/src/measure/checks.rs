@@ -59,6 +59,22 @@ pub(crate) fn descriptors(process: &Process) -> Found {
     Ok(format!("{count}, each a socket, a pipe or its input"))
 }
 
+/// That the environment it was started with is this one and nothing else. Values are not repeated: they
+/// would be the host's.
+pub(crate) fn environment(expected: &[&str], process: &Process) -> Found {
+    let text = process.file("environ")?;
+    let pairs: BTreeSet<&str> = text.split('\0').filter(|pair| !pair.is_empty()).collect();
+    let expected: BTreeSet<&str> = expected.iter().copied().collect();
+    if let Some(pair) = pairs.symmetric_difference(&expected).next() {
+        let name = pair.split('=').next().unwrap_or_default();
+        return Err(format!("the variable {name} is not as it was given"));
+    }
+    Ok(format!(
+        "{} variables of ours, none of the host's",
+        pairs.len()
+    ))
+}
+
 pub(crate) fn network(process: &Process) -> Found {
     let own = process.own_namespace("net")?;
     let devices = process.file("net/dev")?;

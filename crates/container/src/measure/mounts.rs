@@ -73,3 +73,24 @@ pub(crate) fn check_mounts(
     }
     Ok(format!("{} mounts, all known; / is read-only", lines.len()))
 }
+
+/// Every place that may be written shows the file system with this device number: the one that was
+/// staged, whose size and files are bounded.
+pub(crate) fn only_scratch_is_writable(
+    text: &str,
+    expected: &[(String, bool)],
+    device: u64,
+) -> Result<(), String> {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let staged = format!("{major}:{minor}");
+    let lines = mount_lines(text);
+    for (point, _) in expected.iter().filter(|(_, writable)| *writable) {
+        let line = lines.iter().rfind(|line| line.point == *point);
+        if line.is_none_or(|line| line.device != staged) {
+            return Err(format!(
+                "what can be written at {point} is not the staged scratch"
+            ));
+        }
+    }
+    Ok(())
+}
