@@ -133,6 +133,12 @@ pub trait Backend: Send + Sync {
     /// What this machine offers, found by trying where looking is not enough.
     fn probe(&self) -> Offer;
 
+    /// Whether probing asks another program for its state: then it is done only where this backend is
+    /// asked for by name, or no other fits.
+    fn is_slow_to_probe(&self) -> bool {
+        false
+    }
+
     /// What its walls rest on beside the kernel and this program, each by name: a runtime's file and version, the
     /// guest. When one changes, what was found out about the walls no longer counts. Cheap: it is asked
     /// before every run.

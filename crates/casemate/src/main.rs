@@ -41,6 +41,9 @@ fn main() -> ExitCode {
             return casemate_wasm::worker::main();
         }
         Some(arg) if arg == casemate_jail::init::ARGUMENT => return casemate_jail::init::main(),
+        Some(arg) if arg == casemate_container::docker::keeper::ARGUMENT => {
+            return casemate_container::docker::keeper::main();
+        }
         Some(arg) if arg == casemate_container::keeper::ARGUMENT => {
             return casemate_container::keeper::main();
         }

@@ -23,7 +23,7 @@ use casemate_linux::cgroup::{Cgroup, wall as group_wall};
 use casemate_linux::{Spawn, Step, handoff, jail};
 use casemate_model::receipt::{Need, Receipt};
 
-use crate::bundle::{Ids, mount_points};
+use crate::bundle::{ENVIRON, Ids, mount_points};
 use crate::keeper;
 use crate::kind::Kind;
 use crate::lower::{keeper_job, lower};
@@ -115,8 +115,8 @@ impl Backend for ContainerBackend {
             making.map_err(|error| CreateError::Fault(format!("starting the keeper: {error}")))?;
         let runtime = probe::runtime(self.kind, found);
         let (sandbox, steps) = making.make(self.kind, found, &lowered)?;
-        let (known, counting) = (walls::of(self.kind), walls::counting(self.kind));
-        let walls = shared::all(known, counting, &lowered.watched, &steps);
+        let family = self.kind.family();
+        let walls = shared::all(family.walls(), family.counting(), &lowered.watched, &steps);
         let receipt = Receipt {
             backend: self.kind.name().to_owned(),
             guest: format!("{}, by {runtime}", guest()),
@@ -127,12 +127,12 @@ impl Backend for ContainerBackend {
 }
 
 /// One of the few turns there are to make a container.
-struct Turn;
+pub(crate) struct Turn;
 
 static TURNS: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
 
 impl Turn {
-    fn take() -> Self {
+    pub(crate) fn take() -> Self {
         let taken = TURNS.0.lock().unwrap_or_else(PoisonError::into_inner);
         let wait = TURNS.1.wait_while(taken, |taken| *taken >= AT_ONCE);
         *wait.unwrap_or_else(PoisonError::into_inner) += 1;
@@ -225,17 +225,25 @@ impl Making {
             .ok_or_else(|| fault("the runtime's path is not UTF-8"))?;
         let group = self.group.as_deref();
         let job = keeper_job(kind, &lowered.job, program, ids, &shapes, group).map_err(fault)?;
-        let expected = Expected {
+        let mut expected = Expected {
             kind,
             user: ids.user,
             root: ids.root,
             open_files: lowered.job.open_files,
             mounts: mount_points(&shapes),
+            scratch: 0,
+            environment: &ENVIRON,
         };
         let deadline = Instant::now() + READY_WITHIN;
         let made = self.made(&job, lowered, deadline);
         let pid = made.map_err(|error| self.sandbox.failed(&error))?;
-        self.steps.push(environment());
+        let scratch = rustix::fs::fstat(&self.sandbox.scratch);
+        expected.scratch = scratch
+            .map_err(|error| fault(format!("scratch: {error}")))?
+            .st_dev;
+        if kind.is_gvisor() {
+            self.steps.push(environment());
+        }
         let cgroup = self.sandbox.cgroup.as_ref();
         if let (Some(cgroup), false) = (cgroup, kind.is_gvisor()) {
             cgroup
@@ -271,7 +279,7 @@ impl Making {
     }
 
     fn has_gap(&self, kind: Kind) -> bool {
-        let known = walls::of(kind);
+        let known = kind.family().walls();
         let walls = self.steps.iter().map(|step| shared::built(known, step));
         walls
             .into_iter()
@@ -318,11 +326,12 @@ fn version(kind: Kind, found: &Found) -> Step {
     })
 }
 
+/// What gVisor's kernel was told; a process's environment in there is not to be seen from outside.
 fn environment() -> Step {
     Step::run(
         shared::ENVIRONMENT,
-        "the plan's and the interpreter's",
-        || Ok("six variables of the bundle's, none of the host's".to_owned()),
+        "the interpreter's, none of the host's",
+        || Ok(format!("{} variables of the bundle's", ENVIRON.len())),
     )
 }
 

@@ -68,6 +68,8 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct Builder {
     plan: Plan,
+    /// Where it is put together.
+    at: PathBuf,
     place: OwnedFd,
     /// Where the inputs are written.
     inputs: Option<OwnedFd>,
@@ -93,14 +95,29 @@ impl Builder {
     ) -> Result<Self, String> {
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         mount_change("/", private).map_err(|e| failed("mount --make-rprivate /", e))?;
+        Self::begin_at(Path::new(PLACE), plan, packages, steps)
+    }
+
+    /// The same at an empty folder of this process's mounts, whoever shares them: for a stage that a
+    /// program outside is to see. What is mounted there stays until [`keeper::clear`](crate::keeper::clear).
+    ///
+    /// # Errors
+    /// As [`Builder::begin`].
+    pub fn begin_at(
+        at: &Path,
+        plan: Plan,
+        packages: BorrowedFd<'_>,
+        steps: &mut Vec<Step>,
+    ) -> Result<Self, String> {
         // The trees are taken before the place is covered, whatever folder it is.
         let trees = system_trees(&plan.packages, packages)?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         let options = c"size=1m,nr_inodes=256,mode=0755";
-        mount("none", PLACE, "tmpfs", flags, options).map_err(|e| failed("mount tmpfs", e))?;
-        let place = directory(PLACE).map_err(|e| failed(PLACE, e))?;
+        mount("none", at, "tmpfs", flags, options).map_err(|e| failed("mount tmpfs", e))?;
+        let place = directory(at).map_err(|e| failed(&at.display().to_string(), e))?;
         let mut builder = Self {
             plan,
+            at: at.to_owned(),
             place,
             inputs: None,
         };
@@ -158,14 +175,14 @@ impl Builder {
         Built { scratch }
     }
 
-    /// The same without becoming the root and without a process file system: a tree below [`PLACE`]
-    /// that another program shows to a container, part by part.
+    /// The same without becoming the root and without a process file system: a tree that another
+    /// program shows to a container, part by part.
     pub fn finish_staged(mut self, steps: &mut Vec<Step>) -> Built {
         self.finish_parts(steps)
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        Path::new(PLACE).join(name)
+        self.at.join(name)
     }
 
     fn mkdir(&self, name: &str) -> Result<(), String> {
