@@ -15,12 +15,14 @@ BITS = 64
 MIB = 1 << 20
 # The last argument is the second of the wall clock, which every sandbox shows, at which both begin.
 start, send = int(sys.argv[-1]), len(sys.argv) > 5
-# Both ends want the channel: where they may choose a processor, they choose the same one.
+# Both ends want the channel: where they may choose a processor, they choose the same one, and more than they were shown.
 if hasattr(os, "sched_setaffinity"):
-    try:
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    except OSError:
-        pass
+    for processor in (0, min(os.sched_getaffinity(0))):
+        try:
+            os.sched_setaffinity(0, {processor})
+            break
+        except OSError:
+            pass
 
 
 def until(moment):

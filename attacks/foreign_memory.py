@@ -2,7 +2,7 @@
 # threat: escape
 # tries: read another process's memory, by its file and by process_vm_readv
 # wall: wasm
-# native: pid_namespace
+# native: pid_namespace | separate_kernel
 # control: the secret is read from the stack of another process
 # oracle: the secret, an argument of a process of the host, is not in what comes back
 import ctypes

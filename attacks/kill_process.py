@@ -2,7 +2,7 @@
 # threat: escape
 # tries: kill another process of the user
 # wall: wasm
-# native: pid_namespace
+# native: pid_namespace | separate_kernel
 # control: the other process is dead
 # oracle: the other process is alive
 import os

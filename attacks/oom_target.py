@@ -2,7 +2,7 @@
 # threat: exhaustion
 # tries: have another tenant's process killed first when memory runs out
 # wall: wasi_files
-# native: pid_namespace
+# native: pid_namespace | separate_kernel
 # control: the other process is marked to be killed first
 # oracle: the host sees that the mark of its process is as it was
 import sys

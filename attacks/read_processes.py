@@ -2,7 +2,7 @@
 # threat: files
 # tries: read the command lines of other processes, where secrets often stand
 # wall: wasi_files
-# native: pid_namespace
+# native: pid_namespace | separate_kernel
 # control: another process's command line is read, with the secret in it
 # oracle: the secret, an argument of a process of the host, is not in what comes back
 import os

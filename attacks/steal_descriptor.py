@@ -2,7 +2,7 @@
 # threat: escape
 # tries: take an open file out of another process, by pidfd_getfd
 # wall: wasm
-# native: pid_namespace
+# native: pid_namespace | separate_kernel
 # control: the secret is read from a file that another process holds open
 # oracle: the secret, open in a process of the host, is not in what comes back
 import ctypes

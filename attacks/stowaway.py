@@ -2,7 +2,7 @@
 # threat: escape
 # tries: go on after its own end, as a process without a parent or a session
 # wall: wasm
-# native: pid_namespace
+# native: pid_namespace | separate_kernel
 # control: the process is still there when the program has ended
 # oracle: a moment after the end no process on the machine has the name that it gave itself
 import ctypes

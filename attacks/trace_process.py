@@ -2,7 +2,7 @@
 # threat: escape
 # tries: attach to another process as a debugger and read its memory
 # wall: wasm
-# native: pid_namespace
+# native: pid_namespace | separate_kernel
 # control: the secret is read from the stack of another process
 # oracle: the secret, an argument of a process of the host, is not in what comes back
 import ctypes

@@ -146,6 +146,12 @@ pub trait Backend: Send + Sync {
         Vec::new()
     }
 
+    /// Processes of its live sandboxes that the kernel does not show below this one: those that another program's
+    /// child started. Who looks at what a sandbox does from outside looks at these too.
+    fn elsewhere(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
     /// Builds the walls for a plan. No guest instruction has run when this returns.
     ///
     /// # Errors

@@ -37,6 +37,13 @@ fn json(output: &std::process::Output) -> Value {
         .unwrap_or_else(|error| panic!("{error}: {}", stderr(output)))
 }
 
+/// Whether the programs had a kernel of their own.
+fn is_gvisor(run: &Value) -> bool {
+    ["gvisor", "docker-runsc"]
+        .map(Value::from)
+        .contains(&run["backend"])
+}
+
 /// What a kernel may be built without, or not give to root. Without root much more is not to be had.
 fn may_be_impossible(attack: &str) -> bool {
     !rustix::process::geteuid().is_root()
@@ -118,7 +125,7 @@ fn every_attack_is_stopped_by_its_wall_and_every_control_succeeds() {
     };
     for run in runs.filter(by_limit) {
         let ending = &run["ending"];
-        if run["backend"] == "gvisor" && run["wall"] == "limit_tasks" {
+        if is_gvisor(run) && run["wall"] == "limit_tasks" {
             // gVisor's own kernel counts them and tells the program alone.
             assert_eq!(ending["status"], "exited", "{run}");
             continue;

@@ -75,6 +75,12 @@ impl Engine {
         Record::of(&self.records, backend)
     }
 
+    /// The backend of that name.
+    pub fn backend(&self, name: &str) -> Option<Arc<dyn Backend>> {
+        let mut all = self.backends.iter();
+        all.find(|backend| backend.name() == name).cloned()
+    }
+
     /// What each backend offers on this machine.
     pub fn offers(&self) -> Vec<Offer> {
         self.backends

@@ -14,6 +14,7 @@ use seccompiler::{
 };
 use serde::Deserialize;
 
+pub mod installed;
 mod names;
 
 /// The filter a worker runs under while it loads its module.

@@ -209,6 +209,80 @@ pub(crate) fn block_all_signals() -> io::Result<()> {
     }
 }
 
+/// How long a thread that is told to stop may take: one that waits inside the kernel for a disk is given up on.
+const STOPPED_WITHIN: Duration = Duration::from_secs(2);
+/// Of `linux/ptrace.h`; the crate `libc` does not have it.
+const PTRACE_SECCOMP_GET_FILTER: libc::c_uint = 0x420c;
+/// The kernel's `BPF_MAXINSNS`: it takes no longer filter.
+const MAX_INSTRUCTIONS: usize = 4096;
+const STOPPED_LOOK: Duration = Duration::from_micros(200);
+
+/// The seccomp programs of a process's first thread, which stands still for that moment. All of this has to be done by
+/// one thread of ours.
+pub(crate) fn seccomp_filters(pid: i32) -> io::Result<Vec<Vec<sock_filter>>> {
+    ptrace(libc::PTRACE_SEIZE, pid, 0, std::ptr::null_mut())?;
+    let found = ptrace(libc::PTRACE_INTERRUPT, pid, 0, std::ptr::null_mut())
+        .and_then(|_| wait_stopped(pid))
+        .and_then(|()| read_filters(pid));
+    match ptrace(libc::PTRACE_DETACH, pid, 0, std::ptr::null_mut()) {
+        // Gone, and with it the hold on it.
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => found,
+        Err(error) => found.and(Err(error)),
+        Ok(_) => found,
+    }
+}
+
+fn read_filters(pid: i32) -> io::Result<Vec<Vec<sock_filter>>> {
+    let mut filters = Vec::new();
+    loop {
+        let empty = sock_filter {
+            code: 0,
+            jt: 0,
+            jf: 0,
+            k: 0,
+        };
+        let mut program = vec![empty; MAX_INSTRUCTIONS];
+        let place = program.as_mut_ptr().cast::<c_void>();
+        match ptrace(PTRACE_SECCOMP_GET_FILTER, pid, filters.len(), place) {
+            Ok(length) => program.truncate(usize::try_from(length).map_err(io::Error::other)?),
+            // EINVAL: it has none at all. ENOENT: no more.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => {
+                return Ok(filters);
+            }
+            Err(error) => return Err(error),
+        }
+        filters.push(program);
+    }
+}
+
+fn wait_stopped(pid: i32) -> io::Result<()> {
+    let deadline = std::time::Instant::now() + STOPPED_WITHIN;
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` is a live `int`, and the process is one that this thread traces.
+        let rc = unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL | libc::WNOHANG) };
+        match check(i64::from(rc)) {
+            Ok(0) if std::time::Instant::now() > deadline => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            Ok(0) => std::thread::sleep(STOPPED_LOOK),
+            Ok(_) if libc::WIFSTOPPED(status) => return Ok(()),
+            Ok(_) => return Err(io::Error::other("it ended meanwhile")),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// One request of `ptrace`. `data` is null or, where filters are read, room for the longest; no other request of this
+/// module makes the kernel follow it.
+fn ptrace(request: libc::c_uint, pid: i32, address: usize, data: *mut c_void) -> io::Result<i64> {
+    // SAFETY: private to this module, whose requests take `address` as a number and write no more than one filter, which
+    // the kernel keeps to `MAX_INSTRUCTIONS`.
+    let rc = unsafe { libc::ptrace(request, pid, address, data) };
+    check(rc)
+}
+
 /// The Landlock ABI of the kernel, or why there is none.
 pub(crate) fn landlock_abi() -> io::Result<i64> {
     const CREATE_RULESET_VERSION: u32 = 1;

@@ -58,6 +58,8 @@ pub(crate) struct Target {
     /// What the host sees of it when the program does nothing: a kernel of its own has threads and
     /// descriptors of its own, which are not the program's.
     pub(crate) calm: Holding,
+    /// How long it takes from the first word of that program to its end, the taking down of the sandbox included.
+    calm_wall: Duration,
 }
 
 impl Target {
@@ -69,6 +71,7 @@ impl Target {
                 backend: offer.backend.clone(),
                 require: base_guarantees().common(&offer.guarantees),
                 calm: Holding::default(),
+                calm_wall: Duration::ZERO,
             })
             .collect()
     }
@@ -92,6 +95,7 @@ impl Target {
         );
         Ok(Self {
             calm: seen.holding,
+            calm_wall: seen.wall,
             ..self
         })
     }
@@ -259,10 +263,20 @@ fn perform(
     let before = tree::below(std::process::id());
     let tasks_before = tree::holding(&before).tasks;
     let interrupts = marks::interrupts();
-    let watcher = Watcher::start(vec![stage.victim_pid()], stage.port())?;
+    let backend = engine.backend(&target.backend);
+    let watcher = Watcher::start(backend, vec![stage.victim_pid()], stage.port())?;
     let begun = Instant::now();
-    let outcome = engine.run(job, &mut |_| {}, cancel);
-    let wall = begun.elapsed();
+    let mut first_word = None;
+    let outcome = engine.run(
+        job,
+        &mut |_| {
+            first_word.get_or_insert_with(Instant::now);
+        },
+        cancel,
+    );
+    // A sandbox takes its time to be made and to be taken down, which is not the program's.
+    let wall = first_word.unwrap_or(begun).elapsed();
+    let wall = wall.saturating_sub(target.calm_wall);
     let (mut holding, sightings) = watcher.finish()?;
     let usage = &outcome.usage;
     holding.tasks = holding.tasks.saturating_sub(tasks_before);

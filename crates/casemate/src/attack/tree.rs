@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use casemate_backend::contract::Backend;
+
 use super::marks::Sightings;
 
 /// How often a watcher looks.
@@ -117,7 +119,7 @@ fn number(status: &str, key: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// Looks at the processes below this one until it is told to stop.
+/// Looks at the processes of sandboxes until it is told to stop.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     stop: Arc<AtomicBool>,
@@ -125,11 +127,16 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
-    /// Starts looking, with the stage's `port`. Processes in `ignore` are not counted.
+    /// Starts looking, with the stage's `port`, at what is below this process and at the sandboxes that a backend has
+    /// elsewhere. Processes in `ignore` are not counted.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub(crate) fn start(ignore: Vec<u32>, port: u16) -> io::Result<Self> {
+    pub(crate) fn start(
+        backend: Option<Arc<dyn Backend>>,
+        ignore: Vec<u32>,
+        port: u16,
+    ) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = std::thread::Builder::new()
@@ -138,6 +145,7 @@ impl Watcher {
                 let (mut peak, mut sightings) = (Holding::default(), Sightings::default());
                 while !stopped.load(Ordering::Relaxed) {
                     let mut pids = below(std::process::id());
+                    pids.extend(backend.iter().flat_map(|backend| backend.elsewhere()));
                     pids.retain(|pid| !ignore.contains(pid));
                     peak = peak.peak(holding(&pids));
                     sightings.look(&pids, port);

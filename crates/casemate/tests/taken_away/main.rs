@@ -3,7 +3,8 @@
 //! Nothing in casemate helps with it: a switch that weakens a wall for a test would be a hole. Instead the
 //! conditions really lack the thing. A container's runtime is replaced, in a mount namespace of the test's own, by one
 //! that leaves a setting out of the bundle before it becomes the real one: what was declared is not enforced, and only
-//! what is measured can notice it. A jail is built where the kernel answers system calls with EPERM. Control groups are
+//! what is measured can notice it. A Docker daemon is asked through a proxy that leaves a setting out of the request. A
+//! jail is built where the kernel answers system calls with EPERM. Control groups are
 //! unmounted. (For the WASM worker see `walls.rs`; for a jail without user namespaces or groups, `casemate-jail`.)
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
@@ -20,6 +21,7 @@ use serde_json::Value;
 
 const RUNTIME: &str = include_str!("runtime.py");
 const DENY: &str = include_str!("deny.py");
+const DAEMON: &str = include_str!("daemon.py");
 /// What a program must not get to print.
 const MARK: &str = "the program ran";
 
@@ -173,6 +175,16 @@ const LEFT_OUT: &[(&str, &str, &str)] = &[
         "seccomp",
     ),
     (
+        "system calls filtered, by a filter that allows all",
+        "config['linux']['seccomp']['defaultAction'] = 'SCMP_ACT_ALLOW'; config['linux']['seccomp']['syscalls'] = []; config['linux']['seccomp'].pop('defaultErrnoRet')",
+        "seccomp",
+    ),
+    (
+        "system calls filtered, but for one",
+        "call = next(c for c in config['linux']['seccomp']['syscalls'] if 'userfaultfd' in c['names']); call.update(action='SCMP_ACT_ALLOW'); call.pop('errnoRet')",
+        "seccomp",
+    ),
+    (
         "host files hidden",
         "config['mounts'].append({'destination': '/srv', 'type': 'bind', 'source': '/etc', 'options': ['rbind', 'ro']})",
         "could not be made",
@@ -224,13 +236,6 @@ const LEFT_OUT: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// What is not noticed yet, so that nobody takes it for noticed: what a guarantee rests on and is not measured. When it
-/// is refused, its row belongs above.
-const NOT_NOTICED: &[(&str, &str)] = &[(
-    "system calls filtered",
-    "config['linux']['seccomp']['defaultAction'] = 'SCMP_ACT_ALLOW'; config['linux']['seccomp']['syscalls'] = []",
-)];
-
 #[test]
 fn what_a_runtime_leaves_out_of_a_bundle_is_noticed() {
     for program in ["runc", "crun"] {
@@ -245,22 +250,6 @@ fn what_a_runtime_leaves_out_of_a_bundle_is_noticed() {
             same.stderr
         );
         all_refused(LEFT_OUT, |taken| replaced.run(program, taken));
-    }
-}
-
-#[test]
-fn what_is_not_measured_of_a_bundle_is_this() {
-    if !works("runc") {
-        return;
-    }
-    let replaced = Replaced::new("runc");
-    for (guarantee, taken) in NOT_NOTICED {
-        let ran = replaced.run("runc", taken);
-        assert_eq!(
-            ran.outcome["ending"]["status"], "exited",
-            "{guarantee} is noticed now: {}",
-            ran.outcome["ending"]
-        );
     }
 }
 
@@ -282,9 +271,105 @@ fn a_gvisor_with_the_hosts_network_is_noticed() {
     });
 }
 
+/// The guarantee, what is left out of the request for a container or put into it, and the wall that is named.
+const NOT_ASKED_FOR: &[(&str, &str, &str)] = &[
+    (
+        "network absent",
+        "host['NetworkMode'] = 'host'",
+        "network_namespace",
+    ),
+    (
+        "system calls filtered",
+        "host['SecurityOpt'] = ['no-new-privileges', 'seccomp=unconfined']",
+        "seccomp",
+    ),
+    (
+        "system calls filtered, as Docker does by itself",
+        "host['SecurityOpt'] = ['no-new-privileges']",
+        "seccomp",
+    ),
+    (
+        "no new privileges",
+        "host['SecurityOpt'] = [o for o in host['SecurityOpt'] if o.startswith('seccomp')]",
+        "could not be made",
+    ),
+    ("no capability", "host.pop('CapDrop')", "capabilities"),
+    ("nobody", "body['User'] = '0:0'", "identity"),
+    (
+        "host files hidden",
+        "host['Mounts'].append({'Type': 'bind', 'Source': '/etc', 'Target': '/srv'})",
+        "root",
+    ),
+    (
+        "host files hidden, a root to write to",
+        "host['ReadonlyRootfs'] = False",
+        "root",
+    ),
+    (
+        "processes of its own",
+        "host['PidMode'] = 'host'",
+        "pid_namespace",
+    ),
+    (
+        "ipc of its own",
+        "host['IpcMode'] = 'host'",
+        "ipc_namespace",
+    ),
+    (
+        "the machine's /proc covered",
+        "host['MaskedPaths'] = []",
+        "proc",
+    ),
+    ("privileged", "host['Privileged'] = True", "capabilities"),
+    ("core files", "host.pop('Ulimits')", "rlimits"),
+    (
+        "memory capped",
+        "host.pop('Memory'); host.pop('MemorySwap')",
+        "memory capped",
+    ),
+    (
+        "disk capped",
+        "next(m for m in host['Mounts'] if m['Target'] == '/work').update(Source='/var/tmp')",
+        "docker_daemon",
+    ),
+    (
+        "environment empty",
+        "body['Env'].append('HOST_SECRET=1')",
+        "environment",
+    ),
+];
+
+#[test]
+fn what_is_left_out_of_a_request_to_a_daemon_is_noticed() {
+    if !works("docker") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let proxy = dir.path().join("daemon.py");
+    fs::write(&proxy, DAEMON).unwrap();
+    let said = std::env::var("DOCKER_HOST").unwrap_or_default();
+    let real = said.strip_prefix("unix://").unwrap_or("/run/docker.sock");
+    let socket = dir.path().join("docker.sock");
+    let run = |line: &str| {
+        let mut python = command("/usr/bin/python3");
+        python.args(["-I", "-B"]).args([&proxy, &socket]);
+        python.args([real, line]).args(casemate_run("docker"));
+        let ran = Ran::of(&mut python);
+        fs::remove_file(&socket).unwrap();
+        ran
+    };
+    let same = run("pass");
+    assert_eq!(
+        same.outcome["ending"]["status"], "exited",
+        "{}",
+        same.stderr
+    );
+    all_refused(NOT_ASKED_FOR, run);
+}
+
 #[test]
 fn without_control_groups_nothing_that_needs_them_starts() {
-    for backend in ["jail", "runc", "crun", "gvisor"] {
+    for backend in ["jail", "runc", "crun", "gvisor", "docker", "docker-runsc"] {
         if !works(backend) {
             continue;
         }

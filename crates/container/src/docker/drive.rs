@@ -1,12 +1,13 @@
 //! A container of a daemon's from the host's side: its files staged, having it made and started as far as
 //! our own driver, looking at it, listening to it, taking it down.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use casemate_backend::contract::{
@@ -57,6 +58,17 @@ pub struct DockerBackend {
     found: OnceLock<Result<Found, Lack>>,
     /// The image's id, once the daemon has it.
     image: Mutex<Option<String>>,
+    live: Live,
+}
+
+/// The first processes of the containers that there are: they are the daemon's children, not ours.
+#[derive(Debug, Clone, Default)]
+struct Live(Arc<Mutex<BTreeSet<u32>>>);
+
+impl Live {
+    fn all(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A container whose walls were measured and in which no program has run.
@@ -78,6 +90,9 @@ struct Held {
     id: String,
     /// Its first process, once it is known.
     first: Option<OwnedFd>,
+    /// The same by its number, and where that is kept.
+    number: Option<u32>,
+    live: Live,
     /// The control group, by itself, to see when all of its processes are gone.
     group: Option<Cgroup>,
 }
@@ -101,6 +116,7 @@ impl DockerBackend {
             host,
             found: OnceLock::new(),
             image: Mutex::new(None),
+            live: Live::default(),
         }
     }
 
@@ -149,6 +165,16 @@ impl Backend for DockerBackend {
         all
     }
 
+    fn elsewhere(&self) -> Vec<u32> {
+        let all = self.live.all();
+        let groups = all.iter().filter_map(|pid| Cgroup::of_process(*pid).ok());
+        // One that ends meanwhile has none.
+        groups
+            .filter_map(|group| group.processes().ok())
+            .flatten()
+            .collect()
+    }
+
     fn create(&self, plan: &Plan) -> Result<(Box<dyn Sandbox>, Receipt), CreateError> {
         static RECLAIM: std::sync::Once = std::sync::Once::new();
         let unusable = |(why, fix): Lack| CreateError::Unusable { why, fix };
@@ -181,6 +207,7 @@ impl Backend for DockerBackend {
             image,
             shapes,
             steps: Vec::new(),
+            live: self.live.clone(),
         };
         let made = making.make(&self.program, &packages.folder);
         let (sandbox, steps) = made.map_err(|error| match error {
@@ -248,6 +275,7 @@ struct Making<'a> {
     image: String,
     shapes: Vec<jail::root::Shape>,
     steps: Vec<Step>,
+    live: Live,
 }
 
 impl Making<'_> {
@@ -269,6 +297,8 @@ impl Making<'_> {
             daemon: daemon.clone(),
             id,
             first: None,
+            number: None,
+            live: self.live.clone(),
             group: None,
         };
         let mut sandbox = DockerSandbox {
@@ -442,6 +472,8 @@ impl DockerSandbox {
             ));
         }
         held.first = Some(first);
+        held.number = Some(number);
+        held.live.all().insert(number);
         Ok(number)
     }
 
@@ -526,6 +558,14 @@ impl Holder for Held {
     fn ended_for_memory(&mut self) -> bool {
         let state = self.daemon.state(&self.id);
         state.is_ok_and(|state| state.oom_killed == Some(true))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.live.all().remove(&number);
+        }
     }
 }
 

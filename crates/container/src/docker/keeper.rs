@@ -16,7 +16,7 @@ use casemate_driver::packets::Packets;
 use casemate_linux::file::create_private;
 use casemate_linux::jail::root::{Builder, Plan};
 use casemate_linux::jail::wall;
-use casemate_linux::{Limit, Step, handoff, keeper, take_fd};
+use casemate_linux::{Limit, handoff, keeper, take_fd};
 
 use super::lower::{EMPTY, EMPTY_FILES, GROUPS, KeeperJob};
 use super::{Ids, PLACES};
@@ -126,7 +126,6 @@ fn stage(job: &KeeperJob, given: &mut Given) -> Result<(), String> {
     nothing(&job.place)?;
     let scratch = built.scratch.ok_or("there is no scratch")?;
     handoff::send(&given.handoff, scratch).map_err(|e| format!("handing over: {e}"))?;
-    steps.push(environment());
     report(&given.control, &steps)
 }
 
@@ -139,19 +138,6 @@ fn nothing(place: &Path) -> Result<(), String> {
         keeper::write_new(&place.join(name), b"")?;
     }
     keeper::seal(place)
-}
-
-fn environment() -> Step {
-    Step::run(
-        casemate_driver::walls::ENVIRONMENT,
-        "the plan's and the interpreter's",
-        || {
-            Ok(
-                "six variables of the request's, none of the host's; the daemon's own is taken out"
-                    .to_owned(),
-            )
-        },
-    )
 }
 
 /// The container, then what was staged for it.

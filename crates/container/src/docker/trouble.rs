@@ -110,7 +110,9 @@ impl Trouble {
         if lower.contains("no such image") {
             return Self::ImageMissing { said };
         }
-        if lower.contains("runtime") && (lower.contains("unknown") || lower.contains("invalid")) {
+        // In the words of 20.10, and of newer ones.
+        let unknown = ["unknown runtime", "unknown or invalid runtime"];
+        if unknown.iter().any(|words| lower.contains(words)) {
             return Self::NoRuntime;
         }
         Self::Refused { status, said }
@@ -163,6 +165,9 @@ mod tests {
         ] {
             assert_eq!(of(400, said), Trouble::NoRuntime);
         }
+        let runtimes =
+            "OCI runtime create failed: runc create failed: unable to apply bounding set: unknown";
+        assert!(matches!(of(500, runtimes), Trouble::Refused { .. }));
         let refused = of(409, "Conflict. The container name is in use");
         assert!(matches!(refused, Trouble::Refused { status: 409, .. }));
         assert!(of(404, "No such container: x").is_gone());

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 
+use casemate_linux::seccomp::installed::Installed;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use super::process::{Found, Process};
@@ -23,10 +24,26 @@ pub(crate) fn set_open_files(open_files: Option<u64>, pid: u32) -> Result<(), St
         .map_err(|error| format!("prlimit: {error}"))
 }
 
+/// That the kernel holds filters for it which let nothing through that the jail's would not: each is read back and run.
 pub(crate) fn filtered(process: &Process) -> Found {
     process.expect("Seccomp", "2")?;
-    let filters = process.says("Seccomp_filters");
-    Ok(format!("mode 2, {filters} filters"))
+    let installed = Installed::of(process.pid)
+        .map_err(|error| format!("its filters cannot be read back: {error}"))?;
+    if installed.count() == 0 {
+        let why = "the kernel shows none of its filters (it takes CONFIG_CHECKPOINT_RESTORE)";
+        return Err(why.to_owned());
+    }
+    let beyond = installed.beyond_the_jail()?;
+    if let Some(first) = beyond.first() {
+        return Err(format!(
+            "{first} and {} more calls are let through",
+            beyond.len() - 1
+        ));
+    }
+    Ok(format!(
+        "mode 2, {} filters, read back: no call beyond the jail's",
+        installed.count()
+    ))
 }
 
 pub(crate) fn not_dumpable(user: u32, process: &Process) -> Found {

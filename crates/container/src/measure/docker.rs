@@ -4,18 +4,20 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use casemate_driver::walls as shared;
 use casemate_linux::Step;
 use casemate_linux::cgroup::Cgroup;
 use casemate_linux::jail::wall as jail;
 use casemate_linux::lockdown::wall;
 
 use super::checks::{
-    descriptors, filtered, identity, network, no_capabilities, no_new_privs, not_dumpable,
-    pid_namespace, rlimits,
+    descriptors, environment, filtered, identity, network, no_capabilities, no_new_privs,
+    not_dumpable, pid_namespace, rlimits,
 };
 use super::mounts::{MountLine, check_mounts, mount_lines};
 use super::process::{Found, Process, member, processes};
 use super::sentry::{empty_root, sentry};
+use crate::bundle::ENVIRON;
 use crate::walls;
 
 /// Parts of the stage that are file systems of their own, and where each is shown.
@@ -30,6 +32,19 @@ const OWN: [(&str, &str); 5] = [
 const OF_PROCESSES: [&str; 4] = ["self", "thread-self", "net", "mounts"];
 /// What of `/dev` is shown.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "shm"];
+
+/// The container's name, as a daemon puts it into the environment.
+const HOSTNAME: &str = "HOSTNAME=casemate";
+/// What a process is started with: what was asked for, and the name, which our driver takes out again.
+const ENVIRONMENT: [&str; ENVIRON.len() + 1] = {
+    let mut all = [HOSTNAME; ENVIRON.len() + 1];
+    let mut at = 0;
+    while at < ENVIRON.len() {
+        all[at] = ENVIRON[at];
+        at += 1;
+    }
+    all
+};
 
 /// What is expected of a container.
 #[derive(Debug, Clone, Copy)]
@@ -98,6 +113,11 @@ pub(crate) fn shared(expected: &Expected<'_>, pid: u32, group: &Cgroup) -> Vec<S
             "the filter of the jail, by libseccomp",
             &filtered,
         ),
+        each(
+            shared::ENVIRONMENT,
+            "the interpreter's, none of the host's",
+            &|p| environment(&ENVIRONMENT, p),
+        ),
         each(wall::RLIMITS, "as in the plan", &|p| {
             rlimits(expected.open_files, p)
         }),
@@ -139,6 +159,12 @@ pub(crate) fn gvisor(expected: &Expected<'_>, pid: u32, group: &Cgroup) -> Vec<S
     let files = || gofer.as_ref().map_err(Clone::clone);
     steps.extend([
         look(walls::DAEMON, DAEMON_ASKED, &|p| here(expected, p, files()?)),
+        // A process's environment in there is not to be seen from outside.
+        look(
+            shared::ENVIRONMENT,
+            "the interpreter's, none of the host's",
+            &|_| Ok(format!("{} variables of the request's", ENVIRON.len())),
+        ),
         look(wall::NETWORK_NAMESPACE, "a network of its own", &network),
         look(wall::IPC_NAMESPACE, "not the host's", &|p| {
             p.own_namespace("ipc")

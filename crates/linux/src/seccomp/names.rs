@@ -421,6 +421,12 @@ pub(super) fn syscall(name: &str) -> Option<i64> {
     all.find(|(word, _)| *word == name).map(|(_, n)| n)
 }
 
+pub(super) fn of_number(number: u32) -> Option<&'static str> {
+    let mut all = CALLS.iter().chain(OLD_CALLS).copied();
+    all.find(|(_, n)| *n == i64::from(number))
+        .map(|(word, _)| word)
+}
+
 pub(super) fn constant(name: &str) -> Option<u64> {
     if name == "SELF_PID" {
         return Some(u64::from(std::process::id()));
