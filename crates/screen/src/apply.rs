@@ -13,7 +13,7 @@ use crate::effects;
 use crate::eval::join_path;
 use crate::facts::{Link, SeenFile, Use};
 use crate::resolve::{HIDDEN, names_of, runs_code, text_of, texts_of};
-use crate::value::{Args, Cx, Value};
+use crate::value::{Args, Cx, Value, Values};
 use crate::walk::Walker;
 
 /// The deepest nesting of the program's own functions that is looked into.
@@ -157,7 +157,7 @@ impl<'a> Walker<'a, '_> {
             return;
         }
         let mut called: Vec<(Value<'a>, Args<'a>)> = Vec::new();
-        let named = |name: &&str| args.get(usize::MAX, &[name]).to_vec();
+        let named = |name: &&str| Values::from(args.get(usize::MAX, &[name]));
         for (index, values) in args.positional.iter().enumerate().take(8) {
             for value in values
                 .iter()
@@ -185,7 +185,7 @@ impl<'a> Walker<'a, '_> {
         .flat_map(named)
         {
             if callable(&value) {
-                let rest = given.clone().unwrap_or_else(|| args.at(0).to_vec());
+                let rest = given.clone().unwrap_or_else(|| args.at(0).into());
                 called.push((value, Args::of(vec![rest])));
             }
         }
@@ -503,7 +503,7 @@ impl<'a> Walker<'a, '_> {
         {
             let made = self.resolver.args(made, cx, 0);
             let end = made.positional.get(1).or(made.positional.first());
-            if let Some([Value::Int(end)]) = end.map(Vec::as_slice)
+            if let Some([Value::Int(end)]) = end.map(Values::as_slice)
                 && crate::smells::too_many(*end)
             {
                 self.resource("bomb: an allocation of many gigabytes", range);
@@ -612,7 +612,7 @@ impl<'a> Walker<'a, '_> {
                 let given = texts
                     .into_iter()
                     .filter_map(Value::text)
-                    .map(|text| vec![text])
+                    .map(Values::from)
                     .collect();
                 let callee = Value::name(crate::names::canonical(&name));
                 self.apply(&callee, &Args::of(given), range, Certainty::Likely);

@@ -95,7 +95,7 @@ impl<'a> Resolver<'a> {
         depth: usize,
     ) -> Values<'a> {
         if self.stops(depth) {
-            return Vec::new();
+            return Values::new();
         }
         let next = depth + 1;
         match callee {
@@ -104,7 +104,7 @@ impl<'a> Resolver<'a> {
                 self.invoke_own(callee, args, next)
             }
             Value::Class(class, scope) => {
-                let mut values = vec![Value::Instance(class, *scope)];
+                let mut values = Values::One(Value::Instance(class, *scope));
                 let parent = self
                     .bindings
                     .scope(*scope)
@@ -136,7 +136,7 @@ impl<'a> Resolver<'a> {
                 self.method(receiver, method, args, cx, next)
             }
             Value::Made(made) => self.invoke_made(made, args, cx, next),
-            _ => Vec::new(),
+            _ => Values::new(),
         }
     }
 
@@ -158,7 +158,7 @@ impl<'a> Resolver<'a> {
                 values
             }
             // An object of a class that `type` made.
-            "types.SimpleNamespace" => vec![Value::Made(Rc::clone(made))],
+            "types.SimpleNamespace" => Values::One(Value::Made(Rc::clone(made))),
             "operator.attrgetter" => {
                 let mut values = Values::new();
                 for name in texts_of(made.args.at(0)) {
@@ -189,7 +189,7 @@ impl<'a> Resolver<'a> {
                 }
                 values
             }
-            _ => Vec::new(),
+            _ => Values::new(),
         }
     }
 
@@ -201,7 +201,7 @@ impl<'a> Resolver<'a> {
         cx: &Cx<'a>,
         depth: usize,
     ) -> Values<'a> {
-        let mut values = vec![object.clone()];
+        let mut values = Values::One(object.clone());
         for name in path.split('.').take(8) {
             let mut next = Values::new();
             for value in &values {
@@ -222,7 +222,7 @@ impl<'a> Resolver<'a> {
         depth: usize,
     ) -> Values<'a> {
         match value {
-            Value::Name(base) if base.starts_with(':') => Vec::new(),
+            Value::Name(base) if base.starts_with(':') => Values::new(),
             Value::Name(base) => member(base, name).map(Value::Name).into_iter().collect(),
             Value::Instance(_, scope) | Value::Class(_, scope) => {
                 let mut values = Values::new();
@@ -239,11 +239,9 @@ impl<'a> Resolver<'a> {
             | Value::Int(_)
             | Value::Big(_)
             | Value::List(_)
-            | Value::Dict(_) => {
-                vec![Value::Bound(Rc::new((value.clone(), name.into())))]
-            }
-            Value::Made(made) => made.args.get(usize::MAX, &[name]).to_vec(),
-            _ => Vec::new(),
+            | Value::Dict(_) => Values::One(Value::Bound(Rc::new((value.clone(), name.into())))),
+            Value::Made(made) => made.args.get(usize::MAX, &[name]).into(),
+            _ => Values::new(),
         }
     }
 
@@ -273,7 +271,7 @@ impl<'a> Resolver<'a> {
         };
         let positional: Vec<Values<'a>> = given
             .into_iter()
-            .map(|own| vec![own])
+            .map(|own| Values::One(own))
             .chain(args.positional.iter().cloned())
             .collect();
         let names = parameters.posonlyargs.iter().chain(&parameters.args);
@@ -303,7 +301,7 @@ impl<'a> Resolver<'a> {
             }
         }
         if let Some(rest) = &parameters.kwarg {
-            vars.insert(rest.name.as_str(), vec![Value::Dict(Rc::new(other))]);
+            vars.insert(rest.name.as_str(), Values::One(Value::Dict(Rc::new(other))));
         }
         let parent = self
             .bindings
@@ -345,11 +343,11 @@ impl<'a> Resolver<'a> {
     fn invoke_own(&mut self, callee: &Value<'a>, args: &Args<'a>, depth: usize) -> Values<'a> {
         if depth > MAX_DEPTH / 2 {
             self.allowance.cut();
-            return Vec::new();
+            return Values::new();
         }
         // A call costs as much as many statements.
         if !self.allowance.burn(10) {
-            return Vec::new();
+            return Values::new();
         }
         let version = self.bindings.version();
         let key = self.memory.key(callee, args);
@@ -375,14 +373,14 @@ impl<'a> Resolver<'a> {
 
     fn follow(&mut self, callee: &Value<'a>, args: &Args<'a>, depth: usize) -> Values<'a> {
         let Some(at) = self.inside(callee, args, depth) else {
-            return Vec::new();
+            return Values::new();
         };
         let function = match callee {
             Value::Method(method) => method.0.clone(),
             other => other.clone(),
         };
         let Some(scope) = self.bindings.scope(at.scope) else {
-            return Vec::new();
+            return Values::new();
         };
         let (returns, yields) = (scope.returns.clone(), scope.yields.clone());
         let next = depth + 8;
@@ -435,7 +433,7 @@ impl<'a> Resolver<'a> {
         depth: usize,
     ) -> Values<'a> {
         let Value::Instance(_, scope) = object else {
-            return Vec::new();
+            return Values::new();
         };
         let mut values = Values::new();
         for binding in self.bindings.member(*scope, name) {
@@ -471,7 +469,8 @@ impl<'a> Resolver<'a> {
                     absorb(&mut values, found);
                 }
             }
-            values.retain(|value| !matches!(value, Value::Instance(..)));
+            let told = |value: &Value<'a>| !matches!(value, Value::Instance(..));
+            values = values.into_iter().filter(told).collect();
         }
         let keeps_name = values.is_empty() || name.starts_with("pathlib.");
         if keeps_name {
@@ -518,7 +517,7 @@ impl<'a> Resolver<'a> {
             }
             // The text itself stands for what it was compiled to.
             "builtins.compile" | "ast.parse" => {
-                let mut values = args.get(0, &["source"]).to_vec();
+                let mut values = Values::from(args.get(0, &["source"]));
                 merge(&mut values, [Value::name(&*format!("{name}()"))]);
                 values
             }
@@ -528,7 +527,7 @@ impl<'a> Resolver<'a> {
             | "operator.methodcaller"
             | "types.SimpleNamespace" => {
                 let (maker, args) = (name.into(), args.clone());
-                vec![Value::Made(Rc::new(Made { maker, args }))]
+                Values::One(Value::Made(Rc::new(Made { maker, args })))
             }
             "os.getenv" | "os.environ.get"
                 if texts_of(args.at(0))
@@ -540,7 +539,7 @@ impl<'a> Resolver<'a> {
                     .chain(Some(Value::name("os.getenv()")))
                     .collect()
             }
-            "functools.wraps" | "functools.lru_cache" | "functools.cache" => Vec::new(),
+            "functools.wraps" | "functools.lru_cache" | "functools.cache" => Values::new(),
             _ => return self.reflective_method(name, args, cx, depth),
         })
     }
@@ -618,7 +617,7 @@ impl<'a> Resolver<'a> {
                 let mut results = Vec::new();
                 for (index, item) in items.iter().enumerate() {
                     if !self.allowance.burn(1) {
-                        return Some(vec![Value::name(crate::resolve::HIDDEN)]);
+                        return Some(Values::One(Value::name(crate::resolve::HIDDEN)));
                     }
                     let given = if name == "itertools.starmap" {
                         item.rounds()
@@ -652,7 +651,7 @@ impl<'a> Resolver<'a> {
                 };
                 for item in items.take(4096) {
                     if !self.allowance.burn(1) {
-                        return Some(vec![Value::name(crate::resolve::HIDDEN)]);
+                        return Some(Values::One(Value::name(crate::resolve::HIDDEN)));
                     }
                     let given = Args::of(vec![sum, item.spread()]);
                     let mut result = Values::new();
@@ -687,7 +686,7 @@ pub(crate) fn partial_call<'a>(made: &Made<'a>, args: &Args<'a>) -> (Values<'a>,
     let first = made.args.positional.get(1..).unwrap_or_default();
     let mut merged = args.after(first, &made.args.named);
     merged.exprs.extend(made.args.exprs.iter().skip(1).cloned());
-    (made.args.at(0).to_vec(), merged)
+    (made.args.at(0).into(), merged)
 }
 
 fn imported<'a>(args: &Args<'a>, root_only: bool) -> Values<'a> {

@@ -266,7 +266,7 @@ impl<'a> Resolver<'a> {
     /// The value of an expression, remembered where it does not depend on a call that is followed.
     pub(crate) fn eval(&mut self, expr: &'a Expr, cx: &Cx<'a>, depth: usize) -> Values<'a> {
         if self.stops(depth) {
-            return vec![Value::name(HIDDEN)];
+            return Values::One(Value::name(HIDDEN));
         }
         let costly = matches!(
             expr,
@@ -298,7 +298,7 @@ impl<'a> Resolver<'a> {
             Some(Some(known)) => return known.clone(),
             Some(None) => {
                 self.allowance.cut();
-                return Vec::new();
+                return Values::new();
             }
             None => {}
         }
@@ -339,7 +339,7 @@ impl<'a> Resolver<'a> {
                     },
                     depth + 1,
                 ),
-                None => Vec::new(),
+                None => Values::new(),
             };
         }
         let mark = self.allowance.mark();
@@ -384,7 +384,7 @@ impl<'a> Resolver<'a> {
         cx: &Cx<'a>,
         depth: usize,
     ) -> Values<'a> {
-        let mut values: Values<'a> = Vec::new();
+        let mut values = Values::new();
         for binding in bound {
             if let Binding::Changed(stmt, scope) = binding {
                 let at = Cx {
@@ -410,7 +410,7 @@ impl<'a> Resolver<'a> {
             env: cx.env.clone(),
         };
         match binding {
-            Binding::Qualified(name) => vec![Value::Name(Rc::clone(name))],
+            Binding::Qualified(name) => Values::One(Value::Name(Rc::clone(name))),
             Binding::Value(expr, scope) => self.eval(expr, &at(scope), next),
             Binding::Item(expr, scope) => {
                 let values = self.eval(expr, &at(scope), next);
@@ -434,9 +434,9 @@ impl<'a> Resolver<'a> {
                 let plain = Value::Function(function, *scope, cx.env.clone());
                 self.decorated(function, plain, cx, next)
             }
-            Binding::Class(class, scope) => vec![Value::Class(class, *scope)],
-            Binding::Instance(class, scope) => vec![Value::Instance(class, *scope)],
-            Binding::Changed(..) | Binding::Parameter | Binding::Unknown => Vec::new(),
+            Binding::Class(class, scope) => Values::One(Value::Class(class, *scope)),
+            Binding::Instance(class, scope) => Values::One(Value::Instance(class, *scope)),
+            Binding::Changed(..) | Binding::Parameter | Binding::Unknown => Values::new(),
         }
     }
 
@@ -448,7 +448,7 @@ impl<'a> Resolver<'a> {
         cx: &Cx<'a>,
         depth: usize,
     ) -> Values<'a> {
-        let mut values = vec![plain];
+        let mut values = Values::One(plain);
         for decorator in function.decorator_list.iter().rev() {
             let outer = self.bindings.scope_of(function);
             let parent = outer.and_then(|scope| self.bindings.scope(scope)?.parent);
@@ -490,7 +490,7 @@ impl<'a> Resolver<'a> {
     /// `globals()["x"]`: what a text names.
     pub(crate) fn by_text(&mut self, text: &str, cx: &Cx<'a>, depth: usize) -> Values<'a> {
         if text == "__builtins__" {
-            return vec![Value::name("builtins")];
+            return Values::One(Value::name("builtins"));
         }
         let Some((home, bound)) = self.bindings.lookup(text, cx.scope) else {
             return self.free(text);
@@ -498,7 +498,7 @@ impl<'a> Resolver<'a> {
         let bound = Rc::clone(bound);
         if depth > MAX_DEPTH {
             self.allowance.cut();
-            return Vec::new();
+            return Values::new();
         }
         let mut values = Values::new();
         for binding in bound.iter() {
@@ -511,11 +511,11 @@ impl<'a> Resolver<'a> {
     pub(crate) fn evaluated(&mut self, text: &Rc<str>, cx: &Cx<'a>, depth: usize) -> Values<'a> {
         if depth > MAX_DEPTH / 2 {
             self.allowance.cut();
-            return Vec::new();
+            return Values::new();
         }
         match self.parse(text).and_then(only_expression) {
             Some(expr) => self.eval(expr, cx, depth + 20),
-            None => Vec::new(),
+            None => Values::new(),
         }
     }
 
@@ -550,31 +550,29 @@ impl<'a> Resolver<'a> {
                     .collect()
             }
             // A member of an enumeration.
-            Value::Text(_) | Value::Bytes(_) if name == "value" => vec![value.clone()],
-            Value::Text(_) if name == "__class__" => vec![Value::name("builtins.str")],
-            Value::Bytes(_) if name == "__class__" => vec![Value::name("builtins.bytes")],
+            Value::Text(_) | Value::Bytes(_) if name == "value" => Values::One(value.clone()),
+            Value::Text(_) if name == "__class__" => Values::One(Value::name("builtins.str")),
+            Value::Bytes(_) if name == "__class__" => Values::One(Value::name("builtins.bytes")),
             Value::Text(text) if name == "name" => {
                 let last = text.rsplit('/').next().unwrap_or("");
                 Value::text(last).into_iter().collect()
             }
             Value::Made(made) if &*made.maker == "types.SimpleNamespace" => {
-                made.args.get(usize::MAX, &[name]).to_vec()
+                made.args.get(usize::MAX, &[name]).into()
             }
             Value::Function(function, ..) => match name {
                 "__name__" => Value::text(function.name.as_str()).into_iter().collect(),
-                "__wrapped__" | "__call__" => vec![value.clone()],
+                "__wrapped__" | "__call__" => Values::One(value.clone()),
                 _ => self.loose(name, cx, depth),
             },
-            Value::Lambda(..) if name == "__call__" => vec![value.clone()],
+            Value::Lambda(..) if name == "__call__" => Values::One(value.clone()),
             Value::Text(_)
             | Value::Bytes(_)
             | Value::Int(_)
             | Value::Big(_)
             | Value::List(_)
-            | Value::Dict(_) => {
-                vec![Value::Bound(Rc::new((value.clone(), name.into())))]
-            }
-            _ => Vec::new(),
+            | Value::Dict(_) => Values::One(Value::Bound(Rc::new((value.clone(), name.into())))),
+            _ => Values::new(),
         }
     }
 
@@ -583,7 +581,7 @@ impl<'a> Resolver<'a> {
             return Value::text(text).into_iter().collect();
         }
         if name == "__call__" {
-            return vec![Value::name(base)];
+            return Values::One(Value::name(base));
         }
         member(base, name).map(Value::Name).into_iter().collect()
     }
@@ -611,7 +609,7 @@ impl<'a> Resolver<'a> {
     ) -> Values<'a> {
         if depth > MAX_DEPTH {
             self.allowance.cut();
-            return Vec::new();
+            return Values::new();
         }
         let mut values = Values::new();
         let stripped = self.without_foreign(cx, scope);
@@ -631,7 +629,7 @@ impl<'a> Resolver<'a> {
                     }
                     _ => value,
                 };
-                absorb(&mut values, vec![value]);
+                absorb(&mut values, Values::One(value));
             }
         }
         if values.is_empty() {
@@ -657,7 +655,7 @@ impl<'a> Resolver<'a> {
                         (Value::Name(outer), None) => {
                             member(outer, name).map(Value::Name).into_iter().collect()
                         }
-                        _ => Vec::new(),
+                        _ => Values::new(),
                     };
                     absorb(&mut values, found);
                 }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use ruff_python_ast::{Expr, ExprLambda, StmtClassDef, StmtFunctionDef};
 
 use crate::bindings::{ByName, ByNode, ScopeId};
+pub(crate) use crate::values::Values;
 
 /// The most values one expression is taken to have.
 pub(crate) const MAX_VALUES: usize = 8;
@@ -13,9 +14,6 @@ pub(crate) const MAX_VALUES: usize = 8;
 pub(crate) const MAX_TEXT: usize = 256 * 1024;
 /// The longest list that is worked out.
 pub(crate) const MAX_ITEMS: usize = 32 * 1024;
-
-/// Every value that an expression may have; none when nothing is known.
-pub(crate) type Values<'a> = Vec<Value<'a>>;
 
 /// One value.
 #[derive(Debug, Clone)]
@@ -82,7 +80,7 @@ impl<'a> Args<'a> {
 
     /// The values at a position.
     pub(crate) fn at(&self, position: usize) -> &[Value<'a>] {
-        self.positional.get(position).map_or(&[], Vec::as_slice)
+        self.positional.get(position).map_or(&[], Values::as_slice)
     }
 
     /// The values at a position or under one of these names.
@@ -228,17 +226,17 @@ impl<'a> Value<'a> {
 
     /// What an item may be.
     pub(crate) fn item(values: Values<'a>) -> Self {
-        match <[Value<'a>; 1]>::try_from(values) {
-            Ok([one]) => one,
-            Err(values) => Self::Any(Rc::new(values)),
+        match values {
+            Values::One(one) => one,
+            values => Self::Any(Rc::new(values)),
         }
     }
 
     /// What an item may be, one by one.
     pub(crate) fn spread(&self) -> Values<'a> {
         match self {
-            Self::Any(values) => values.to_vec(),
-            other => vec![other.clone()],
+            Self::Any(values) => Values::clone(values),
+            other => other.clone().into(),
         }
     }
 

@@ -549,7 +549,7 @@ impl<'a> Walker<'a, '_> {
                 if let Value::Function(..) | Value::Lambda(..) | Value::Method(_) | Value::Made(_) =
                     value
                 {
-                    let args = Args::of(vec![vec![Value::Function(function, scope, None)]]);
+                    let args = Args::of(vec![Value::Function(function, scope, None).into()]);
                     self.apply(&value, &args, decorator.range, Certainty::Likely);
                 }
             }
