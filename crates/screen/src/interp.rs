@@ -29,13 +29,13 @@ impl<'a> Resolver<'a> {
         cx: &Cx<'a>,
         depth: usize,
     ) -> Values<'a> {
-        if depth > MAX_DEPTH / 2
-            || self
-                .running
-                .iter()
-                .any(|running| std::ptr::eq(*running, stmt))
-        {
+        if depth > MAX_DEPTH / 2 {
             self.allowance.cut();
+            return before;
+        }
+        let mut running = self.running.iter();
+        if let Some(&(_, place)) = running.find(|(running, _)| std::ptr::eq(*running, stmt)) {
+            self.allowance.circle(place);
             return before;
         }
         // Bindings of the loop itself are in the list too; the last known value before it counts.
@@ -47,9 +47,11 @@ impl<'a> Resolver<'a> {
             .into_iter()
             .collect();
         let at = cx.with(home, ByName::from_iter([(name, start)]));
-        self.running.push(stmt);
+        let place = self.allowance.enter();
+        self.running.push((stmt, place));
         let flow = self.run_stmt(stmt, &at, depth + 1);
         self.running.pop();
+        self.allowance.leave();
         let mut after = Values::new();
         if !matches!(flow, Flow::Lost) {
             after = at.var(home, name).unwrap_or_default();

@@ -5,7 +5,7 @@
 //! followed with the arguments they are given, and loops over constants are run. Everything is
 //! bounded; what exceeds a bound becomes the name [`HIDDEN`], which the rules know.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use foldhash::fast::RandomState;
@@ -34,20 +34,27 @@ pub(crate) struct Resolver<'a> {
     pub(crate) bindings: Bindings<'a>,
     arena: &'a Arena,
     known: HashMap<(ScopeId, &'a str), Values<'a>, RandomState>,
-    /// Values of expressions outside calls that are followed; nothing while they are being worked out.
-    memo: ByNode<Option<Values<'a>>>,
+    /// Values of expressions outside calls that are followed.
+    memo: ByNode<Memo<'a>>,
     /// What the program's own functions gave, and how deep their calls stood.
     pub(crate) memory: Memory<'a, usize, Values<'a>>,
     /// Code that a call of `exec` and its like runs.
     code: ByNode<Vec<&'a [Stmt]>>,
     parsed: HashMap<Rc<str>, Option<&'a [Stmt]>, RandomState>,
-    /// Loops that are being run.
-    pub(crate) running: Vec<&'a Stmt>,
+    /// Loops that are being run, and their places among what is being worked out.
+    pub(crate) running: Vec<(&'a Stmt, usize)>,
     pub(crate) allowance: Allowance,
     /// Whether code in a text could not be read for its nesting or its number.
     pub(crate) unread: bool,
-    /// Names that are being worked out inside frames, which are not remembered.
-    open: HashSet<(ScopeId, &'a str), RandomState>,
+    /// Names that are being worked out, and their places among what is.
+    open: HashMap<(ScopeId, &'a str), usize, RandomState>,
+}
+
+/// What is known of an expression.
+enum Memo<'a> {
+    /// It is being worked out, at this place among what is.
+    Open(usize),
+    Known(Values<'a>),
 }
 
 impl<'a> Resolver<'a> {
@@ -64,7 +71,7 @@ impl<'a> Resolver<'a> {
             running: Vec::new(),
             allowance: Allowance::new(),
             unread: false,
-            open: HashSet::default(),
+            open: HashMap::default(),
         };
         resolver.settle();
         resolver
@@ -295,18 +302,20 @@ impl<'a> Resolver<'a> {
             return values;
         }
         match self.memo.get(&key) {
-            Some(Some(known)) => return known.clone(),
-            Some(None) => {
-                self.allowance.cut();
+            Some(Memo::Known(known)) => return known.clone(),
+            Some(&Memo::Open(place)) => {
+                self.allowance.circle(place);
                 return Values::new();
             }
             None => {}
         }
         // Until it is known it stands for nothing, which also ends circles.
-        self.memo.insert(key, None);
+        let place = self.allowance.enter();
+        self.memo.insert(key, Memo::Open(place));
         let mark = self.allowance.mark();
         let values = self.eval_new(expr, cx, depth);
-        self.memo.insert(key, Some(values.clone()));
+        self.memo.insert(key, Memo::Known(values.clone()));
+        self.allowance.leave();
         self.allowance.remembered(&mark);
         values
     }
@@ -326,8 +335,8 @@ impl<'a> Resolver<'a> {
             return known.clone();
         }
         let bound = Rc::clone(bound);
-        if !self.open.insert((home, id)) {
-            self.allowance.cut();
+        if let Some(&place) = self.open.get(&(home, id)) {
+            self.allowance.circle(place);
             // `class A: os = os`: what the name stood for outside.
             let outer = self.bindings.scope(home).and_then(|scope| scope.parent);
             return match outer {
@@ -342,6 +351,8 @@ impl<'a> Resolver<'a> {
                 None => Values::new(),
             };
         }
+        let place = self.allowance.enter();
+        self.open.insert((home, id), place);
         let mark = self.allowance.mark();
         let mut values = self.bound(id, home, &bound, cx, depth);
         let offset = name.range.start().into();
@@ -350,6 +361,7 @@ impl<'a> Resolver<'a> {
             merge(&mut values, self.free(id));
         }
         self.open.remove(&(home, id));
+        self.allowance.leave();
         let own_builtin = is_builtin(id) && home == cx.scope;
         if !framed && !own_builtin {
             self.known.insert((home, id), values.clone());
