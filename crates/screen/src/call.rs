@@ -39,6 +39,7 @@ impl<'a> Resolver<'a> {
     /// The arguments of a call.
     pub(crate) fn args(&mut self, call: &'a ExprCall, cx: &Cx<'a>, depth: usize) -> Args<'a> {
         let mut args = Args::default();
+        args.written.call = Some((call, 0, cx.clone()));
         for expr in &call.arguments.args {
             let values = self.eval(expr, cx, depth + 1);
             match (expr, single(&values)) {
@@ -62,11 +63,9 @@ impl<'a> Resolver<'a> {
                 }
                 _ => args.positional.push(values),
             }
-            args.exprs.push((expr, cx.clone()));
         }
         for keyword in &call.arguments.keywords {
             let values = self.eval(&keyword.value, cx, depth + 1);
-            args.exprs.push((&keyword.value, cx.clone()));
             match &keyword.arg {
                 Some(name) => args.named.push((name.as_str().into(), values)),
                 None => {
@@ -121,8 +120,8 @@ impl<'a> Resolver<'a> {
             }
             Value::Instance(_, scope) => {
                 let mut values = Values::new();
-                for binding in self.bindings.member(*scope, "__call__") {
-                    if let Binding::Function(function, home) = binding {
+                for binding in self.bindings.member(*scope, "__call__").iter() {
+                    if let &Binding::Function(function, home) = binding {
                         let function = Value::Function(function, home, None);
                         let method = Value::Method(Rc::new((function, callee.clone())));
                         let found = self.invoke_own(&method, args, next);
@@ -226,8 +225,9 @@ impl<'a> Resolver<'a> {
             Value::Name(base) => member(base, name).map(Value::Name).into_iter().collect(),
             Value::Instance(_, scope) | Value::Class(_, scope) => {
                 let mut values = Values::new();
-                for binding in self.bindings.member(*scope, name) {
-                    let found = self.bound("", *scope, &[binding], &Cx::at(cx.scope), depth + 1);
+                for binding in self.bindings.member(*scope, name).iter() {
+                    let only = std::slice::from_ref(binding);
+                    let found = self.bound("", *scope, only, &Cx::at(cx.scope), depth + 1);
                     absorb(&mut values, found);
                 }
                 let loose = self.loose(name, cx, depth);
@@ -269,23 +269,15 @@ impl<'a> Resolver<'a> {
         let Some(parameters) = parameters else {
             return Some((scope, vars));
         };
-        let positional: Vec<Values<'a>> = given
-            .into_iter()
-            .map(|own| Values::One(own))
-            .chain(args.positional.iter().cloned())
-            .collect();
+        let own = given.map(Values::from);
+        let positional = || own.iter().chain(&args.positional);
         let names = parameters.posonlyargs.iter().chain(&parameters.args);
         let count = parameters.posonlyargs.len() + parameters.args.len();
-        for (parameter, values) in names.zip(&positional) {
+        for (parameter, values) in names.zip(positional()) {
             vars.insert(parameter.name().as_str(), values.clone());
         }
         if let Some(rest) = &parameters.vararg {
-            let items = positional
-                .iter()
-                .skip(count)
-                .cloned()
-                .map(Value::item)
-                .collect();
+            let items = positional().skip(count).cloned().map(Value::item).collect();
             vars.insert(rest.name.as_str(), Value::list(items).into_iter().collect());
         }
         let mut other = Vec::new();
@@ -382,7 +374,7 @@ impl<'a> Resolver<'a> {
         let Some(scope) = self.bindings.scope(at.scope) else {
             return Values::new();
         };
-        let (returns, yields) = (scope.returns.clone(), scope.yields.clone());
+        let (returns, yields) = (Rc::clone(&scope.returns), Rc::clone(&scope.yields));
         let next = depth + 8;
         if let Value::Function(function, ..) = &function
             && yields.is_empty()
@@ -436,8 +428,8 @@ impl<'a> Resolver<'a> {
             return Values::new();
         };
         let mut values = Values::new();
-        for binding in self.bindings.member(*scope, name) {
-            if let Binding::Function(function, home) = binding {
+        for binding in self.bindings.member(*scope, name).iter() {
+            if let &Binding::Function(function, home) = binding {
                 let function = Value::Function(function, home, None);
                 let method = Value::Method(Rc::new((function, object.clone())));
                 let found = self.invoke_own(&method, args, depth + 20);
@@ -685,7 +677,14 @@ impl<'a> Resolver<'a> {
 pub(crate) fn partial_call<'a>(made: &Made<'a>, args: &Args<'a>) -> (Values<'a>, Args<'a>) {
     let first = made.args.positional.get(1..).unwrap_or_default();
     let mut merged = args.after(first, &made.args.named);
-    merged.exprs.extend(made.args.exprs.iter().skip(1).cloned());
+    let written = &made.args.written;
+    let calls = written.call.iter().chain(&written.before).cloned();
+    // The first expression of them is the function.
+    let before = calls.enumerate().map(|(index, (call, skip, cx))| {
+        let function = usize::from(index == 0);
+        (call, skip + function, cx)
+    });
+    merged.written.before.extend(before);
     (made.args.at(0).into(), merged)
 }
 

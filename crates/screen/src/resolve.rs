@@ -15,7 +15,7 @@ use ruff_python_parser::Mode;
 use crate::allowance::Allowance;
 use crate::analyse::parse_in;
 use crate::arena::{Arena, only_expression};
-use crate::bindings::{Binding, Bindings, ByNode, ScopeId, node};
+use crate::bindings::{Binding, Bindings, ByName, ByNode, ScopeId, node};
 use crate::memory::Memory;
 use crate::names::{canonical, is_builtin, join, member};
 use crate::value::{Args, Cx, MAX_VALUES, Value, Values, absorb, merge};
@@ -48,6 +48,8 @@ pub(crate) struct Resolver<'a> {
     pub(crate) unread: bool,
     /// Names that are being worked out, and their places among what is.
     open: HashMap<(ScopeId, &'a str), usize, RandomState>,
+    /// The builtins that were met, by the names that the program does not bind.
+    builtins: ByName<'a, Option<Rc<str>>>,
 }
 
 /// What is known of an expression.
@@ -72,6 +74,7 @@ impl<'a> Resolver<'a> {
             allowance: Allowance::new(),
             unread: false,
             open: HashMap::default(),
+            builtins: ByName::default(),
         };
         resolver.settle();
         resolver
@@ -323,7 +326,7 @@ impl<'a> Resolver<'a> {
     pub(crate) fn name(&mut self, name: &'a ExprName, cx: &Cx<'a>, depth: usize) -> Values<'a> {
         let id = name.id.as_str();
         let Some((home, bound)) = self.bindings.lookup(id, cx.scope) else {
-            return self.free(id);
+            return self.builtin(id);
         };
         if let Some(values) = cx.var(home, id) {
             return values;
@@ -485,11 +488,18 @@ impl<'a> Resolver<'a> {
         values
     }
 
+    /// What a name of the text stands for that the program does not bind.
+    fn builtin(&mut self, name: &'a str) -> Values<'a> {
+        if !self.bindings.stars().is_empty() {
+            return self.free(name);
+        }
+        let known = self.builtins.entry(name).or_insert_with(|| full_name(name));
+        known.clone().map(Value::Name).into_iter().collect()
+    }
+
     /// What a name stands for that the program does not bind.
     pub(crate) fn free(&self, name: &str) -> Values<'a> {
-        let builtin = is_builtin(name)
-            .then(|| Value::name(canonical(&["builtins.", name].concat())))
-            .into_iter();
+        let builtin = full_name(name).map(Value::Name).into_iter();
         let stars = self.bindings.stars().iter().rev().take(MAX_VALUES - 1);
         let starred = stars
             .filter(|module| {
@@ -626,8 +636,8 @@ impl<'a> Resolver<'a> {
         let mut values = Values::new();
         let stripped = self.without_foreign(cx, scope);
         let cx = &stripped;
-        for binding in self.bindings.member(scope, name) {
-            for value in self.binding(&binding, cx, depth + 1) {
+        for binding in self.bindings.member(scope, name).iter() {
+            for value in self.binding(binding, cx, depth + 1) {
                 let bind_self = matches!(binding, Binding::Function(function, _) if !has_decorator(function, "staticmethod"));
                 let value = match (object, &value) {
                     (Some(object), Value::Function(function, ..)) if is_property(function) => {
@@ -687,6 +697,11 @@ impl<'a> Resolver<'a> {
         merge(&mut values, self.loose(name, cx, depth));
         values
     }
+}
+
+/// The qualified name of a builtin.
+fn full_name(name: &str) -> Option<Rc<str>> {
+    is_builtin(name).then(|| canonical(&["builtins.", name].concat()).into())
 }
 
 /// Whether a method is read like an attribute.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use ruff_python_ast::{Expr, ExprLambda, StmtClassDef, StmtFunctionDef};
+use ruff_python_ast::{Expr, ExprCall, ExprLambda, StmtClassDef, StmtFunctionDef};
 
 use crate::bindings::{ByName, ByNode, ScopeId};
 pub(crate) use crate::values::Values;
@@ -65,11 +65,32 @@ pub(crate) struct Made<'a> {
 pub(crate) struct Args<'a> {
     pub(crate) positional: Vec<Values<'a>>,
     pub(crate) named: Vec<(Rc<str>, Values<'a>)>,
-    /// The expressions, in the order of the text, and where they stand: for what they carry along.
-    pub(crate) exprs: Vec<(&'a Expr, Cx<'a>)>,
+    /// The calls that they are written in.
+    pub(crate) written: Written<'a>,
+}
+
+/// A call that arguments are written in, without the first so many of them, and where it stands.
+pub(crate) type Call<'a> = (&'a ExprCall, usize, Cx<'a>);
+
+/// The calls that arguments are written in: one, and what partial calls were given before.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Written<'a> {
+    pub(crate) call: Option<Call<'a>>,
+    pub(crate) before: Vec<Call<'a>>,
 }
 
 impl<'a> Args<'a> {
+    /// The expressions, in the order of the text, and where they stand: for what they carry along.
+    pub(crate) fn exprs(&self) -> impl Iterator<Item = (&'a Expr, &Cx<'a>)> {
+        let calls = self.written.call.iter().chain(&self.written.before);
+        calls.flat_map(|(call, skip, cx)| {
+            let named = call.arguments.keywords.iter();
+            let all = call.arguments.args.iter();
+            let all = all.chain(named.map(|keyword| &keyword.value));
+            all.skip(*skip).map(move |expr| (expr, cx))
+        })
+    }
+
     /// Arguments by position only.
     pub(crate) fn of(positional: Vec<Values<'a>>) -> Self {
         Self {
@@ -103,7 +124,7 @@ impl<'a> Args<'a> {
         Self {
             positional: self.positional.iter().skip(count).cloned().collect(),
             named: self.named.clone(),
-            exprs: self.exprs.clone(),
+            written: self.written.clone(),
         }
     }
 
@@ -116,7 +137,7 @@ impl<'a> Args<'a> {
         Self {
             positional,
             named: all,
-            exprs: self.exprs.clone(),
+            written: self.written.clone(),
         }
     }
 }

@@ -616,7 +616,7 @@ impl<'a> Walker<'a, '_> {
             .bindings
             .scope(self.cx.scope)
             .map(|scope| scope.returns.clone());
-        for expr in returns.unwrap_or_default() {
+        for &expr in returns.unwrap_or_default().iter() {
             for value in self.resolver.values(expr, &self.cx.clone()) {
                 let Value::List(items) = value else { continue };
                 let Some(first) = items.first() else { continue };
