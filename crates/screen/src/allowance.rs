@@ -49,9 +49,16 @@ pub(crate) struct Allowance {
     until: Instant,
     /// What answers have cost that are remembered for the whole program: nobody pays for those again.
     once: Cost,
-    /// How often an answer was cut short by a bound, or by a circle that it stands in. Such an answer
-    /// depends on who asked.
+    /// How often an answer was cut short by a bound. Such an answer depends on who asked.
     cuts: u64,
+    /// How many names, expressions and statements are being worked out: each stands in the one before.
+    open: usize,
+    /// The circles that were met, each with when and with the place of what it came back to. An answer is
+    /// the same for everybody when all circles in it came back to something in it. A circle that reaches
+    /// further out hides those before it, so both numbers grow along the list.
+    circles: Vec<(u64, usize)>,
+    /// How many circles were met.
+    met: u64,
 }
 
 /// A moment to measure from.
@@ -60,6 +67,8 @@ pub(crate) struct Mark {
     left: Cost,
     once: Cost,
     cuts: u64,
+    open: usize,
+    met: u64,
 }
 
 impl Allowance {
@@ -73,7 +82,37 @@ impl Allowance {
             until: Instant::now() + LOOK_FOR,
             once: Cost::default(),
             cuts: 0,
+            open: 0,
+            circles: Vec::new(),
+            met: 0,
         }
+    }
+
+    /// Says that something is being worked out from here on; its place among those that are.
+    pub(crate) fn enter(&mut self) -> usize {
+        self.open += 1;
+        self.open - 1
+    }
+
+    /// Says that what was entered last is worked out.
+    pub(crate) fn leave(&mut self) {
+        self.open -= 1;
+    }
+
+    /// Says that an answer needs what is being worked out at a place, and so goes without it.
+    pub(crate) fn circle(&mut self, to: usize) {
+        self.met += 1;
+        while self.circles.last().is_some_and(|&(_, other)| other >= to) {
+            self.circles.pop();
+        }
+        self.circles.push((self.met, to));
+    }
+
+    /// Whether a circle was met since a moment that came back to something from before it.
+    fn reached_out(&self, since: &Mark) -> bool {
+        let first = self.circles.partition_point(|&(when, _)| when <= since.met);
+        let furthest = self.circles.get(first);
+        furthest.is_some_and(|&(_, to)| to < since.open)
     }
 
     /// Takes one step.
@@ -122,14 +161,17 @@ impl Allowance {
             left: self.left,
             once: self.once,
             cuts: self.cuts,
+            open: self.open,
+            met: self.met,
         }
     }
 
     /// What it would cost to work out again what was worked out since a moment; nothing when some answer
-    /// in it was cut short.
+    /// in it was cut short by a bound, or for the sake of what is still being worked out.
     pub(crate) fn again(&self, since: &Mark) -> Option<Cost> {
         let all = since.left.minus(self.left);
-        (self.cuts == since.cuts).then(|| all.minus(self.once.minus(since.once)))
+        let whole = self.cuts == since.cuts && !self.reached_out(since);
+        whole.then(|| all.minus(self.once.minus(since.once)))
     }
 
     /// Says that what was worked out since a moment is remembered for the whole program.
@@ -175,6 +217,22 @@ mod tests {
         allowance.burn(100);
         allowance.remembered(&inner);
         assert_eq!(allowance.again(&outer).unwrap().fuel, 5);
+    }
+
+    #[test]
+    fn a_circle_inside_an_answer_leaves_it_whole() {
+        let mut allowance = Allowance::new();
+        let outer = allowance.enter();
+        let mark = allowance.mark();
+        let inner = allowance.enter();
+        allowance.circle(inner);
+        allowance.leave();
+        assert!(allowance.again(&mark).is_some());
+        let later = allowance.mark();
+        allowance.circle(outer);
+        allowance.circle(allowance.open);
+        assert_eq!(allowance.again(&later), None);
+        assert_eq!(allowance.again(&mark), None);
     }
 
     #[test]

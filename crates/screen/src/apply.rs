@@ -13,7 +13,7 @@ use crate::effects;
 use crate::eval::join_path;
 use crate::facts::{Link, SeenFile, Use};
 use crate::resolve::{HIDDEN, names_of, runs_code, text_of, texts_of};
-use crate::value::{Args, Cx, Value};
+use crate::value::{Args, Cx, Value, Values};
 use crate::walk::Walker;
 
 /// The deepest nesting of the program's own functions that is looked into.
@@ -94,8 +94,8 @@ impl<'a> Walker<'a, '_> {
         args: &Args<'a>,
         range: TextRange,
     ) {
-        for binding in self.resolver.bindings.member(scope, name) {
-            if let Binding::Function(function, home) = binding {
+        for binding in self.resolver.bindings.member(scope, name).iter() {
+            if let &Binding::Function(function, home) = binding {
                 let function = Value::Function(function, home, None);
                 let method = Value::Method(Rc::new((function, object.clone())));
                 self.inline(&method, args, range);
@@ -157,7 +157,7 @@ impl<'a> Walker<'a, '_> {
             return;
         }
         let mut called: Vec<(Value<'a>, Args<'a>)> = Vec::new();
-        let named = |name: &&str| args.get(usize::MAX, &[name]).to_vec();
+        let named = |name: &&str| Values::from(args.get(usize::MAX, &[name]));
         for (index, values) in args.positional.iter().enumerate().take(8) {
             for value in values
                 .iter()
@@ -185,7 +185,7 @@ impl<'a> Walker<'a, '_> {
         .flat_map(named)
         {
             if callable(&value) {
-                let rest = given.clone().unwrap_or_else(|| args.at(0).to_vec());
+                let rest = given.clone().unwrap_or_else(|| args.at(0).into());
                 called.push((value, Args::of(vec![rest])));
             }
         }
@@ -282,14 +282,14 @@ impl<'a> Walker<'a, '_> {
             .resolver
             .bindings
             .scope(at.scope)
-            .map(|scope| scope.calls.clone())
+            .map(|scope| Rc::clone(&scope.calls))
             .unwrap_or_default();
         let outer = std::mem::replace(&mut self.cx, at);
         self.trail.push(Link {
             what: format!("the call of `{}`", called_name(callee)).into(),
             range: self.range(range),
         });
-        for call in calls {
+        for &call in calls.iter() {
             self.inlined += 1;
             if self.inlined > MAX_INLINED {
                 break;
@@ -346,13 +346,13 @@ impl<'a> Walker<'a, '_> {
         }
         if effects::carries(name) {
             self.carrying = 0;
-            for (expr, cx) in args.exprs.iter().take(16) {
+            for (expr, cx) in args.exprs().take(16) {
                 self.carry(expr, cx, &mut carries, 0);
             }
         }
         if effects::network(name)
             && texts.is_empty()
-            && let Some((expr, cx)) = args.exprs.first()
+            && let Some((expr, cx)) = args.exprs().next()
         {
             let outer = std::mem::replace(&mut self.cx, cx.clone());
             texts.extend(self.partial(expr, 0).map(Rc::from));
@@ -494,7 +494,7 @@ impl<'a> Walker<'a, '_> {
     /// Lists that are too long, and loops without an end or a pause that fill the disk or the output.
     fn floods(&mut self, name: &str, args: &Args<'a>, range: TextRange) {
         if let ("builtins.list" | "builtins.sorted", Some((Expr::Call(made), cx))) =
-            (name, args.exprs.first())
+            (name, args.exprs().next())
             && self
                 .resolver
                 .names(&made.func, cx)
@@ -503,7 +503,7 @@ impl<'a> Walker<'a, '_> {
         {
             let made = self.resolver.args(made, cx, 0);
             let end = made.positional.get(1).or(made.positional.first());
-            if let Some([Value::Int(end)]) = end.map(Vec::as_slice)
+            if let Some([Value::Int(end)]) = end.map(Values::as_slice)
                 && crate::smells::too_many(*end)
             {
                 self.resource("bomb: an allocation of many gigabytes", range);
@@ -612,7 +612,7 @@ impl<'a> Walker<'a, '_> {
                 let given = texts
                     .into_iter()
                     .filter_map(Value::text)
-                    .map(|text| vec![text])
+                    .map(Values::from)
                     .collect();
                 let callee = Value::name(crate::names::canonical(&name));
                 self.apply(&callee, &Args::of(given), range, Certainty::Likely);
@@ -697,7 +697,7 @@ impl<'a> Walker<'a, '_> {
             }
         }
         if paths.is_empty()
-            && let Some((expr, cx)) = args.exprs.get(position)
+            && let Some((expr, cx)) = args.exprs().nth(position)
         {
             let outer = std::mem::replace(&mut self.cx, cx.clone());
             paths.extend(self.partial(expr, 0).map(Rc::from));

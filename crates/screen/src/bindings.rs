@@ -70,12 +70,12 @@ pub(crate) struct Scope<'a> {
     /// Names of the program's own that certainly hide a builtin of the same name, and since where.
     firm: ByName<'a, u32>,
     /// `self.x = ...` in the methods of this class.
-    attributes: ByName<'a, Vec<Binding<'a>>>,
+    attributes: ByName<'a, Rc<Vec<Binding<'a>>>>,
     /// What the function returns or yields.
-    pub(crate) returns: Vec<&'a Expr>,
-    pub(crate) yields: Vec<&'a Expr>,
+    pub(crate) returns: Rc<Vec<&'a Expr>>,
+    pub(crate) yields: Rc<Vec<&'a Expr>>,
     /// The calls in the function's own body.
-    pub(crate) calls: Vec<&'a ExprCall>,
+    pub(crate) calls: Rc<Vec<&'a ExprCall>>,
 }
 
 /// All scopes of a program and what is bound in them.
@@ -98,6 +98,7 @@ pub(crate) struct Bindings<'a> {
     seen: HashSet<usize>,
     /// How often something was bound after the first reading.
     version: u64,
+    nothing: Rc<Vec<Binding<'a>>>,
 }
 
 /// The identity of a node: trees do not move while they are analysed.
@@ -149,6 +150,7 @@ impl<'a> Bindings<'a> {
             conditions: 0,
             seen: HashSet::new(),
             version: 0,
+            nothing: Rc::default(),
         };
         bindings.visit_body(body);
         bindings.bind_arguments(0);
@@ -257,7 +259,7 @@ impl<'a> Bindings<'a> {
         if let Some(class) = self.scopes.get_mut(home) {
             for (field, value) in all {
                 let attribute = class.attributes.entry(field).or_default();
-                push(attribute, Binding::Value(value, scope));
+                push(Rc::make_mut(attribute), Binding::Value(value, scope));
             }
         }
     }
@@ -373,14 +375,15 @@ impl<'a> Bindings<'a> {
     }
 
     /// What a class binds: names of its body and attributes its methods set.
-    pub(crate) fn member(&self, class: ScopeId, name: &str) -> Vec<Binding<'a>> {
-        let Some(scope) = self.scopes.get(class) else {
-            return Vec::new();
-        };
-        let named = scope.names.get(name);
-        let mut bound = named.map(|named| named.to_vec()).unwrap_or_default();
-        bound.extend(scope.attributes.get(name).into_iter().flatten().cloned());
-        bound
+    pub(crate) fn member(&self, class: ScopeId, name: &str) -> Rc<Vec<Binding<'a>>> {
+        let scope = self.scopes.get(class);
+        let named = scope.and_then(|scope| scope.names.get(name));
+        let set = scope.and_then(|scope| scope.attributes.get(name));
+        match (named, set) {
+            (Some(named), Some(set)) => Rc::new([named.as_slice(), set.as_slice()].concat()),
+            (Some(bound), None) | (None, Some(bound)) => Rc::clone(bound),
+            (None, None) => Rc::clone(&self.nothing),
+        }
     }
 
     /// Binds a name from outside the walk. Whether there was room.
@@ -443,7 +446,10 @@ impl<'a> Bindings<'a> {
         let class = self.class_of(self.current);
         let own = matches!(object, Expr::Name(name) if self.is_self(name.id.as_str()));
         match class.and_then(|class| self.scopes.get_mut(class)) {
-            Some(class) if own => push(class.attributes.entry(attribute).or_default(), bound),
+            Some(class) if own => {
+                let attribute = class.attributes.entry(attribute).or_default();
+                push(Rc::make_mut(attribute), bound);
+            }
             _ => self.bind_loose(attribute, bound),
         }
     }
@@ -783,7 +789,7 @@ impl<'a> Visitor<'a> for Bindings<'a> {
             Stmt::Return(inner) => {
                 let value = inner.value.as_deref();
                 if let Some(scope) = self.scopes.get_mut(self.current) {
-                    scope.returns.extend(value);
+                    Rc::make_mut(&mut scope.returns).extend(value);
                 }
             }
             Stmt::Global(global) => self.move_out(&global.names),
@@ -802,7 +808,7 @@ impl<'a> Visitor<'a> for Bindings<'a> {
                     self.bind_parameters(parameters);
                 }
                 if let Some(scope) = self.scopes.get_mut(self.current) {
-                    scope.returns.push(&lambda.body);
+                    Rc::make_mut(&mut scope.returns).push(&lambda.body);
                 }
                 visitor::walk_expr(self, expr);
                 self.conditions = conditions;
@@ -813,18 +819,18 @@ impl<'a> Visitor<'a> for Bindings<'a> {
             Expr::Call(call) => {
                 self.calls.push((call, self.current));
                 if let Some(scope) = self.scopes.get_mut(self.current) {
-                    scope.calls.push(call);
+                    Rc::make_mut(&mut scope.calls).push(call);
                 }
             }
             Expr::YieldFrom(_) => {
                 if let Some(scope) = self.scopes.get_mut(self.current) {
-                    scope.yields.push(expr);
+                    Rc::make_mut(&mut scope.yields).push(expr);
                 }
             }
             Expr::Yield(inner) => {
                 let value = inner.value.as_deref();
                 if let Some(scope) = self.scopes.get_mut(self.current) {
-                    scope.yields.extend(value);
+                    Rc::make_mut(&mut scope.yields).extend(value);
                 }
             }
             _ => {}

@@ -39,6 +39,7 @@ impl<'a> Resolver<'a> {
     /// The arguments of a call.
     pub(crate) fn args(&mut self, call: &'a ExprCall, cx: &Cx<'a>, depth: usize) -> Args<'a> {
         let mut args = Args::default();
+        args.written.call = Some((call, 0, cx.clone()));
         for expr in &call.arguments.args {
             let values = self.eval(expr, cx, depth + 1);
             match (expr, single(&values)) {
@@ -62,11 +63,9 @@ impl<'a> Resolver<'a> {
                 }
                 _ => args.positional.push(values),
             }
-            args.exprs.push((expr, cx.clone()));
         }
         for keyword in &call.arguments.keywords {
             let values = self.eval(&keyword.value, cx, depth + 1);
-            args.exprs.push((&keyword.value, cx.clone()));
             match &keyword.arg {
                 Some(name) => args.named.push((name.as_str().into(), values)),
                 None => {
@@ -95,7 +94,7 @@ impl<'a> Resolver<'a> {
         depth: usize,
     ) -> Values<'a> {
         if self.stops(depth) {
-            return Vec::new();
+            return Values::new();
         }
         let next = depth + 1;
         match callee {
@@ -104,7 +103,7 @@ impl<'a> Resolver<'a> {
                 self.invoke_own(callee, args, next)
             }
             Value::Class(class, scope) => {
-                let mut values = vec![Value::Instance(class, *scope)];
+                let mut values = Values::One(Value::Instance(class, *scope));
                 let parent = self
                     .bindings
                     .scope(*scope)
@@ -121,8 +120,8 @@ impl<'a> Resolver<'a> {
             }
             Value::Instance(_, scope) => {
                 let mut values = Values::new();
-                for binding in self.bindings.member(*scope, "__call__") {
-                    if let Binding::Function(function, home) = binding {
+                for binding in self.bindings.member(*scope, "__call__").iter() {
+                    if let &Binding::Function(function, home) = binding {
                         let function = Value::Function(function, home, None);
                         let method = Value::Method(Rc::new((function, callee.clone())));
                         let found = self.invoke_own(&method, args, next);
@@ -136,7 +135,7 @@ impl<'a> Resolver<'a> {
                 self.method(receiver, method, args, cx, next)
             }
             Value::Made(made) => self.invoke_made(made, args, cx, next),
-            _ => Vec::new(),
+            _ => Values::new(),
         }
     }
 
@@ -158,7 +157,7 @@ impl<'a> Resolver<'a> {
                 values
             }
             // An object of a class that `type` made.
-            "types.SimpleNamespace" => vec![Value::Made(Rc::clone(made))],
+            "types.SimpleNamespace" => Values::One(Value::Made(Rc::clone(made))),
             "operator.attrgetter" => {
                 let mut values = Values::new();
                 for name in texts_of(made.args.at(0)) {
@@ -189,7 +188,7 @@ impl<'a> Resolver<'a> {
                 }
                 values
             }
-            _ => Vec::new(),
+            _ => Values::new(),
         }
     }
 
@@ -201,7 +200,7 @@ impl<'a> Resolver<'a> {
         cx: &Cx<'a>,
         depth: usize,
     ) -> Values<'a> {
-        let mut values = vec![object.clone()];
+        let mut values = Values::One(object.clone());
         for name in path.split('.').take(8) {
             let mut next = Values::new();
             for value in &values {
@@ -222,12 +221,13 @@ impl<'a> Resolver<'a> {
         depth: usize,
     ) -> Values<'a> {
         match value {
-            Value::Name(base) if base.starts_with(':') => Vec::new(),
+            Value::Name(base) if base.starts_with(':') => Values::new(),
             Value::Name(base) => member(base, name).map(Value::Name).into_iter().collect(),
             Value::Instance(_, scope) | Value::Class(_, scope) => {
                 let mut values = Values::new();
-                for binding in self.bindings.member(*scope, name) {
-                    let found = self.bound("", *scope, &[binding], &Cx::at(cx.scope), depth + 1);
+                for binding in self.bindings.member(*scope, name).iter() {
+                    let only = std::slice::from_ref(binding);
+                    let found = self.bound("", *scope, only, &Cx::at(cx.scope), depth + 1);
                     absorb(&mut values, found);
                 }
                 let loose = self.loose(name, cx, depth);
@@ -239,11 +239,9 @@ impl<'a> Resolver<'a> {
             | Value::Int(_)
             | Value::Big(_)
             | Value::List(_)
-            | Value::Dict(_) => {
-                vec![Value::Bound(Rc::new((value.clone(), name.into())))]
-            }
-            Value::Made(made) => made.args.get(usize::MAX, &[name]).to_vec(),
-            _ => Vec::new(),
+            | Value::Dict(_) => Values::One(Value::Bound(Rc::new((value.clone(), name.into())))),
+            Value::Made(made) => made.args.get(usize::MAX, &[name]).into(),
+            _ => Values::new(),
         }
     }
 
@@ -271,23 +269,15 @@ impl<'a> Resolver<'a> {
         let Some(parameters) = parameters else {
             return Some((scope, vars));
         };
-        let positional: Vec<Values<'a>> = given
-            .into_iter()
-            .map(|own| vec![own])
-            .chain(args.positional.iter().cloned())
-            .collect();
+        let own = given.map(Values::from);
+        let positional = || own.iter().chain(&args.positional);
         let names = parameters.posonlyargs.iter().chain(&parameters.args);
         let count = parameters.posonlyargs.len() + parameters.args.len();
-        for (parameter, values) in names.zip(&positional) {
+        for (parameter, values) in names.zip(positional()) {
             vars.insert(parameter.name().as_str(), values.clone());
         }
         if let Some(rest) = &parameters.vararg {
-            let items = positional
-                .iter()
-                .skip(count)
-                .cloned()
-                .map(Value::item)
-                .collect();
+            let items = positional().skip(count).cloned().map(Value::item).collect();
             vars.insert(rest.name.as_str(), Value::list(items).into_iter().collect());
         }
         let mut other = Vec::new();
@@ -303,7 +293,7 @@ impl<'a> Resolver<'a> {
             }
         }
         if let Some(rest) = &parameters.kwarg {
-            vars.insert(rest.name.as_str(), vec![Value::Dict(Rc::new(other))]);
+            vars.insert(rest.name.as_str(), Values::One(Value::Dict(Rc::new(other))));
         }
         let parent = self
             .bindings
@@ -345,11 +335,11 @@ impl<'a> Resolver<'a> {
     fn invoke_own(&mut self, callee: &Value<'a>, args: &Args<'a>, depth: usize) -> Values<'a> {
         if depth > MAX_DEPTH / 2 {
             self.allowance.cut();
-            return Vec::new();
+            return Values::new();
         }
         // A call costs as much as many statements.
         if !self.allowance.burn(10) {
-            return Vec::new();
+            return Values::new();
         }
         let version = self.bindings.version();
         let key = self.memory.key(callee, args);
@@ -375,16 +365,16 @@ impl<'a> Resolver<'a> {
 
     fn follow(&mut self, callee: &Value<'a>, args: &Args<'a>, depth: usize) -> Values<'a> {
         let Some(at) = self.inside(callee, args, depth) else {
-            return Vec::new();
+            return Values::new();
         };
         let function = match callee {
             Value::Method(method) => method.0.clone(),
             other => other.clone(),
         };
         let Some(scope) = self.bindings.scope(at.scope) else {
-            return Vec::new();
+            return Values::new();
         };
-        let (returns, yields) = (scope.returns.clone(), scope.yields.clone());
+        let (returns, yields) = (Rc::clone(&scope.returns), Rc::clone(&scope.yields));
         let next = depth + 8;
         if let Value::Function(function, ..) = &function
             && yields.is_empty()
@@ -435,11 +425,11 @@ impl<'a> Resolver<'a> {
         depth: usize,
     ) -> Values<'a> {
         let Value::Instance(_, scope) = object else {
-            return Vec::new();
+            return Values::new();
         };
         let mut values = Values::new();
-        for binding in self.bindings.member(*scope, name) {
-            if let Binding::Function(function, home) = binding {
+        for binding in self.bindings.member(*scope, name).iter() {
+            if let &Binding::Function(function, home) = binding {
                 let function = Value::Function(function, home, None);
                 let method = Value::Method(Rc::new((function, object.clone())));
                 let found = self.invoke_own(&method, args, depth + 20);
@@ -471,7 +461,8 @@ impl<'a> Resolver<'a> {
                     absorb(&mut values, found);
                 }
             }
-            values.retain(|value| !matches!(value, Value::Instance(..)));
+            let told = |value: &Value<'a>| !matches!(value, Value::Instance(..));
+            values = values.into_iter().filter(told).collect();
         }
         let keeps_name = values.is_empty() || name.starts_with("pathlib.");
         if keeps_name {
@@ -518,7 +509,7 @@ impl<'a> Resolver<'a> {
             }
             // The text itself stands for what it was compiled to.
             "builtins.compile" | "ast.parse" => {
-                let mut values = args.get(0, &["source"]).to_vec();
+                let mut values = Values::from(args.get(0, &["source"]));
                 merge(&mut values, [Value::name(&*format!("{name}()"))]);
                 values
             }
@@ -528,7 +519,7 @@ impl<'a> Resolver<'a> {
             | "operator.methodcaller"
             | "types.SimpleNamespace" => {
                 let (maker, args) = (name.into(), args.clone());
-                vec![Value::Made(Rc::new(Made { maker, args }))]
+                Values::One(Value::Made(Rc::new(Made { maker, args })))
             }
             "os.getenv" | "os.environ.get"
                 if texts_of(args.at(0))
@@ -540,7 +531,7 @@ impl<'a> Resolver<'a> {
                     .chain(Some(Value::name("os.getenv()")))
                     .collect()
             }
-            "functools.wraps" | "functools.lru_cache" | "functools.cache" => Vec::new(),
+            "functools.wraps" | "functools.lru_cache" | "functools.cache" => Values::new(),
             _ => return self.reflective_method(name, args, cx, depth),
         })
     }
@@ -618,7 +609,7 @@ impl<'a> Resolver<'a> {
                 let mut results = Vec::new();
                 for (index, item) in items.iter().enumerate() {
                     if !self.allowance.burn(1) {
-                        return Some(vec![Value::name(crate::resolve::HIDDEN)]);
+                        return Some(Values::One(Value::name(crate::resolve::HIDDEN)));
                     }
                     let given = if name == "itertools.starmap" {
                         item.rounds()
@@ -652,7 +643,7 @@ impl<'a> Resolver<'a> {
                 };
                 for item in items.take(4096) {
                     if !self.allowance.burn(1) {
-                        return Some(vec![Value::name(crate::resolve::HIDDEN)]);
+                        return Some(Values::One(Value::name(crate::resolve::HIDDEN)));
                     }
                     let given = Args::of(vec![sum, item.spread()]);
                     let mut result = Values::new();
@@ -686,8 +677,15 @@ impl<'a> Resolver<'a> {
 pub(crate) fn partial_call<'a>(made: &Made<'a>, args: &Args<'a>) -> (Values<'a>, Args<'a>) {
     let first = made.args.positional.get(1..).unwrap_or_default();
     let mut merged = args.after(first, &made.args.named);
-    merged.exprs.extend(made.args.exprs.iter().skip(1).cloned());
-    (made.args.at(0).to_vec(), merged)
+    let written = &made.args.written;
+    let calls = written.call.iter().chain(&written.before).cloned();
+    // The first expression of them is the function.
+    let before = calls.enumerate().map(|(index, (call, skip, cx))| {
+        let function = usize::from(index == 0);
+        (call, skip + function, cx)
+    });
+    merged.written.before.extend(before);
+    (made.args.at(0).into(), merged)
 }
 
 fn imported<'a>(args: &Args<'a>, root_only: bool) -> Values<'a> {

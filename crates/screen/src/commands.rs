@@ -79,7 +79,7 @@ impl<'a> Walker<'a, '_> {
         }
         // `["ping", address]` with an address of which only a part is known.
         let gaps = commands.iter().any(|command| command.contains(GAP));
-        if let (true, Some((Expr::List(list), cx))) = (gaps, args.exprs.first()) {
+        if let (true, Some((Expr::List(list), cx))) = (gaps, args.exprs().next()) {
             let outer = std::mem::replace(&mut self.cx, cx.clone());
             let words = list.elts.iter().take(64).map(|word| self.partial(word, 0));
             let words: Vec<_> = words
@@ -89,7 +89,7 @@ impl<'a> Walker<'a, '_> {
             self.cx = outer;
         }
         if commands.is_empty()
-            && let Some((expr, cx)) = args.exprs.first()
+            && let Some((expr, cx)) = args.exprs().next()
         {
             let outer = std::mem::replace(&mut self.cx, cx.clone());
             commands.extend(self.partial(expr, 0).map(Rc::from));

@@ -23,8 +23,8 @@ impl<'a> Resolver<'a> {
                 Value::bytes(bytes).into_iter().collect()
             }
             Expr::NumberLiteral(number) => number_value(&number.value),
-            Expr::BooleanLiteral(literal) => vec![Value::Int(i64::from(literal.value))],
-            Expr::NoneLiteral(_) => vec![Value::Nothing],
+            Expr::BooleanLiteral(literal) => Values::One(Value::Int(i64::from(literal.value))),
+            Expr::NoneLiteral(_) => Values::One(Value::Nothing),
             Expr::Name(name) => self.name(name, cx, next),
             Expr::Attribute(attribute) => {
                 let mut values = Values::new();
@@ -55,7 +55,7 @@ impl<'a> Resolver<'a> {
                     let right = self.eval(right, cx, next);
                     compared(*op, &left, &right).into_iter().collect()
                 }
-                _ => Vec::new(),
+                _ => Values::new(),
             },
             Expr::If(branches) => self.conditional(branches, cx, next),
             Expr::FString(literal) => self.fstring(literal, cx, next),
@@ -67,8 +67,8 @@ impl<'a> Resolver<'a> {
             Expr::Set(set) => self.display(&set.elts, cx, next),
             Expr::Dict(dict) => self.dictionary(dict, cx, next),
             Expr::Lambda(lambda) => match self.bindings.scope_of(lambda) {
-                Some(scope) => vec![Value::Lambda(lambda, scope, cx.env.clone())],
-                None => Vec::new(),
+                Some(scope) => Values::One(Value::Lambda(lambda, scope, cx.env.clone())),
+                None => Values::new(),
             },
             Expr::ListComp(comp) => self.comprehension(&comp.elt, None, &comp.generators, cx, next),
             Expr::SetComp(comp) => self.comprehension(&comp.elt, None, &comp.generators, cx, next),
@@ -77,9 +77,9 @@ impl<'a> Resolver<'a> {
             }
             Expr::DictComp(comp) => match &comp.key {
                 Some(key) => self.comprehension(key, Some(&comp.value), &comp.generators, cx, next),
-                None => Vec::new(),
+                None => Values::new(),
             },
-            _ => Vec::new(),
+            _ => Values::new(),
         }
     }
 
@@ -117,7 +117,7 @@ impl<'a> Resolver<'a> {
 
     fn display(&mut self, elements: &'a [Expr], cx: &Cx<'a>, depth: usize) -> Values<'a> {
         if elements.len() > MAX_ITEMS {
-            return Vec::new();
+            return Values::new();
         }
         let mut items = Vec::with_capacity(elements.len());
         for element in elements {
@@ -151,7 +151,7 @@ impl<'a> Resolver<'a> {
                 }
             }
         }
-        vec![Value::Dict(Rc::new(entries))]
+        Values::One(Value::Dict(Rc::new(entries)))
     }
 
     fn fstring(
@@ -192,7 +192,7 @@ impl<'a> Resolver<'a> {
                 }
             }
             if texts.iter().any(|text| text.len() > MAX_TEXT) {
-                return vec![Value::name(HIDDEN)];
+                return Values::One(Value::name(HIDDEN));
             }
         }
         if !texts.is_empty() && self.allowance.take(texts.iter().map(String::len).sum()) {
@@ -251,7 +251,7 @@ impl<'a> Resolver<'a> {
                     Operator::RShift => "__rshift__",
                     _ => "__mul__",
                 };
-                let given = crate::value::Args::of(vec![right.to_vec()]);
+                let given = crate::value::Args::of(vec![right.into()]);
                 merge(&mut values, self.special(a, name, &given, 0));
             }
             for b in right {
@@ -260,7 +260,7 @@ impl<'a> Resolver<'a> {
                 }
                 let size = size_of(a).saturating_add(size_of(b));
                 if size > 64 && !self.allowance.take(size) {
-                    return vec![Value::name(HIDDEN)];
+                    return Values::One(Value::name(HIDDEN));
                 }
                 let longest = match (op, a, b) {
                     (Operator::Add, Value::Text(_) | Value::Bytes(_), _) => size,
@@ -346,7 +346,7 @@ impl<'a> Resolver<'a> {
                     let fits = keys.is_empty() || keys.iter().any(|wanted| wanted.same(key));
                     if fits {
                         if !keys.is_empty() {
-                            values.clear();
+                            values = Values::new();
                         }
                         merge(&mut values, value.spread());
                     }
@@ -366,7 +366,7 @@ impl<'a> Resolver<'a> {
                     };
                     found.and_then(Value::text).into_iter().collect()
                 }
-                _ => Vec::new(),
+                _ => Values::new(),
             },
             Value::Bytes(bytes) => match single(keys) {
                 Some(Value::Int(index)) => at(bytes.len(), *index)
@@ -374,15 +374,15 @@ impl<'a> Resolver<'a> {
                     .map(|byte| Value::Int(i64::from(*byte)))
                     .into_iter()
                     .collect(),
-                _ => Vec::new(),
+                _ => Values::new(),
             },
             Value::Instance(..) => self.special(
                 base,
                 "__getitem__",
-                &crate::value::Args::of(vec![keys.to_vec()]),
+                &crate::value::Args::of(vec![keys.into()]),
                 depth,
             ),
-            _ => Vec::new(),
+            _ => Values::new(),
         }
     }
 
@@ -392,7 +392,7 @@ impl<'a> Resolver<'a> {
                 .into_iter()
                 .chain(Some(Value::name("os.environ[]")))
                 .collect(),
-            "sys.modules" => vec![Value::name(crate::names::canonical(text))],
+            "sys.modules" => Values::One(Value::name(crate::names::canonical(text))),
             "builtins.globals()" | "builtins.locals()" | "builtins.vars()" => {
                 self.by_text(text, cx, depth)
             }
@@ -452,7 +452,7 @@ impl<'a> Resolver<'a> {
                 Value::List(pair) => Some((pair.first()?.clone(), pair.get(1)?.clone())),
                 _ => None,
             });
-            return vec![Value::Dict(Rc::new(entries.collect()))];
+            return Values::One(Value::Dict(Rc::new(entries.collect())));
         }
         Value::list(items).into_iter().collect()
     }
@@ -548,10 +548,10 @@ impl<'a> Value<'a> {
 
 fn number_value<'a>(number: &Number) -> Values<'a> {
     let Number::Int(int) = number else {
-        return Vec::new();
+        return Values::new();
     };
     match int.as_i64() {
-        Some(int) => vec![Value::Int(int)],
+        Some(int) => Values::One(Value::Int(int)),
         None => written(&int.to_string())
             .map(|bytes| Value::Big(bytes.into()))
             .into_iter()

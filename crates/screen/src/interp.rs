@@ -29,13 +29,13 @@ impl<'a> Resolver<'a> {
         cx: &Cx<'a>,
         depth: usize,
     ) -> Values<'a> {
-        if depth > MAX_DEPTH / 2
-            || self
-                .running
-                .iter()
-                .any(|running| std::ptr::eq(*running, stmt))
-        {
+        if depth > MAX_DEPTH / 2 {
             self.allowance.cut();
+            return before;
+        }
+        let mut running = self.running.iter();
+        if let Some(&(_, place)) = running.find(|(running, _)| std::ptr::eq(*running, stmt)) {
+            self.allowance.circle(place);
             return before;
         }
         // Bindings of the loop itself are in the list too; the last known value before it counts.
@@ -47,9 +47,11 @@ impl<'a> Resolver<'a> {
             .into_iter()
             .collect();
         let at = cx.with(home, ByName::from_iter([(name, start)]));
-        self.running.push(stmt);
+        let place = self.allowance.enter();
+        self.running.push((stmt, place));
         let flow = self.run_stmt(stmt, &at, depth + 1);
         self.running.pop();
+        self.allowance.leave();
         let mut after = Values::new();
         if !matches!(flow, Flow::Lost) {
             after = at.var(home, name).unwrap_or_default();
@@ -78,7 +80,7 @@ impl<'a> Resolver<'a> {
                     .iter()
                     .any(|value| matches!(value, Value::Function(..) | Value::Lambda(..)));
                 if assign.targets.first().is_some_and(Expr::is_subscript_expr) && callable {
-                    return vec![Value::List(std::rc::Rc::new(values))];
+                    return Values::One(Value::List(std::rc::Rc::new(values.to_vec())));
                 }
                 values
             }
@@ -92,11 +94,11 @@ impl<'a> Resolver<'a> {
                         .flat_map(|item| names_of(std::slice::from_ref(item)))
                         .map(Value::Name)
                         .collect();
-                    let mut values: Values<'a> = names;
+                    let mut values = Values::from(names);
                     values.extend(Value::list(items));
                     return values;
                 }
-                _ => Vec::new(),
+                _ => Values::new(),
             },
             Stmt::For(inner) => {
                 let mut values = Values::new();
@@ -106,7 +108,7 @@ impl<'a> Resolver<'a> {
                 }
                 return values;
             }
-            _ => Vec::new(),
+            _ => Values::new(),
         };
         names_of(&values).into_iter().map(Value::Name).collect()
     }
@@ -148,7 +150,7 @@ impl<'a> Resolver<'a> {
                         Flow::Return(values)
                     }
                 }
-                None => Flow::Return(vec![Value::Nothing]),
+                None => Flow::Return(Values::One(Value::Nothing)),
             },
             Stmt::Assign(assign) => {
                 let values = self.eval(&assign.value, cx, next);
@@ -283,7 +285,7 @@ impl<'a> Resolver<'a> {
     fn out_of_fuel(&mut self, cx: &Cx<'a>) -> Flow<'a> {
         if let Some(frame) = &cx.env {
             for values in frame.vars.borrow_mut().values_mut() {
-                *values = vec![Value::name(HIDDEN)];
+                *values = Values::One(Value::name(HIDDEN));
             }
         }
         Flow::Lost
@@ -323,7 +325,7 @@ impl<'a> Resolver<'a> {
         };
         match after {
             Some(after) => {
-                cx.set(name.id.as_str(), vec![after]);
+                cx.set(name.id.as_str(), Values::One(after));
                 Flow::Next
             }
             None => Flow::Lost,
@@ -378,7 +380,7 @@ impl<'a> Resolver<'a> {
                 };
                 match after {
                     Some(after) => {
-                        cx.set(name.id.as_str(), vec![after]);
+                        cx.set(name.id.as_str(), Values::One(after));
                         true
                     }
                     None => false,
@@ -396,14 +398,14 @@ fn grown<'a>(
 ) -> Option<Vec<Value<'a>>> {
     let mut items = items.to_vec();
     match how {
-        "append" | "add" => items.push(Value::item(args.at(0).to_vec())),
+        "append" | "add" => items.push(Value::item(args.at(0).into())),
         "extend" | "update" => items.extend(single(args.at(0))?.rounds()?),
         "insert" => {
             let Some(Value::Int(index)) = single(args.at(0)) else {
                 return None;
             };
             let index = usize::try_from(*index).ok()?.min(items.len());
-            items.insert(index, Value::item(args.at(1).to_vec()));
+            items.insert(index, Value::item(args.at(1).into()));
         }
         "reverse" => items.reverse(),
         _ => return None,
@@ -422,7 +424,7 @@ fn grown_dict<'a>(
     match (how, args.at(0)) {
         ("setdefault", [key]) => {
             if !entries.iter().any(|(known, _)| known.same(key)) {
-                entries.push((key.clone(), Value::item(args.at(1).to_vec())));
+                entries.push((key.clone(), Value::item(args.at(1).into())));
             }
         }
         ("update", [Value::Dict(more)]) => entries.extend(more.iter().cloned()),

@@ -55,6 +55,7 @@ pub mod trial;
 mod unicode;
 mod validate;
 mod value;
+mod values;
 mod walk;
 
 use std::time::{Duration, Instant};

@@ -102,12 +102,12 @@ pub(crate) fn function<'a>(
         }
         (_, value) => of_items(name, value, args),
     };
-    one.map(|one| vec![one])
+    one.map(Values::from)
 }
 
 /// `type("T", (), {"f": g})`: the attributes it is given. `type("")` is `str`.
 fn made_type<'a>(value: &Value<'a>, args: &Args<'a>) -> Option<Values<'a>> {
-    if let Some([Value::Dict(entries)]) = args.positional.get(2).map(Vec::as_slice) {
+    if let Some([Value::Dict(entries)]) = args.positional.get(2).map(Values::as_slice) {
         let named = entries
             .iter()
             .filter_map(|(key, value)| Some((key.as_text()?, value.spread())));
@@ -119,7 +119,7 @@ fn made_type<'a>(value: &Value<'a>, args: &Args<'a>) -> Option<Values<'a>> {
             maker: "types.SimpleNamespace".into(),
             args,
         };
-        return Some(vec![Value::Made(Rc::new(made))]);
+        return Some(Values::One(Value::Made(Rc::new(made))));
     }
     let kind = match value {
         Value::Text(_) => "builtins.str",
@@ -128,7 +128,7 @@ fn made_type<'a>(value: &Value<'a>, args: &Args<'a>) -> Option<Values<'a>> {
         Value::Class(..) | Value::Instance(..) | Value::List(_) | Value::Dict(_) => return None,
         _ => return None,
     };
-    Some(vec![Value::name(kind)])
+    Some(Values::One(Value::name(kind)))
 }
 
 /// Functions over the items of something.
@@ -187,7 +187,7 @@ fn of_items<'a>(name: &str, value: &Value<'a>, args: &Args<'a>) -> Option<Value<
 /// The largest or smallest item; any of them when a key decides.
 fn best<'a>(items: Vec<Value<'a>>, largest: bool, args: &Args<'a>) -> Option<Value<'a>> {
     if !args.named.is_empty() || items.len() == 1 {
-        return (items.len() <= crate::value::MAX_VALUES).then(|| Value::item(items));
+        return (items.len() <= crate::value::MAX_VALUES).then(|| Value::item(items.into()));
     }
     let key = |item: &Value<'a>| match item {
         Value::Int(int) => Some((*int, String::new())),

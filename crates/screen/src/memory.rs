@@ -186,7 +186,11 @@ fn hash_bytes(bytes: &[u8], hasher: &mut impl Hasher) {
 
 fn all_identical<'a>(a: &[Value<'a>], b: &[Value<'a>]) -> bool {
     let mut parts = MAX_PARTS;
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| alike(a, b, &mut parts))
+    all_alike(a, b, &mut parts)
+}
+
+fn all_alike<'a>(a: &[Value<'a>], b: &[Value<'a>], parts: &mut usize) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| alike(a, b, parts))
 }
 
 fn identical<'a>(a: &Value<'a>, b: &Value<'a>) -> bool {
@@ -205,10 +209,8 @@ fn alike<'a>(a: &Value<'a>, b: &Value<'a>, parts: &mut usize) -> bool {
         (Value::Bytes(a), Value::Bytes(b)) | (Value::Big(a), Value::Big(b)) => a == b,
         (Value::Int(a), Value::Int(b)) => a == b,
         (Value::Nothing, Value::Nothing) => true,
-        (Value::List(a), Value::List(b)) | (Value::Any(a), Value::Any(b)) => {
-            Rc::ptr_eq(a, b)
-                || a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| alike(a, b, parts))
-        }
+        (Value::List(a), Value::List(b)) => Rc::ptr_eq(a, b) || all_alike(a, b, parts),
+        (Value::Any(a), Value::Any(b)) => Rc::ptr_eq(a, b) || all_alike(a, b, parts),
         (Value::Dict(a), Value::Dict(b)) => {
             Rc::ptr_eq(a, b)
                 || a.len() == b.len()

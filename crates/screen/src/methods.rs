@@ -27,10 +27,10 @@ impl<'a> Resolver<'a> {
             Value::List(items) => match name {
                 "pop" => self.item(receiver, args.at(0), cx, depth),
                 "__getitem__" => self.item(receiver, args.at(0), cx, depth),
-                "copy" | "tolist" => vec![receiver.clone()],
+                "copy" | "tolist" => Values::One(receiver.clone()),
                 "tobytes" => crate::pure::to_bytes(receiver, None).into_iter().collect(),
-                "index" | "count" => Vec::new(),
-                "append" | "extend" => vec![Value::Nothing],
+                "index" | "count" => Values::new(),
+                "append" | "extend" => Values::One(Value::Nothing),
                 _ => items.iter().take(0).cloned().collect(),
             },
             Value::Dict(entries) => match name {
@@ -53,16 +53,16 @@ impl<'a> Resolver<'a> {
                         .map(|(key, value)| Value::List(Rc::new(vec![key.clone(), value.clone()])));
                     Value::list(pairs.collect()).into_iter().collect()
                 }
-                "copy" => vec![receiver.clone()],
-                _ => Vec::new(),
+                "copy" => Values::One(receiver.clone()),
+                _ => Values::new(),
             },
-            _ => Vec::new(),
+            _ => Values::new(),
         }
     }
 
     fn text_method(&mut self, text: &Rc<str>, name: &str, args: &Args<'a>) -> Values<'a> {
         if !self.allowance.take(text.len() / 64) {
-            return vec![Value::name(crate::resolve::HIDDEN)];
+            return Values::One(Value::name(crate::resolve::HIDDEN));
         }
         if name == "join" {
             return self.join(text, args);
@@ -152,7 +152,7 @@ impl<'a> Resolver<'a> {
                     None => whole = false,
                 }
                 if text.len() > MAX_TEXT {
-                    return vec![Value::name(crate::resolve::HIDDEN)];
+                    return Values::One(Value::name(crate::resolve::HIDDEN));
                 }
             }
             if whole && self.allowance.take(text.len()) {
@@ -166,11 +166,11 @@ impl<'a> Resolver<'a> {
 
     fn bytes_method(&mut self, bytes: &Rc<[u8]>, name: &str, args: &Args<'a>) -> Values<'a> {
         if !self.allowance.take(bytes.len() / 64) {
-            return vec![Value::name(crate::resolve::HIDDEN)];
+            return Values::One(Value::name(crate::resolve::HIDDEN));
         }
         if name == "join" {
             let Some(items) = single(args.at(0)).and_then(Value::rounds) else {
-                return Vec::new();
+                return Values::new();
             };
             let parts: Option<Vec<Rc<[u8]>>> = items
                 .iter()

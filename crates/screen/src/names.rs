@@ -21,21 +21,23 @@ pub(crate) fn cut(name: &str) -> String {
     name.chars().take(MAX_NAME / 4).collect()
 }
 
-/// Modules whose functions matter wherever they are reached from: `queue.threading._os.system` is
+/// Whether a module's functions matter wherever they are reached from: `queue.threading._os.system` is
 /// `os.system`.
-const REACHED: &[&str] = &[
-    "os",
-    "sys",
-    "subprocess",
-    "socket",
-    "ctypes",
-    "importlib",
-    "posix",
-    "nt",
-    "builtins",
-    "__builtins__",
-    "pty",
-];
+fn matters(module: &str) -> bool {
+    matches!(
+        module,
+        "os" | "sys"
+            | "subprocess"
+            | "socket"
+            | "ctypes"
+            | "importlib"
+            | "posix"
+            | "nt"
+            | "builtins"
+            | "__builtins__"
+            | "pty"
+    )
+}
 
 /// One spelling for what has several.
 pub(crate) fn canonical(name: &str) -> Cow<'_, str> {
@@ -64,8 +66,10 @@ pub(crate) fn canonical(name: &str) -> Cow<'_, str> {
         ("urllib2", "urllib.request"),
         ("importlib._bootstrap", "importlib"),
     ];
+    let first = name.as_bytes().first();
     for (from, to) in PREFIXES {
-        if let Some(rest) = name.strip_prefix(from)
+        if from.as_bytes().first() == first
+            && let Some(rest) = name.strip_prefix(from)
             && (rest.is_empty() || rest.starts_with('.'))
         {
             name = [to, rest].concat().into();
@@ -93,7 +97,7 @@ fn tail(name: &str, start: usize) -> &str {
     name.get(start..).unwrap_or("").trim_start_matches('_')
 }
 
-/// Where the last segment that names one of [`REACHED`] starts, when it is not the first.
+/// Where the last segment that names a module that [`matters`] starts, when it is not the first.
 fn reached(name: &str) -> Option<usize> {
     let mut start = 0;
     let mut found = None;
@@ -101,7 +105,7 @@ fn reached(name: &str) -> Option<usize> {
     for segment in name.split('.') {
         let bare = segment.trim_start_matches('_');
         // `socket.socket` is a class of the module, not the module reached through itself.
-        let module = bare != before && (REACHED.contains(&bare) || REACHED.contains(&segment));
+        let module = bare != before && (matters(bare) || matters(segment));
         if start > 0 && module {
             found = Some(start);
         }

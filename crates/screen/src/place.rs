@@ -14,11 +14,13 @@ impl<'a> Lines<'a> {
     pub(crate) fn new(text: &'a str) -> Self {
         let bytes = text.as_bytes();
         let mut starts = vec![0];
-        for (index, byte) in bytes.iter().enumerate() {
-            let lone_return = *byte == b'\r' && bytes.get(index + 1) != Some(&b'\n');
-            if *byte == b'\n' || lone_return {
-                starts.push(index + 1);
-            }
+        starts.extend(text.match_indices('\n').map(|(index, _)| index + 1));
+        let lone = |index: &usize| bytes.get(index + 1) != Some(&b'\n');
+        let returns = text.match_indices('\r').map(|(index, _)| index);
+        let ends = starts.len();
+        starts.extend(returns.filter(lone).map(|index| index + 1));
+        if starts.len() > ends {
+            starts.sort_unstable();
         }
         Self { text, starts }
     }

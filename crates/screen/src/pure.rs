@@ -135,7 +135,7 @@ fn named_entries<'a>(args: &Args<'a>) -> Values<'a> {
     entries.extend(
         named.map(|(name, values)| (Value::Text(Rc::clone(name)), Value::item(values.clone()))),
     );
-    vec![Value::Dict(Rc::new(entries))]
+    Values::One(Value::Dict(Rc::new(entries)))
 }
 
 /// `str()` and its like give an empty value.
@@ -335,7 +335,7 @@ fn of_items<'a>(name: &str, value: &Value<'a>, args: &Args<'a>) -> Option<Value<
 fn sorted<'a>(items: Vec<Value<'a>>, args: &Args<'a>) -> Option<Vec<Value<'a>>> {
     if !args.named.is_empty() {
         // A key decides: each place may hold any of them.
-        let any = Value::item(items.clone());
+        let any = Value::item(items.clone().into());
         return (items.len() <= 8).then(|| vec![any; items.len()]);
     }
     let mut keyed = Vec::new();
@@ -425,7 +425,7 @@ fn path<'a>(name: &str, args: &Args<'a>) -> Values<'a> {
     match name {
         "pathlib.Path.home" => return Value::text("~").into_iter().collect(),
         "pathlib.Path" | "pathlib.PurePath" | "pathlib.PosixPath" | "os.path.join" => {}
-        _ => return Vec::new(),
+        _ => return Values::new(),
     }
     let mut path = String::new();
     for values in &args.positional {
@@ -438,7 +438,7 @@ fn path<'a>(name: &str, args: &Args<'a>) -> Values<'a> {
         }
     }
     if path.is_empty() || path.starts_with('…') {
-        return Vec::new();
+        return Values::new();
     }
     Value::text(path).into_iter().collect()
 }
@@ -447,13 +447,13 @@ fn path<'a>(name: &str, args: &Args<'a>) -> Values<'a> {
 fn unpacked<'a>(resolver: &mut Resolver<'a>, name: &str, args: &Args<'a>) -> Option<Values<'a>> {
     let decoder = codec::decoder(name)?;
     let Some(value) = single(args.get(0, &["s", "data", "obj", "string"])) else {
-        return Some(Vec::new());
+        return Some(Values::new());
     };
     let codec_name = args.get(1, &["encoding"]).first().and_then(Value::as_text);
     let bytes: Rc<[u8]> = match value {
         Value::Text(text) => text.as_bytes().into(),
         Value::Bytes(bytes) => Rc::clone(bytes),
-        _ => return Some(Vec::new()),
+        _ => return Some(Values::new()),
     };
     let text_in = matches!(value, Value::Text(_));
     let out = codec::decode(decoder, codec_name.as_deref(), &bytes, text_in);
@@ -465,9 +465,9 @@ fn unpacked<'a>(resolver: &mut Resolver<'a>, name: &str, args: &Args<'a>) -> Opt
             Value::text(text).into_iter().collect()
         }
         codec::Out::TooLong | codec::Out::Bytes(_) | codec::Out::Text(_) => {
-            vec![Value::name(HIDDEN)]
+            Values::One(Value::name(HIDDEN))
         }
-        codec::Out::Bad => Vec::new(),
+        codec::Out::Bad => Values::new(),
     };
     Some(values)
 }

@@ -5,7 +5,7 @@
 //! followed with the arguments they are given, and loops over constants are run. Everything is
 //! bounded; what exceeds a bound becomes the name [`HIDDEN`], which the rules know.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use foldhash::fast::RandomState;
@@ -15,7 +15,7 @@ use ruff_python_parser::Mode;
 use crate::allowance::Allowance;
 use crate::analyse::parse_in;
 use crate::arena::{Arena, only_expression};
-use crate::bindings::{Binding, Bindings, ByNode, ScopeId, node};
+use crate::bindings::{Binding, Bindings, ByName, ByNode, ScopeId, node};
 use crate::memory::Memory;
 use crate::names::{canonical, is_builtin, join, member};
 use crate::value::{Args, Cx, MAX_VALUES, Value, Values, absorb, merge};
@@ -34,20 +34,29 @@ pub(crate) struct Resolver<'a> {
     pub(crate) bindings: Bindings<'a>,
     arena: &'a Arena,
     known: HashMap<(ScopeId, &'a str), Values<'a>, RandomState>,
-    /// Values of expressions outside calls that are followed; nothing while they are being worked out.
-    memo: ByNode<Option<Values<'a>>>,
+    /// Values of expressions outside calls that are followed.
+    memo: ByNode<Memo<'a>>,
     /// What the program's own functions gave, and how deep their calls stood.
     pub(crate) memory: Memory<'a, usize, Values<'a>>,
     /// Code that a call of `exec` and its like runs.
     code: ByNode<Vec<&'a [Stmt]>>,
     parsed: HashMap<Rc<str>, Option<&'a [Stmt]>, RandomState>,
-    /// Loops that are being run.
-    pub(crate) running: Vec<&'a Stmt>,
+    /// Loops that are being run, and their places among what is being worked out.
+    pub(crate) running: Vec<(&'a Stmt, usize)>,
     pub(crate) allowance: Allowance,
     /// Whether code in a text could not be read for its nesting or its number.
     pub(crate) unread: bool,
-    /// Names that are being worked out inside frames, which are not remembered.
-    open: HashSet<(ScopeId, &'a str), RandomState>,
+    /// Names that are being worked out, and their places among what is.
+    open: HashMap<(ScopeId, &'a str), usize, RandomState>,
+    /// The builtins that were met, by the names that the program does not bind.
+    builtins: ByName<'a, Option<Rc<str>>>,
+}
+
+/// What is known of an expression.
+enum Memo<'a> {
+    /// It is being worked out, at this place among what is.
+    Open(usize),
+    Known(Values<'a>),
 }
 
 impl<'a> Resolver<'a> {
@@ -64,7 +73,8 @@ impl<'a> Resolver<'a> {
             running: Vec::new(),
             allowance: Allowance::new(),
             unread: false,
-            open: HashSet::default(),
+            open: HashMap::default(),
+            builtins: ByName::default(),
         };
         resolver.settle();
         resolver
@@ -266,7 +276,7 @@ impl<'a> Resolver<'a> {
     /// The value of an expression, remembered where it does not depend on a call that is followed.
     pub(crate) fn eval(&mut self, expr: &'a Expr, cx: &Cx<'a>, depth: usize) -> Values<'a> {
         if self.stops(depth) {
-            return vec![Value::name(HIDDEN)];
+            return Values::One(Value::name(HIDDEN));
         }
         let costly = matches!(
             expr,
@@ -295,18 +305,20 @@ impl<'a> Resolver<'a> {
             return values;
         }
         match self.memo.get(&key) {
-            Some(Some(known)) => return known.clone(),
-            Some(None) => {
-                self.allowance.cut();
-                return Vec::new();
+            Some(Memo::Known(known)) => return known.clone(),
+            Some(&Memo::Open(place)) => {
+                self.allowance.circle(place);
+                return Values::new();
             }
             None => {}
         }
         // Until it is known it stands for nothing, which also ends circles.
-        self.memo.insert(key, None);
+        let place = self.allowance.enter();
+        self.memo.insert(key, Memo::Open(place));
         let mark = self.allowance.mark();
         let values = self.eval_new(expr, cx, depth);
-        self.memo.insert(key, Some(values.clone()));
+        self.memo.insert(key, Memo::Known(values.clone()));
+        self.allowance.leave();
         self.allowance.remembered(&mark);
         values
     }
@@ -314,7 +326,7 @@ impl<'a> Resolver<'a> {
     pub(crate) fn name(&mut self, name: &'a ExprName, cx: &Cx<'a>, depth: usize) -> Values<'a> {
         let id = name.id.as_str();
         let Some((home, bound)) = self.bindings.lookup(id, cx.scope) else {
-            return self.free(id);
+            return self.builtin(id);
         };
         if let Some(values) = cx.var(home, id) {
             return values;
@@ -326,8 +338,8 @@ impl<'a> Resolver<'a> {
             return known.clone();
         }
         let bound = Rc::clone(bound);
-        if !self.open.insert((home, id)) {
-            self.allowance.cut();
+        if let Some(&place) = self.open.get(&(home, id)) {
+            self.allowance.circle(place);
             // `class A: os = os`: what the name stood for outside.
             let outer = self.bindings.scope(home).and_then(|scope| scope.parent);
             return match outer {
@@ -339,9 +351,11 @@ impl<'a> Resolver<'a> {
                     },
                     depth + 1,
                 ),
-                None => Vec::new(),
+                None => Values::new(),
             };
         }
+        let place = self.allowance.enter();
+        self.open.insert((home, id), place);
         let mark = self.allowance.mark();
         let mut values = self.bound(id, home, &bound, cx, depth);
         let offset = name.range.start().into();
@@ -350,6 +364,7 @@ impl<'a> Resolver<'a> {
             merge(&mut values, self.free(id));
         }
         self.open.remove(&(home, id));
+        self.allowance.leave();
         let own_builtin = is_builtin(id) && home == cx.scope;
         if !framed && !own_builtin {
             self.known.insert((home, id), values.clone());
@@ -384,7 +399,7 @@ impl<'a> Resolver<'a> {
         cx: &Cx<'a>,
         depth: usize,
     ) -> Values<'a> {
-        let mut values: Values<'a> = Vec::new();
+        let mut values = Values::new();
         for binding in bound {
             if let Binding::Changed(stmt, scope) = binding {
                 let at = Cx {
@@ -410,7 +425,7 @@ impl<'a> Resolver<'a> {
             env: cx.env.clone(),
         };
         match binding {
-            Binding::Qualified(name) => vec![Value::Name(Rc::clone(name))],
+            Binding::Qualified(name) => Values::One(Value::Name(Rc::clone(name))),
             Binding::Value(expr, scope) => self.eval(expr, &at(scope), next),
             Binding::Item(expr, scope) => {
                 let values = self.eval(expr, &at(scope), next);
@@ -434,9 +449,9 @@ impl<'a> Resolver<'a> {
                 let plain = Value::Function(function, *scope, cx.env.clone());
                 self.decorated(function, plain, cx, next)
             }
-            Binding::Class(class, scope) => vec![Value::Class(class, *scope)],
-            Binding::Instance(class, scope) => vec![Value::Instance(class, *scope)],
-            Binding::Changed(..) | Binding::Parameter | Binding::Unknown => Vec::new(),
+            Binding::Class(class, scope) => Values::One(Value::Class(class, *scope)),
+            Binding::Instance(class, scope) => Values::One(Value::Instance(class, *scope)),
+            Binding::Changed(..) | Binding::Parameter | Binding::Unknown => Values::new(),
         }
     }
 
@@ -448,7 +463,7 @@ impl<'a> Resolver<'a> {
         cx: &Cx<'a>,
         depth: usize,
     ) -> Values<'a> {
-        let mut values = vec![plain];
+        let mut values = Values::One(plain);
         for decorator in function.decorator_list.iter().rev() {
             let outer = self.bindings.scope_of(function);
             let parent = outer.and_then(|scope| self.bindings.scope(scope)?.parent);
@@ -473,11 +488,18 @@ impl<'a> Resolver<'a> {
         values
     }
 
+    /// What a name of the text stands for that the program does not bind.
+    fn builtin(&mut self, name: &'a str) -> Values<'a> {
+        if !self.bindings.stars().is_empty() {
+            return self.free(name);
+        }
+        let known = self.builtins.entry(name).or_insert_with(|| full_name(name));
+        known.clone().map(Value::Name).into_iter().collect()
+    }
+
     /// What a name stands for that the program does not bind.
     pub(crate) fn free(&self, name: &str) -> Values<'a> {
-        let builtin = is_builtin(name)
-            .then(|| Value::name(canonical(&["builtins.", name].concat())))
-            .into_iter();
+        let builtin = full_name(name).map(Value::Name).into_iter();
         let stars = self.bindings.stars().iter().rev().take(MAX_VALUES - 1);
         let starred = stars
             .filter(|module| {
@@ -490,7 +512,7 @@ impl<'a> Resolver<'a> {
     /// `globals()["x"]`: what a text names.
     pub(crate) fn by_text(&mut self, text: &str, cx: &Cx<'a>, depth: usize) -> Values<'a> {
         if text == "__builtins__" {
-            return vec![Value::name("builtins")];
+            return Values::One(Value::name("builtins"));
         }
         let Some((home, bound)) = self.bindings.lookup(text, cx.scope) else {
             return self.free(text);
@@ -498,7 +520,7 @@ impl<'a> Resolver<'a> {
         let bound = Rc::clone(bound);
         if depth > MAX_DEPTH {
             self.allowance.cut();
-            return Vec::new();
+            return Values::new();
         }
         let mut values = Values::new();
         for binding in bound.iter() {
@@ -511,11 +533,11 @@ impl<'a> Resolver<'a> {
     pub(crate) fn evaluated(&mut self, text: &Rc<str>, cx: &Cx<'a>, depth: usize) -> Values<'a> {
         if depth > MAX_DEPTH / 2 {
             self.allowance.cut();
-            return Vec::new();
+            return Values::new();
         }
         match self.parse(text).and_then(only_expression) {
             Some(expr) => self.eval(expr, cx, depth + 20),
-            None => Vec::new(),
+            None => Values::new(),
         }
     }
 
@@ -550,31 +572,29 @@ impl<'a> Resolver<'a> {
                     .collect()
             }
             // A member of an enumeration.
-            Value::Text(_) | Value::Bytes(_) if name == "value" => vec![value.clone()],
-            Value::Text(_) if name == "__class__" => vec![Value::name("builtins.str")],
-            Value::Bytes(_) if name == "__class__" => vec![Value::name("builtins.bytes")],
+            Value::Text(_) | Value::Bytes(_) if name == "value" => Values::One(value.clone()),
+            Value::Text(_) if name == "__class__" => Values::One(Value::name("builtins.str")),
+            Value::Bytes(_) if name == "__class__" => Values::One(Value::name("builtins.bytes")),
             Value::Text(text) if name == "name" => {
                 let last = text.rsplit('/').next().unwrap_or("");
                 Value::text(last).into_iter().collect()
             }
             Value::Made(made) if &*made.maker == "types.SimpleNamespace" => {
-                made.args.get(usize::MAX, &[name]).to_vec()
+                made.args.get(usize::MAX, &[name]).into()
             }
             Value::Function(function, ..) => match name {
                 "__name__" => Value::text(function.name.as_str()).into_iter().collect(),
-                "__wrapped__" | "__call__" => vec![value.clone()],
+                "__wrapped__" | "__call__" => Values::One(value.clone()),
                 _ => self.loose(name, cx, depth),
             },
-            Value::Lambda(..) if name == "__call__" => vec![value.clone()],
+            Value::Lambda(..) if name == "__call__" => Values::One(value.clone()),
             Value::Text(_)
             | Value::Bytes(_)
             | Value::Int(_)
             | Value::Big(_)
             | Value::List(_)
-            | Value::Dict(_) => {
-                vec![Value::Bound(Rc::new((value.clone(), name.into())))]
-            }
-            _ => Vec::new(),
+            | Value::Dict(_) => Values::One(Value::Bound(Rc::new((value.clone(), name.into())))),
+            _ => Values::new(),
         }
     }
 
@@ -583,7 +603,7 @@ impl<'a> Resolver<'a> {
             return Value::text(text).into_iter().collect();
         }
         if name == "__call__" {
-            return vec![Value::name(base)];
+            return Values::One(Value::name(base));
         }
         member(base, name).map(Value::Name).into_iter().collect()
     }
@@ -611,13 +631,13 @@ impl<'a> Resolver<'a> {
     ) -> Values<'a> {
         if depth > MAX_DEPTH {
             self.allowance.cut();
-            return Vec::new();
+            return Values::new();
         }
         let mut values = Values::new();
         let stripped = self.without_foreign(cx, scope);
         let cx = &stripped;
-        for binding in self.bindings.member(scope, name) {
-            for value in self.binding(&binding, cx, depth + 1) {
+        for binding in self.bindings.member(scope, name).iter() {
+            for value in self.binding(binding, cx, depth + 1) {
                 let bind_self = matches!(binding, Binding::Function(function, _) if !has_decorator(function, "staticmethod"));
                 let value = match (object, &value) {
                     (Some(object), Value::Function(function, ..)) if is_property(function) => {
@@ -631,7 +651,7 @@ impl<'a> Resolver<'a> {
                     }
                     _ => value,
                 };
-                absorb(&mut values, vec![value]);
+                absorb(&mut values, Values::One(value));
             }
         }
         if values.is_empty() {
@@ -657,7 +677,7 @@ impl<'a> Resolver<'a> {
                         (Value::Name(outer), None) => {
                             member(outer, name).map(Value::Name).into_iter().collect()
                         }
-                        _ => Vec::new(),
+                        _ => Values::new(),
                     };
                     absorb(&mut values, found);
                 }
@@ -677,6 +697,11 @@ impl<'a> Resolver<'a> {
         merge(&mut values, self.loose(name, cx, depth));
         values
     }
+}
+
+/// The qualified name of a builtin.
+fn full_name(name: &str) -> Option<Rc<str>> {
+    is_builtin(name).then(|| canonical(&["builtins.", name].concat()).into())
 }
 
 /// Whether a method is read like an attribute.

@@ -3,9 +3,10 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use ruff_python_ast::{Expr, ExprLambda, StmtClassDef, StmtFunctionDef};
+use ruff_python_ast::{Expr, ExprCall, ExprLambda, StmtClassDef, StmtFunctionDef};
 
 use crate::bindings::{ByName, ByNode, ScopeId};
+pub(crate) use crate::values::Values;
 
 /// The most values one expression is taken to have.
 pub(crate) const MAX_VALUES: usize = 8;
@@ -13,9 +14,6 @@ pub(crate) const MAX_VALUES: usize = 8;
 pub(crate) const MAX_TEXT: usize = 256 * 1024;
 /// The longest list that is worked out.
 pub(crate) const MAX_ITEMS: usize = 32 * 1024;
-
-/// Every value that an expression may have; none when nothing is known.
-pub(crate) type Values<'a> = Vec<Value<'a>>;
 
 /// One value.
 #[derive(Debug, Clone)]
@@ -67,11 +65,32 @@ pub(crate) struct Made<'a> {
 pub(crate) struct Args<'a> {
     pub(crate) positional: Vec<Values<'a>>,
     pub(crate) named: Vec<(Rc<str>, Values<'a>)>,
-    /// The expressions, in the order of the text, and where they stand: for what they carry along.
-    pub(crate) exprs: Vec<(&'a Expr, Cx<'a>)>,
+    /// The calls that they are written in.
+    pub(crate) written: Written<'a>,
+}
+
+/// A call that arguments are written in, without the first so many of them, and where it stands.
+pub(crate) type Call<'a> = (&'a ExprCall, usize, Cx<'a>);
+
+/// The calls that arguments are written in: one, and what partial calls were given before.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Written<'a> {
+    pub(crate) call: Option<Call<'a>>,
+    pub(crate) before: Vec<Call<'a>>,
 }
 
 impl<'a> Args<'a> {
+    /// The expressions, in the order of the text, and where they stand: for what they carry along.
+    pub(crate) fn exprs(&self) -> impl Iterator<Item = (&'a Expr, &Cx<'a>)> {
+        let calls = self.written.call.iter().chain(&self.written.before);
+        calls.flat_map(|(call, skip, cx)| {
+            let named = call.arguments.keywords.iter();
+            let all = call.arguments.args.iter();
+            let all = all.chain(named.map(|keyword| &keyword.value));
+            all.skip(*skip).map(move |expr| (expr, cx))
+        })
+    }
+
     /// Arguments by position only.
     pub(crate) fn of(positional: Vec<Values<'a>>) -> Self {
         Self {
@@ -82,7 +101,7 @@ impl<'a> Args<'a> {
 
     /// The values at a position.
     pub(crate) fn at(&self, position: usize) -> &[Value<'a>] {
-        self.positional.get(position).map_or(&[], Vec::as_slice)
+        self.positional.get(position).map_or(&[], Values::as_slice)
     }
 
     /// The values at a position or under one of these names.
@@ -105,7 +124,7 @@ impl<'a> Args<'a> {
         Self {
             positional: self.positional.iter().skip(count).cloned().collect(),
             named: self.named.clone(),
-            exprs: self.exprs.clone(),
+            written: self.written.clone(),
         }
     }
 
@@ -118,7 +137,7 @@ impl<'a> Args<'a> {
         Self {
             positional,
             named: all,
-            exprs: self.exprs.clone(),
+            written: self.written.clone(),
         }
     }
 }
@@ -228,17 +247,17 @@ impl<'a> Value<'a> {
 
     /// What an item may be.
     pub(crate) fn item(values: Values<'a>) -> Self {
-        match <[Value<'a>; 1]>::try_from(values) {
-            Ok([one]) => one,
-            Err(values) => Self::Any(Rc::new(values)),
+        match values {
+            Values::One(one) => one,
+            values => Self::Any(Rc::new(values)),
         }
     }
 
     /// What an item may be, one by one.
     pub(crate) fn spread(&self) -> Values<'a> {
         match self {
-            Self::Any(values) => values.to_vec(),
-            other => vec![other.clone()],
+            Self::Any(values) => Values::clone(values),
+            other => other.clone().into(),
         }
     }
 

@@ -549,7 +549,7 @@ impl<'a> Walker<'a, '_> {
                 if let Value::Function(..) | Value::Lambda(..) | Value::Method(_) | Value::Made(_) =
                     value
                 {
-                    let args = Args::of(vec![vec![Value::Function(function, scope, None)]]);
+                    let args = Args::of(vec![Value::Function(function, scope, None).into()]);
                     self.apply(&value, &args, decorator.range, Certainty::Likely);
                 }
             }
@@ -616,7 +616,7 @@ impl<'a> Walker<'a, '_> {
             .bindings
             .scope(self.cx.scope)
             .map(|scope| scope.returns.clone());
-        for expr in returns.unwrap_or_default() {
+        for &expr in returns.unwrap_or_default().iter() {
             for value in self.resolver.values(expr, &self.cx.clone()) {
                 let Value::List(items) = value else { continue };
                 let Some(first) = items.first() else { continue };

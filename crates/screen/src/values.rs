@@ -1,0 +1,131 @@
+//! A list of values that needs no heap for none or one: hardly any expression has more.
+
+use std::ops::Deref;
+use std::{iter, option, slice, vec};
+
+use crate::value::Value;
+
+/// Every value that an expression may have; none when nothing is known.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Values<'a> {
+    #[default]
+    None,
+    One(Value<'a>),
+    /// At least two.
+    Many(Vec<Value<'a>>),
+}
+
+impl<'a> Values<'a> {
+    pub(crate) const fn new() -> Self {
+        Self::None
+    }
+
+    pub(crate) fn push(&mut self, value: Value<'a>) {
+        *self = match std::mem::take(self) {
+            Self::None => Self::One(value),
+            Self::One(first) => Self::Many(vec![first, value]),
+            Self::Many(mut values) => {
+                values.push(value);
+                Self::Many(values)
+            }
+        };
+    }
+
+    pub(crate) fn as_slice(&self) -> &[Value<'a>] {
+        match self {
+            Self::None => &[],
+            Self::One(value) => slice::from_ref(value),
+            Self::Many(values) => values,
+        }
+    }
+}
+
+impl<'a> Deref for Values<'a> {
+    type Target = [Value<'a>];
+
+    fn deref(&self) -> &Self::Target {
+        self.as_slice()
+    }
+}
+
+impl<'a> From<Value<'a>> for Values<'a> {
+    fn from(value: Value<'a>) -> Self {
+        Self::One(value)
+    }
+}
+
+impl<'a> From<Vec<Value<'a>>> for Values<'a> {
+    fn from(values: Vec<Value<'a>>) -> Self {
+        match <[Value<'a>; 1]>::try_from(values) {
+            Ok([one]) => Self::One(one),
+            Err(values) if values.is_empty() => Self::None,
+            Err(values) => Self::Many(values),
+        }
+    }
+}
+
+impl<'a> From<&[Value<'a>]> for Values<'a> {
+    fn from(values: &[Value<'a>]) -> Self {
+        match values {
+            [] => Self::None,
+            [one] => Self::One(one.clone()),
+            many => Self::Many(many.to_vec()),
+        }
+    }
+}
+
+impl<'a> Extend<Value<'a>> for Values<'a> {
+    fn extend<I: IntoIterator<Item = Value<'a>>>(&mut self, values: I) {
+        values.into_iter().for_each(|value| self.push(value));
+    }
+}
+
+impl<'a> FromIterator<Value<'a>> for Values<'a> {
+    fn from_iter<I: IntoIterator<Item = Value<'a>>>(values: I) -> Self {
+        let mut all = Self::new();
+        all.extend(values);
+        all
+    }
+}
+
+impl<'a> IntoIterator for Values<'a> {
+    type Item = Value<'a>;
+    type IntoIter = iter::Chain<option::IntoIter<Value<'a>>, vec::IntoIter<Value<'a>>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        let (one, many) = match self {
+            Self::None => (None, Vec::new()),
+            Self::One(value) => (Some(value), Vec::new()),
+            Self::Many(values) => (None, values),
+        };
+        one.into_iter().chain(many)
+    }
+}
+
+impl<'v, 'a> IntoIterator for &'v Values<'a> {
+    type Item = &'v Value<'a>;
+    type IntoIter = slice::Iter<'v, Value<'a>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_heap_is_for_two_and_more() {
+        let mut values: Values<'_> = [Value::Int(1)].into_iter().collect();
+        assert!(matches!(values, Values::One(_)));
+        values.push(Value::Int(2));
+        values.push(Value::Int(3));
+        assert_eq!(values.len(), 3);
+        assert_eq!(values.into_iter().count(), 3);
+        assert!(matches!(Values::from(Vec::new()), Values::None));
+        assert!(matches!(Values::from(vec![Value::Nothing]), Values::One(_)));
+        // The tag of a value has room for the other two cases.
+        assert_eq!(size_of::<Values<'_>>(), size_of::<Value<'_>>());
+    }
+}
