@@ -1,10 +1,9 @@
 //! What stands around a container, read by the host from outside: the kernel's own files about its
 //! processes. Nothing in here asks the runtime or the guest.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::MetadataExt;
+use std::collections::BTreeSet;
 
+use casemate_driver::outside::{Found, Process};
 use casemate_linux::Step;
 use casemate_linux::cgroup::Cgroup;
 use casemate_linux::jail::wall as jail;
@@ -25,83 +24,6 @@ pub(crate) struct Expected {
     pub(crate) open_files: Option<u64>,
     /// Where something is mounted, and whether it may be written.
     pub(crate) mounts: Vec<(String, bool)>,
-}
-
-/// A process by its number here, and what the kernel says of it.
-struct Process {
-    pid: u32,
-    status: BTreeMap<String, String>,
-}
-
-type Found = Result<String, String>;
-
-/// The number here of the process that a descriptor from another process table stands for.
-pub(crate) fn number_of(pidfd: impl AsFd) -> Result<u32, String> {
-    let path = format!("/proc/self/fdinfo/{}", pidfd.as_fd().as_raw_fd());
-    let text = read(&path)?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pid:"));
-    let number = line.and_then(|line| line.trim().parse().ok());
-    number
-        .filter(|number| *number > 0)
-        .ok_or_else(|| "the process is gone".to_owned())
-}
-
-fn read(path: &str) -> Result<String, String> {
-    std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))
-}
-
-impl Process {
-    fn open(pid: u32) -> Result<Self, String> {
-        let text = read(&format!("/proc/{pid}/status"))?;
-        let pairs = text.lines().filter_map(|line| line.split_once(':'));
-        let status = pairs
-            .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
-            .collect();
-        Ok(Self { pid, status })
-    }
-
-    fn says(&self, name: &str) -> &str {
-        self.status.get(name).map_or("", String::as_str)
-    }
-
-    fn expect(&self, name: &str, value: &str) -> Result<(), String> {
-        match self.says(name) {
-            found if found == value => Ok(()),
-            found => Err(format!(
-                "process {} has {name} {found:?}, not {value:?}",
-                self.pid
-            )),
-        }
-    }
-
-    fn file(&self, name: &str) -> Result<String, String> {
-        read(&format!("/proc/{}/{name}", self.pid))
-    }
-
-    fn namespace(&self, kind: &str) -> Result<String, String> {
-        namespace(&self.pid.to_string(), kind)
-    }
-
-    /// That a namespace is not the host's.
-    fn own_namespace(&self, kind: &str) -> Found {
-        let (own, host) = (self.namespace(kind)?, namespace("self", kind)?);
-        if own == host {
-            return Err(format!("process {} is in the host's", self.pid));
-        }
-        Ok(own)
-    }
-
-    fn exe(&self) -> Result<String, String> {
-        let path = format!("/proc/{}/exe", self.pid);
-        let link = std::fs::read_link(&path).map_err(|error| format!("{path}: {error}"))?;
-        Ok(link.to_string_lossy().into_owned())
-    }
-}
-
-fn namespace(process: &str, kind: &str) -> Result<String, String> {
-    let path = format!("/proc/{process}/ns/{kind}");
-    let link = std::fs::read_link(&path).map_err(|error| format!("{path}: {error}"))?;
-    Ok(link.to_string_lossy().into_owned())
 }
 
 /// What stands when the runtime has made the container and has not started it.
@@ -125,11 +47,11 @@ pub(crate) fn created(expected: &Expected, pid: u32, group: Option<&Cgroup>) -> 
             p.own_namespace("mnt")
         }),
         look(jail::PID_NAMESPACE, "not the host's", &pid_namespace),
-        look(wall::CAPABILITIES, "none in any set", &no_capabilities),
+        look(wall::CAPABILITIES, "none in any set", &Process::no_capabilities),
         Step::run(
             walls::MEMBERSHIP,
             "its processes are in the control group",
-            || member(group, pid),
+            || process.as_ref().map_err(Clone::clone)?.member(group),
         ),
     ];
     if expected.kind.is_gvisor() {
@@ -146,9 +68,9 @@ pub(crate) fn created(expected: &Expected, pid: u32, group: Option<&Cgroup>) -> 
         }),
         look(jail::CGROUP_NAMESPACE, "not the host's", &cgroup),
         look(wall::IDENTITY, "a user of its own", &|p| {
-            identity(expected, p)
+            p.identity(expected.user)
         }),
-        look(wall::NO_NEW_PRIVS, "on", &no_new_privs),
+        look(wall::NO_NEW_PRIVS, "on", &Process::no_new_privs),
         look(
             jail::ROOT,
             "read-only, nothing of the host's beside its software",
@@ -185,10 +107,10 @@ pub(crate) fn started(
             "the filter of the jail, by libseccomp",
             &|process| {
                 // Once more what could have changed with the program that was executed.
-                no_capabilities(process)?;
-                no_new_privs(process)?;
-                identity(expected, process)?;
-                filtered(process)
+                process.no_capabilities()?;
+                process.no_new_privs()?;
+                process.identity(expected.user)?;
+                process.filtered(None)
             },
         ),
         look(
@@ -197,12 +119,7 @@ pub(crate) fn started(
             &descriptors,
         ),
         look(wall::NOT_DUMPABLE, "not looked into", &|process| {
-            let path = format!("/proc/{}/environ", process.pid);
-            let found = std::fs::metadata(&path).map_err(|error| format!("{path}: {error}"))?;
-            if found.uid() == expected.user {
-                return Err("its files in /proc are its own".to_owned());
-            }
-            Ok("its files in /proc are not its own".to_owned())
+            process.not_dumpable(expected.user)
         }),
     ]
 }
@@ -221,12 +138,6 @@ fn set_open_files(expected: &Expected, pid: u32) -> Result<(), String> {
     prlimit(pid, Resource::Nofile, limit)
         .map(drop)
         .map_err(|error| format!("prlimit: {error}"))
-}
-
-fn filtered(process: &Process) -> Found {
-    process.expect("Seccomp", "2")?;
-    let filters = process.says("Seccomp_filters");
-    Ok(format!("mode 2, {filters} filters"))
 }
 
 /// That nothing was handed in with which one could read or climb.
@@ -304,26 +215,6 @@ fn user_namespace(expected: &Expected, process: &Process) -> Found {
         "{own}: {} and {}, one each",
         expected.root, expected.user
     ))
-}
-
-fn identity(expected: &Expected, process: &Process) -> Found {
-    let user = expected.user.to_string();
-    let four = [user.as_str(); 4].join("\t");
-    process.expect("Uid", &four)?;
-    process.expect("Gid", &four)?;
-    process.expect("Groups", "")?;
-    Ok(format!("user and group {user}, no other group"))
-}
-
-fn no_capabilities(process: &Process) -> Found {
-    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-        process.expect(set, "0000000000000000")?;
-    }
-    Ok("five empty sets".to_owned())
-}
-
-fn no_new_privs(process: &Process) -> Found {
-    process.expect("NoNewPrivs", "1").map(|()| "on".to_owned())
 }
 
 fn rlimits(expected: &Expected, process: &Process) -> Found {
@@ -409,15 +300,6 @@ fn check_mounts(text: &str, expected: &[(String, bool)]) -> Found {
     Ok(format!("{} mounts, all known; / is read-only", lines.len()))
 }
 
-fn member(group: Option<&Cgroup>, pid: u32) -> Found {
-    let group = group.ok_or("there is no control group")?;
-    match group.holds(pid) {
-        Ok(true) => Ok(format!("process {pid} is in it")),
-        Ok(false) => Err(format!("process {pid} is not in it")),
-        Err(error) => Err(format!("reading the group: {error}")),
-    }
-}
-
 /// gVisor: the processes on the host are its kernel, the process that opens files for it, and the empty
 /// ones in which it runs the guest's code. The guest's own processes are not to be seen from here.
 fn sentry(platform: Platform, pid: u32, group: Option<&Cgroup>, ours: &[u32]) -> Vec<Step> {
@@ -437,13 +319,13 @@ fn sentry(platform: Platform, pid: u32, group: Option<&Cgroup>, ours: &[u32]) ->
             },
         ),
         Step::run(wall::NO_NEW_PRIVS, "on", || {
-            no_new_privs(&Process::open(pid)?)?;
+            Process::open(pid)?.no_new_privs()?;
             Ok("on for the kernel's process".to_owned())
         }),
         Step::run(wall::IDENTITY, "nobody", || {
             let process = Process::open(pid)?;
             process.expect("Uid", "65534\t65534\t65534\t65534")?;
-            no_capabilities(&process)?;
+            process.no_capabilities()?;
             Ok("the kernel's process is nobody, without capabilities".to_owned())
         }),
         Step::run(
@@ -579,13 +461,5 @@ mod tests {
                 .iter()
                 .all(|step| step.wall == wall::NOT_DUMPABLE || !step.stands())
         );
-    }
-
-    #[test]
-    fn a_descriptor_gives_its_number() {
-        let own = rustix::process::getpid();
-        let fd = rustix::process::pidfd_open(own, rustix::process::PidfdFlags::empty()).unwrap();
-        assert_eq!(number_of(&fd), Ok(std::process::id()));
-        assert!(number_of(std::io::stdin()).is_err());
     }
 }

@@ -6,8 +6,8 @@ use casemate_linux::cgroup::wall as group;
 use casemate_linux::jail::wall as jail;
 use casemate_linux::lockdown::wall;
 use casemate_model::guarantee::Guarantee::{
-    self, CpuCapped, DiskCapped, EnvironmentEmpty, HostFilesHidden, InputsReadOnly, MemoryCapped,
-    NetworkAbsent, OpenFilesCapped, OutputCapped, SyscallsFiltered, TasksCapped, WallCapped,
+    self, CpuCapped, DiskCapped, EnvironmentEmpty, HostFilesHidden, InputsReadOnly, LayoutFresh,
+    MemoryCapped, NetworkAbsent, OpenFilesCapped, OutputCapped, SyscallsFiltered, TasksCapped, WallCapped,
 };
 use casemate_model::guarantee::Guarantees;
 use casemate_model::receipt::{Need, Wall};
@@ -16,6 +16,11 @@ use casemate_model::receipt::{Need, Wall};
 pub(crate) const ENVIRONMENT: &str = "environment";
 /// Processor time is read from the control group.
 pub(crate) const ACCOUNTING: &str = "cgroup_cpu_usage";
+
+/// The program's process is in the jail's control groups; told where it was not started in them.
+pub(crate) const MEMBERSHIP: &str = "cgroup_membership";
+/// No other run has had the interpreter's memory.
+pub(crate) const LAYOUT: &str = "memory_layout";
 
 /// Every wall there can be: its name, whether a run may start without it, what it guarantees.
 const KNOWN: &[(&str, Need, &[Guarantee])] = &[
@@ -55,6 +60,8 @@ const KNOWN: &[(&str, Need, &[Guarantee])] = &[
     (group::PIDS, Need::Additional, &[]),
     (group::CPU, Need::Additional, &[]),
     (ACCOUNTING, Need::Additional, &[]),
+    (MEMBERSHIP, Need::Additional, &[]),
+    (LAYOUT, Need::Additional, &[LayoutFresh]),
 ];
 
 /// The limits: name, what it guarantees, and the wall that enforces it; none is the host itself.
@@ -96,6 +103,22 @@ pub(crate) fn built(step: &Step) -> Wall {
         Ok(got) => Wall::standing(name, need, &step.asked, got, guarantees),
         Err(missing) => Wall::absent(name, need, &step.asked, missing, guarantees),
     }
+}
+
+/// The interpreter is started for this run.
+pub(crate) fn fresh_layout(why: &str) -> Step {
+    Step::run(LAYOUT, "of this run alone", || {
+        Ok(format!("started cold: {why}"))
+    })
+}
+
+/// The program runs in a child of a zygote.
+pub(crate) fn shared_layout(zygote: u32) -> Step {
+    let why = format!(
+        "forked from zygote {zygote}: its tenant's runs share where things lie in memory and the hash secret; random \
+         state is renewed"
+    );
+    Step::missing(LAYOUT, "of this run alone", why)
 }
 
 /// The limits of a run, each standing where it is finite and what enforces it stands.
