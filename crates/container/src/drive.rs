@@ -19,9 +19,10 @@ use casemate_driver::lowered::{Lowered, Watched};
 use casemate_driver::outside::number_of;
 use casemate_driver::packages::{Store, guest, python};
 use casemate_driver::packets::{Received, wait_readable};
+use casemate_driver::walls as shared;
 use casemate_linux::cgroup::{Cgroup, wall as group_wall};
 use casemate_linux::{Spawn, Step, handoff, jail};
-use casemate_model::receipt::{Need, Receipt, Wall};
+use casemate_model::receipt::{Need, Receipt};
 
 use crate::bundle::{Ids, mount_points};
 use crate::keeper;
@@ -109,16 +110,12 @@ impl Backend for ContainerBackend {
             making.map_err(|error| CreateError::Fault(format!("starting the keeper: {error}")))?;
         let runtime = probe::runtime(self.kind, found);
         let (sandbox, steps) = making.make(self.kind, found, &lowered)?;
-        let mut all: Vec<Wall> = steps
-            .iter()
-            .map(|step| walls::built(self.kind, step))
-            .collect();
-        all.extend(walls::limits(self.kind, &lowered.watched, &all));
-        all.extend(walls::unmentioned(self.kind, &all));
+        let (known, counting) = (walls::of(self.kind), walls::counting(self.kind));
+        let walls = shared::all(known, counting, &lowered.watched, &steps);
         let receipt = Receipt {
             backend: self.kind.name().to_owned(),
             guest: format!("{}, by {runtime}", guest()),
-            walls: all,
+            walls,
         };
         Ok((Box::new(sandbox), receipt))
     }
@@ -165,7 +162,7 @@ impl ContainerBackend {
             }
             Err(missing) => (None, missing.steps),
         };
-        steps.push(accounting(cgroup.as_ref()));
+        steps.push(shared::accounting(cgroup.as_ref()));
         let group = match (self.kind, &mut cgroup) {
             (Kind::Runc, Some(cgroup)) => Some(cgroup.for_runtime()?),
             _ => None,
@@ -200,15 +197,6 @@ impl ContainerBackend {
             group,
         })
     }
-}
-
-/// Processor time of everything in the container, ended processes included, is a number of the group's.
-fn accounting(cgroup: Option<&Cgroup>) -> Step {
-    Step::run(walls::ACCOUNTING, "read by the host", || {
-        let cgroup = cgroup.ok_or("there is no control group")?;
-        cgroup.cpu_usage().map_err(|error| error.to_string())?;
-        Ok("of all its processes, read every 10 ms".to_owned())
-    })
 }
 
 fn fault(why: impl std::fmt::Display) -> CreateError {
@@ -278,7 +266,8 @@ impl Making {
     }
 
     fn has_gap(&self, kind: Kind) -> bool {
-        let walls = self.steps.iter().map(|step| walls::built(kind, step));
+        let known = walls::of(kind);
+        let walls = self.steps.iter().map(|step| shared::built(known, step));
         walls
             .into_iter()
             .any(|wall| wall.need == Need::Required && !wall.stands())
@@ -326,7 +315,7 @@ fn version(kind: Kind, found: &Found) -> Step {
 
 fn environment() -> Step {
     Step::run(
-        walls::ENVIRONMENT,
+        shared::ENVIRONMENT,
         "the plan's and the interpreter's",
         || Ok("six variables of the bundle's, none of the host's".to_owned()),
     )

@@ -7,9 +7,8 @@ use std::time::Duration;
 use casemate_backend::contract::{Offer, Usable};
 use casemate_driver::lowered::{MEMORY_CEILING, MEMORY_FLOOR};
 use casemate_driver::packages::{Store, guest, python};
-use casemate_linux::cgroup::{Kind as Groups, Layout};
+use casemate_driver::walls::offered_here;
 use casemate_linux::{Exit, Spawn};
-use casemate_model::guarantee::{Guarantee, Guarantees};
 use casemate_model::unit::ByteSize;
 
 use crate::advisories::{Advisories, Version};
@@ -204,7 +203,7 @@ pub(crate) fn offer(kind: Kind, found: &Result<Found, Lack>, store: &Store) -> O
     Offer {
         backend: kind.name().to_owned(),
         usable,
-        guarantees: possible(kind),
+        guarantees: offered_here(walls::of(kind)).0,
         memory_floor: ByteSize(MEMORY_FLOOR),
         memory_ceiling: ByteSize(MEMORY_CEILING),
         cost: match kind {
@@ -249,26 +248,6 @@ pub(crate) fn runtime(kind: Kind, found: &Found) -> String {
         kind.program(),
         found.version.upstream
     )
-}
-
-/// What can be guaranteed with the control groups that are to be had.
-fn possible(kind: Kind) -> Guarantees {
-    let layout = Layout::detect().ok();
-    let mut have = layout.as_ref().map(Layout::controllers).unwrap_or_default();
-    if layout.is_some_and(|layout| layout.kind() == Groups::V2) {
-        // Version 2 counts processor time in every group.
-        have.push("cpuacct");
-    }
-    let by_control_group = [
-        ("memory", Guarantee::MemoryCapped),
-        ("pids", Guarantee::TasksCapped),
-        ("cpuacct", Guarantee::CpuCapped),
-    ];
-    let without = by_control_group
-        .into_iter()
-        .filter(|(controller, _)| !have.contains(controller));
-    let without: Guarantees = without.map(|(_, guarantee)| guarantee).collect();
-    walls::offered(kind).missing_from(&without)
 }
 
 #[cfg(test)]

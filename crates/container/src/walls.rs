@@ -1,17 +1,14 @@
 //! From what was built and measured to the walls of a receipt: which are required and what each guarantees.
 
-use casemate_driver::lowered::Watched;
-use casemate_linux::Step;
+use casemate_driver::walls::{self as shared, Counting};
 use casemate_linux::cgroup::wall as group;
 use casemate_linux::jail::wall as jail;
 use casemate_linux::lockdown::wall;
 use casemate_model::guarantee::Guarantee::{
-    self, CpuCapped, DiskCapped, EnvironmentEmpty, HostFilesHidden, InputsReadOnly, MemoryCapped,
-    NetworkAbsent, OpenFilesCapped, OutputCapped, SeparateKernel, SyscallsFiltered, TasksCapped,
-    WallCapped,
+    EnvironmentEmpty, HostFilesHidden, InputsReadOnly, NetworkAbsent, SeparateKernel,
+    SyscallsFiltered,
 };
-use casemate_model::guarantee::Guarantees;
-use casemate_model::receipt::{Need, Wall};
+use casemate_model::known::{KnownWall, KnownWalls};
 
 use crate::kind::Kind;
 
@@ -25,163 +22,73 @@ pub(crate) const MEMBERSHIP: &str = "cgroup_membership";
 pub(crate) const NETWORK: &str = "network_of_all";
 /// The guest's kernel is not the host's.
 pub(crate) const KERNEL: &str = "separate_kernel";
-/// The environment is made from the plan alone.
-pub(crate) const ENVIRONMENT: &str = "environment";
-/// Processor time is read from the control group.
-pub(crate) const ACCOUNTING: &str = "cgroup_cpu_usage";
-
-type Known = (&'static str, Need, &'static [Guarantee]);
-
 /// Every wall that a container of any runtime has.
-const BOTH: &[Known] = &[
-    (RUNTIME, Need::Required, &[]),
-    (jail::SYSTEM, Need::Required, &[]),
-    (jail::INPUTS, Need::Required, &[InputsReadOnly]),
-    (jail::SCRATCH, Need::Required, &[]),
-    (jail::AFFINITY, Need::Additional, &[]),
-    (CREATED, Need::Required, &[]),
-    (wall::NETWORK_NAMESPACE, Need::Required, &[NetworkAbsent]),
-    (wall::IPC_NAMESPACE, Need::Required, &[]),
-    (wall::UTS_NAMESPACE, Need::Required, &[]),
-    (wall::MOUNT_NAMESPACE, Need::Required, &[]),
-    (jail::PID_NAMESPACE, Need::Required, &[]),
-    (wall::USER_NAMESPACE, Need::Required, &[]),
-    (wall::CAPABILITIES, Need::Required, &[]),
-    (wall::IDENTITY, Need::Required, &[]),
-    (wall::NO_NEW_PRIVS, Need::Required, &[]),
-    (wall::SECCOMP, Need::Required, &[SyscallsFiltered]),
-    (jail::ROOT, Need::Required, &[HostFilesHidden]),
-    (ENVIRONMENT, Need::Required, &[EnvironmentEmpty]),
-    (MEMBERSHIP, Need::Required, &[]),
-    (group::MEMORY, Need::Additional, &[]),
-    (group::SWAP, Need::Additional, &[]),
-    (group::PIDS, Need::Additional, &[]),
-    (group::CPU, Need::Additional, &[]),
-    (ACCOUNTING, Need::Additional, &[]),
+const BOTH: &[KnownWall] = &[
+    KnownWall::required(RUNTIME, &[]),
+    KnownWall::required(jail::SYSTEM, &[]),
+    KnownWall::required(jail::INPUTS, &[InputsReadOnly]),
+    KnownWall::required(jail::SCRATCH, &[]),
+    KnownWall::additional(jail::AFFINITY, &[]),
+    KnownWall::required(CREATED, &[]),
+    KnownWall::required(wall::NETWORK_NAMESPACE, &[NetworkAbsent]),
+    KnownWall::required(wall::IPC_NAMESPACE, &[]),
+    KnownWall::required(wall::UTS_NAMESPACE, &[]),
+    KnownWall::required(wall::MOUNT_NAMESPACE, &[]),
+    KnownWall::required(jail::PID_NAMESPACE, &[]),
+    KnownWall::required(wall::USER_NAMESPACE, &[]),
+    KnownWall::required(wall::CAPABILITIES, &[]),
+    KnownWall::required(wall::IDENTITY, &[]),
+    KnownWall::required(wall::NO_NEW_PRIVS, &[]),
+    KnownWall::required(wall::SECCOMP, &[SyscallsFiltered]),
+    KnownWall::required(jail::ROOT, &[HostFilesHidden]),
+    KnownWall::required(shared::ENVIRONMENT, &[EnvironmentEmpty]),
+    KnownWall::required(MEMBERSHIP, &[]),
+    KnownWall::additional(group::MEMORY, &[]),
+    KnownWall::additional(group::SWAP, &[]),
+    KnownWall::additional(group::PIDS, &[]),
+    KnownWall::additional(group::CPU, &[]),
+    KnownWall::additional(shared::ACCOUNTING, &[]),
 ];
 
 /// What only a container on the host's kernel has.
-const SHARED_KERNEL: &[Known] = &[
-    (jail::CGROUP_NAMESPACE, Need::Additional, &[]),
-    (wall::RLIMITS, Need::Required, &[]),
-    (wall::DESCRIPTORS, Need::Required, &[]),
-    (wall::NOT_DUMPABLE, Need::Required, &[]),
+const SHARED_KERNEL: &[KnownWall] = &[
+    KnownWall::additional(jail::CGROUP_NAMESPACE, &[]),
+    KnownWall::required(wall::RLIMITS, &[]),
+    KnownWall::required(wall::DESCRIPTORS, &[]),
+    KnownWall::required(wall::NOT_DUMPABLE, &[]),
 ];
 
 /// What only gVisor has.
-const GVISOR: &[Known] = &[
-    (NETWORK, Need::Required, &[NetworkAbsent]),
-    (KERNEL, Need::Required, &[SeparateKernel]),
+const GVISOR: &[KnownWall] = &[
+    KnownWall::required(NETWORK, &[NetworkAbsent]),
+    KnownWall::required(KERNEL, &[SeparateKernel]),
 ];
 
-/// The limits: name, what it guarantees, and the wall that enforces it; none is the host itself.
-const LIMITS: &[(&str, Guarantee, Option<&str>)] = &[
-    ("limit_memory", MemoryCapped, Some(group::MEMORY)),
-    ("limit_cpu_time", CpuCapped, Some(ACCOUNTING)),
-    ("limit_wall_time", WallCapped, None),
-    ("limit_tasks", TasksCapped, Some(group::PIDS)),
-    ("limit_disk", DiskCapped, Some(jail::SCRATCH)),
-    ("limit_output", OutputCapped, None),
-    ("limit_open_files", OpenFilesCapped, Some(wall::RLIMITS)),
-];
-
-fn known(kind: Kind) -> impl Iterator<Item = &'static Known> {
-    let own = if kind.is_gvisor() {
-        GVISOR
+/// Every wall that a container of this kind has.
+pub(crate) const fn of(kind: Kind) -> KnownWalls {
+    if kind.is_gvisor() {
+        KnownWalls(&[BOTH, GVISOR])
     } else {
-        SHARED_KERNEL
-    };
-    BOTH.iter().chain(own)
-}
-
-/// What enforces a limit: for gVisor, descriptors are its own kernel's to count.
-fn enforcer(kind: Kind, by: Option<&'static str>) -> Option<&'static str> {
-    match by {
-        Some(wall::RLIMITS) if kind.is_gvisor() => Some(KERNEL),
-        other => other,
+        KnownWalls(&[BOTH, SHARED_KERNEL])
     }
 }
 
-/// What the backend can guarantee where every wall stands.
-pub(crate) fn offered(kind: Kind) -> Guarantees {
-    let walls = known(kind).flat_map(|(_, _, set)| set.iter().copied());
-    walls.chain(LIMITS.iter().map(|(_, g, _)| *g)).collect()
-}
-
-/// A wall as it was built or measured. One that we do not know guarantees nothing and is required.
-pub(crate) fn built(kind: Kind, step: &Step) -> Wall {
-    let row = known(kind).find(|(name, ..)| *name == step.wall);
-    let (need, guarantees) = row.map_or((Need::Required, Guarantees::none()), |(_, need, set)| {
-        (*need, set.iter().copied().collect())
-    });
-    let name = step.wall.clone();
-    match &step.got {
-        Ok(got) => Wall::standing(name, need, &step.asked, got, guarantees),
-        Err(missing) => Wall::absent(name, need, &step.asked, missing, guarantees),
-    }
-}
-
-/// The limits of a run, each standing where it is finite and what enforces it stands.
-pub(crate) fn limits(kind: Kind, watched: &Watched, walls: &[Wall]) -> Vec<Wall> {
-    let counted = &watched.counted;
-    let inside = if kind.is_gvisor() {
-        ", counted by gVisor's kernel for the guest's user"
+/// Who counts its tasks and descriptors.
+pub(crate) const fn counting(kind: Kind) -> Counting {
+    if kind.is_gvisor() {
+        Counting::Inside(KERNEL)
     } else {
-        ""
-    };
-    let amount = |name: &str| match name {
-        "limit_memory" => (
-            watched.memory_bytes,
-            "bytes beside the libraries'".to_owned(),
-        ),
-        "limit_cpu_time" => (watched.cpu_time_ms, "ms, read by the host".to_owned()),
-        "limit_wall_time" => (watched.wall_time_ms, "ms, by the host's clock".to_owned()),
-        "limit_tasks" => (counted.tasks, format!("tasks{inside}")),
-        "limit_disk" => (watched.disk_bytes, "bytes".to_owned()),
-        "limit_output" => (
-            counted.output_bytes,
-            "bytes a stream, counted by the host".to_owned(),
-        ),
-        _ => (counted.open_files, format!("descriptors a process{inside}")),
-    };
-    let stands = |name: &str| walls.iter().any(|wall| wall.name == name && wall.stands());
-    LIMITS
-        .iter()
-        .map(|(name, guarantee, by)| {
-            let set = [*guarantee].into_iter().collect();
-            let (amount, unit) = amount(name);
-            let missing = match enforcer(kind, *by) {
-                _ if amount == u64::MAX => Some("unlimited by choice".to_owned()),
-                Some(by) if !stands(by) => Some(format!("{by} does not stand")),
-                _ => None,
-            };
-            let need = Need::Additional;
-            match missing {
-                None => Wall::standing(*name, need, "a ceiling", format!("{amount} {unit}"), set),
-                Some(why) => Wall::absent(*name, need, "a ceiling", why, set),
-            }
-        })
-        .collect()
-}
-
-/// The walls that no run goes without and that `walls` does not even mention.
-pub(crate) fn unmentioned(kind: Kind, walls: &[Wall]) -> Vec<Wall> {
-    known(kind)
-        .filter(|(name, need, _)| {
-            *need == Need::Required && walls.iter().all(|wall| wall.name != *name)
-        })
-        .map(|(name, need, set)| {
-            let set = set.iter().copied().collect();
-            Wall::absent(*name, *need, "the wall", "nobody mentioned it", set)
-        })
-        .collect()
+        Counting::Host
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use casemate_backend::suite::plan_for;
+    use casemate_linux::Step;
+    use casemate_model::guarantee::{Guarantee, Guarantees};
     use casemate_model::policy::base_guarantees;
-    use casemate_model::receipt::Receipt;
+    use casemate_model::receipt::{Need, Receipt};
 
     use super::*;
     use crate::Platform;
@@ -190,17 +97,16 @@ mod tests {
     const KINDS: [Kind; 3] = [Kind::Runc, Kind::Crun, Kind::Gvisor(Platform::Systrap)];
 
     fn whole(kind: Kind) -> Vec<Step> {
-        known(kind)
-            .map(|(name, ..)| Step::run(name, "asked", || Ok("stands".to_owned())))
+        of(kind)
+            .iter()
+            .map(|wall| Step::run(wall.name, "asked", || Ok("stands".to_owned())))
             .collect()
     }
 
     fn receipt(kind: Kind, steps: &[Step]) -> Receipt {
         let plan = plan_for("print(1)");
         let watched = lower(kind, &plan, "/p").unwrap().watched;
-        let mut walls: Vec<Wall> = steps.iter().map(|step| built(kind, step)).collect();
-        walls.extend(limits(kind, &watched, &walls));
-        walls.extend(unmentioned(kind, &walls));
+        let walls = shared::all(of(kind), counting(kind), &watched, steps);
         Receipt {
             backend: kind.name().into(),
             guest: "none".into(),
@@ -221,23 +127,22 @@ mod tests {
     fn with_every_wall_it_covers_all_but_the_coarse_clock() {
         for kind in KINDS {
             assert_eq!(receipt(kind, &whole(kind)).satisfies(&asked(kind)), Ok(()));
-            let missing = base_guarantees().missing_from(&offered(kind));
+            let missing = base_guarantees().missing_from(&shared::offered(of(kind)));
             assert_eq!(missing.iter().collect::<Vec<_>>(), [Guarantee::ClockCoarse]);
         }
-        assert!(!offered(Kind::Runc).contains(SeparateKernel));
+        assert!(!shared::offered(of(Kind::Runc)).contains(SeparateKernel));
     }
 
     #[test]
     fn each_required_wall_taken_away_or_kept_silent_about_is_a_gap() {
         for kind in KINDS {
-            for (name, need, _) in known(kind) {
+            for KnownWall { name, need, .. } in of(kind).iter() {
                 let mut steps = whole(kind);
                 let step = steps.iter_mut().find(|step| step.wall == *name).unwrap();
                 step.got = Err("taken away".to_owned());
                 let gap = receipt(kind, &steps).satisfies(&asked(kind));
-                let enforces = LIMITS
-                    .iter()
-                    .any(|(_, _, by)| enforcer(kind, *by) == Some(name));
+                let mut limits = asked(kind).iter().collect::<Vec<_>>().into_iter();
+                let enforces = limits.any(|of| shared::enforcer(counting(kind), of) == Some(name));
                 let refused = *need == Need::Required || enforces;
                 assert_eq!(gap.is_err(), refused, "{name}");
                 let silent: Vec<Step> = whole(kind)
@@ -255,10 +160,8 @@ mod tests {
 
     #[test]
     fn a_wall_of_another_runtimes_guarantees_nothing() {
-        let wall = built(
-            Kind::Runc,
-            &Step::run(KERNEL, "x", || Ok("very".to_owned())),
-        );
+        let step = Step::run(KERNEL, "x", || Ok("very".to_owned()));
+        let wall = shared::built(of(Kind::Runc), &step);
         assert!(wall.guarantees.is_empty() && wall.need == Need::Required);
     }
 }

@@ -7,7 +7,8 @@
 //!
 //! Where processes, threads and native code are real, backends share more: `packages` makes what
 //! the system's Python needs, `lowered` is a plan in plain numbers, `handover` and `packets` carry it to the
-//! process that builds the sandbox, `listen`, `watch` and `collect` see the run to its end.
+//! process that builds the sandbox, `listen`, `watch` and `collect` see the run to its end; `walls` are those
+//! that all of them have.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -26,6 +27,7 @@ pub mod outside;
 pub mod packages;
 pub mod packets;
 mod tally;
+pub mod walls;
 pub mod watch;
 
 pub use job::{alias, job_json};

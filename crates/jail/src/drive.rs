@@ -16,13 +16,14 @@ use casemate_driver::lowered::{Lowered, Watched};
 use casemate_driver::outside::number_of;
 use casemate_driver::packages::{Opened, Store, guest, python};
 use casemate_driver::packets::{Packets, Received, wait_readable};
+use casemate_driver::walls::{self as shared, Counting};
 use casemate_linux::Step;
 use casemate_linux::cgroup::Cgroup;
 use casemate_linux::jail::enter::calls;
 use casemate_linux::lockdown::Identity;
 use casemate_model::guarantee::Guarantee;
 use casemate_model::job::TenantId;
-use casemate_model::receipt::{Receipt, Wall};
+use casemate_model::receipt::Receipt;
 
 use crate::init::confinement;
 use crate::lower::lower;
@@ -137,7 +138,7 @@ impl JailBackend {
         lowered: &Lowered<'_>,
         packages: &Opened,
         start: Start,
-    ) -> Result<(JailSandbox, Vec<Wall>), CreateError> {
+    ) -> Result<(JailSandbox, Vec<Step>), CreateError> {
         let taken = self.warm.as_ref().and_then(|(spares, _)| spares.take(packages));
         let mut spare = match taken {
             Some(spare) => spare,
@@ -188,13 +189,12 @@ impl Backend for JailBackend {
             .ok_or_else(|| CreateError::Fault("the cache folder's name is not UTF-8".to_owned()))?;
         let lowered = lower(plan, path).map_err(CreateError::Plan)?;
         let start = self.start(plan, &packages);
-        let (sandbox, mut all) = self.build(&lowered, &packages, start)?;
-        all.extend(walls::limits(&lowered.watched, &all));
-        all.extend(walls::unmentioned(&all));
+        let (sandbox, steps) = self.build(&lowered, &packages, start)?;
+        let walls = shared::all(walls::WALLS, Counting::Host, &lowered.watched, &steps);
         let receipt = Receipt {
             backend: probe::NAME.to_owned(),
             guest: guest(),
-            walls: all,
+            walls,
         };
         Ok((Box::new(sandbox), receipt))
     }
@@ -208,9 +208,9 @@ struct Made {
 }
 
 impl Made {
-    fn cold(self, lowered: &Lowered<'_>, why: &str) -> (JailSandbox, Vec<Wall>) {
-        let mut all: Vec<Wall> = self.steps.iter().map(walls::built).collect();
-        all.push(walls::built(&walls::fresh_layout(why)));
+    fn cold(self, lowered: &Lowered<'_>, why: &str) -> (JailSandbox, Vec<Step>) {
+        let mut steps = self.steps;
+        steps.push(walls::fresh_layout(why));
         let Spare {
             processes,
             lines,
@@ -218,7 +218,7 @@ impl Made {
             ..
         } = self.spare;
         let parts = (processes, lines, cgroup);
-        (sandbox(parts, self.handed, lowered, Begin::Cold), all)
+        (sandbox(parts, self.handed, lowered, Begin::Cold), steps)
     }
 
     /// Has a child of the zygote come into the jail, and measures what stands around it.
@@ -226,7 +226,7 @@ impl Made {
         self,
         lowered: &Lowered<'_>,
         zygote: Arc<Zygote>,
-    ) -> Result<(JailSandbox, Vec<Wall>), Unentered> {
+    ) -> Result<(JailSandbox, Vec<Step>), Unentered> {
         let Self {
             spare,
             handed,
@@ -254,14 +254,14 @@ impl Made {
             };
             entering.enter(lowered, number).map_err(Unentered)?
         };
-        let steps = measure::merge(steps, measured).map_err(Unentered)?;
-        let mut all: Vec<Wall> = steps.iter().map(walls::built).collect();
-        all.push(walls::built(&walls::shared_layout(zygote.pid())));
+        let mut steps = measure::merge(steps, measured).map_err(Unentered)?;
+        steps.push(walls::shared_layout(zygote.pid()));
         let begin = Begin::Warm {
             _init: std::mem::replace(&mut lines.control, line),
             _zygote: zygote,
         };
-        Ok((sandbox((processes, lines, cgroup), handed, lowered, begin), all))
+        let parts = (processes, lines, cgroup);
+        Ok((sandbox(parts, handed, lowered, begin), steps))
     }
 }
 

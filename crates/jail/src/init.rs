@@ -18,6 +18,7 @@ use casemate_driver::handover::{
 use casemate_driver::lowered::STDIN_FILE;
 use casemate_driver::packages::PYTHON;
 use casemate_driver::packets::{Packets, Received};
+use casemate_driver::walls::ENVIRONMENT;
 use casemate_linux::jail::root::{Bare, Plan};
 use casemate_linux::jail::{
     self, Confinement, Forked, Parent, confine, fork_init, leave_children_to_kernel, prepare,
@@ -27,7 +28,6 @@ use casemate_linux::lockdown::Identity;
 use casemate_linux::{Limit, Spawn, Step, handoff, take_fd};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
-use crate::walls::ENVIRONMENT;
 
 /// The first argument that makes this program the first process of a jail.
 pub const ARGUMENT: &str = "jail-init";

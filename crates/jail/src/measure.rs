@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use casemate_driver::outside::{Found, Process};
+use casemate_driver::walls::ENVIRONMENT;
 use casemate_linux::Step;
 use casemate_linux::cgroup::Cgroup;
 use casemate_linux::jail::enter::{Call, filters};
@@ -14,7 +15,7 @@ use casemate_linux::jail::{Confinement, landlock_standing, rlimits, wall as jail
 use casemate_linux::lockdown::{Identity, wall};
 
 use crate::init::ENVIRON;
-use crate::walls::{ENVIRONMENT, MEMBERSHIP};
+use crate::walls::MEMBERSHIP;
 
 /// How long process 1 may take to leave its children to the kernel.
 const HELD_WITHIN: Duration = Duration::from_secs(2);

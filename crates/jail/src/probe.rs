@@ -1,15 +1,12 @@
 //! What this machine offers for the jail backend, and why not more.
 
-use std::sync::OnceLock;
-
 use casemate_backend::contract::{Offer, Usable};
 use casemate_driver::lowered::{MEMORY_CEILING, MEMORY_FLOOR};
 use casemate_driver::packages::{Store, guest, python};
-use casemate_linux::cgroup::{Kind, Layout};
-use casemate_model::guarantee::Guarantees;
+use casemate_driver::walls::offered_here;
 use casemate_model::unit::ByteSize;
 
-use crate::walls;
+use crate::walls::WALLS;
 
 /// The backend's name.
 pub const NAME: &str = "jail";
@@ -30,7 +27,7 @@ pub(crate) fn offer(store: &Store, warm: bool) -> Offer {
             fix: "run `casemate setup --backend jail --force`".to_owned(),
         },
     };
-    let (guarantees, lost) = possible();
+    let (guarantees, lost) = offered_here(WALLS);
     let mut notes = vec![
         guest(),
         "real processes, threads and native code; clocks are as fine as the machine's".to_owned(),
@@ -44,7 +41,7 @@ pub(crate) fn offer(store: &Store, warm: bool) -> Offer {
     Offer {
         backend: NAME.to_owned(),
         usable,
-        guarantees: guarantees.clone(),
+        guarantees,
         memory_floor: ByteSize(MEMORY_FLOOR),
         memory_ceiling: ByteSize(MEMORY_CEILING),
         cost: 20,
@@ -53,36 +50,11 @@ pub(crate) fn offer(store: &Store, warm: bool) -> Offer {
 }
 
 /// With which interpreter a program begins.
-fn start(warm: bool) -> &'static str {
+const fn start(warm: bool) -> &'static str {
     if warm {
         "starts in a child of its tenant's zygote, which shares a memory layout with the tenant's other runs; cold under a \
          policy that requires layout_fresh"
     } else {
         "starts cold: an interpreter of its own for each run"
     }
-}
-
-/// What can be guaranteed here, and the controllers that are not to be had. Looked for once: a machine
-/// does not change its control groups under a running program.
-fn possible() -> &'static (Guarantees, Vec<&'static str>) {
-    static POSSIBLE: OnceLock<(Guarantees, Vec<&'static str>)> = OnceLock::new();
-    POSSIBLE.get_or_init(look)
-}
-
-fn look() -> (Guarantees, Vec<&'static str>) {
-    let layout = Layout::detect().ok();
-    let mut have = layout.as_ref().map(Layout::controllers).unwrap_or_default();
-    if layout.is_some_and(|layout| layout.kind() == Kind::V2) {
-        // Version 2 counts processor time in every group.
-        have.push("cpuacct");
-    }
-    let mut lost = Vec::new();
-    let mut without = Guarantees::none();
-    for (controller, guarantee) in walls::by_control_group() {
-        if !have.contains(&controller) {
-            lost.push(controller);
-            without.insert(guarantee);
-        }
-    }
-    (walls::offered().missing_from(&without), lost)
 }

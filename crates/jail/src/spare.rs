@@ -15,11 +15,11 @@ use casemate_driver::listen::{Ends, Lines, Processes, READY_WITHIN};
 use casemate_driver::lowered::Lowered;
 use casemate_driver::packages::Opened;
 use casemate_driver::packets::Received;
+use casemate_driver::walls::accounting;
 use casemate_linux::cgroup::{Cgroup, Missing};
 use casemate_linux::{Exit as ProcessExit, Spawn, Step, handoff};
 
 use crate::init::{self, handed};
-use crate::walls;
 use crate::zygote::place;
 
 /// A jail without a job.
@@ -98,17 +98,8 @@ impl Spare {
             }
             Err(why) => Missing::of(why, &lowered.cgroup).steps,
         };
-        steps.push(self.accounting());
+        steps.push(accounting(self.cgroup.as_ref().ok()));
         steps
-    }
-
-    /// Processor time of everything in the jail, ended processes included, is a number of the group's.
-    fn accounting(&self) -> Step {
-        Step::run(walls::ACCOUNTING, "read by the host", || {
-            let cgroup = self.cgroup.as_ref().map_err(Clone::clone)?;
-            cgroup.cpu_usage().map_err(|error| error.to_string())?;
-            Ok("of all its processes, read every 10 ms".to_owned())
-        })
     }
 
     /// Hands over the job and hears which walls stand.

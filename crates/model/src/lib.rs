@@ -13,6 +13,7 @@ pub mod event;
 pub mod finding;
 pub mod guarantee;
 pub mod job;
+pub mod known;
 pub mod limit;
 pub mod manifest;
 pub mod outcome;

@@ -271,7 +271,7 @@ impl Worker {
             match self.channel.next(deadline)? {
                 Heard::Frame(got, payload) if got == kind => {
                     let walls: Vec<WireWall> = serde_json::from_slice(&payload)?;
-                    return Ok(walls.into_iter().map(walls::reported).collect());
+                    return Ok(walls.iter().map(walls::reported).collect());
                 }
                 Heard::Frame(got, _) => {
                     return Err(io::Error::other(format!("expected {kind:?}, got {got:?}")));
@@ -307,7 +307,7 @@ impl Worker {
         let armed = self.expect(Kind::Armed, READY_WITHIN)?;
         let mut all = self.walls.clone();
         all.extend(armed);
-        all.extend(walls::unmentioned(&all));
+        all.extend(walls::WORKER.unmentioned(&all));
         Ok(all)
     }
 

@@ -31,7 +31,7 @@ pub(crate) fn offer(store: &Store) -> Offer {
     Offer {
         backend: NAME.to_owned(),
         usable,
-        guarantees: walls::offered(),
+        guarantees: walls::WORKER.offered(),
         memory_floor: ByteSize(MEMORY_FLOOR),
         memory_ceiling: ByteSize(MEMORY_CEILING),
         cost: 10,

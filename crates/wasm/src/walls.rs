@@ -1,39 +1,39 @@
 //! From what a worker reports to the walls of a receipt: which are required and what each guarantees.
 
 use casemate_linux::Step;
+use casemate_linux::cgroup::wall as group;
 use casemate_linux::lockdown::wall;
 use casemate_model::guarantee::Guarantee::{
-    self, ClockCoarse, CpuCapped, DiskCapped, EnvironmentEmpty, HostFilesHidden, InputsReadOnly,
+    ClockCoarse, CpuCapped, DiskCapped, EnvironmentEmpty, HostFilesHidden, InputsReadOnly,
     MemoryCapped, MemoryIsolated, NativeCodeAbsent, NetworkAbsent, OpenFilesCapped, OutputCapped,
     ProcessesAbsent, SyscallsFiltered, TasksCapped, WallCapped,
 };
-use casemate_model::guarantee::Guarantees;
-use casemate_model::receipt::{Need, Wall};
+use casemate_model::known::{KnownWall, KnownWalls};
+use casemate_model::receipt::Wall;
 
 use crate::wire::WireWall;
 
-/// Every wall there can be: its name, whether a run may start without it, what it guarantees.
-const KNOWN: &[(&str, Need, &[Guarantee])] = &[
-    (wall::SINGLE_THREAD, Need::Required, &[]),
-    (wall::NO_NEW_PRIVS, Need::Required, &[]),
-    (wall::DESCRIPTORS, Need::Required, &[]),
-    (wall::USER_NAMESPACE, Need::Additional, &[]),
-    (wall::NETWORK_NAMESPACE, Need::Additional, &[NetworkAbsent]),
-    (wall::IPC_NAMESPACE, Need::Additional, &[]),
-    (wall::UTS_NAMESPACE, Need::Additional, &[]),
-    (wall::MOUNT_NAMESPACE, Need::Additional, &[]),
-    (wall::EMPTY_ROOT, Need::Additional, &[HostFilesHidden]),
-    (wall::RLIMITS, Need::Required, &[]),
-    (wall::IDENTITY, Need::Additional, &[]),
-    (wall::CAPABILITIES, Need::Required, &[]),
-    (wall::DIES_WITH_PARENT, Need::Required, &[]),
-    (wall::NOT_DUMPABLE, Need::Required, &[]),
-    (wall::LANDLOCK_FILES, Need::Additional, &[HostFilesHidden]),
-    (wall::LANDLOCK_NETWORK, Need::Additional, &[]),
-    (wall::LANDLOCK_SCOPES, Need::Additional, &[]),
-    (
+/// Every wall that a worker may report.
+pub(crate) const WORKER: KnownWalls = KnownWalls(&[&[
+    KnownWall::required(wall::SINGLE_THREAD, &[]),
+    KnownWall::required(wall::NO_NEW_PRIVS, &[]),
+    KnownWall::required(wall::DESCRIPTORS, &[]),
+    KnownWall::additional(wall::USER_NAMESPACE, &[]),
+    KnownWall::additional(wall::NETWORK_NAMESPACE, &[NetworkAbsent]),
+    KnownWall::additional(wall::IPC_NAMESPACE, &[]),
+    KnownWall::additional(wall::UTS_NAMESPACE, &[]),
+    KnownWall::additional(wall::MOUNT_NAMESPACE, &[]),
+    KnownWall::additional(wall::EMPTY_ROOT, &[HostFilesHidden]),
+    KnownWall::required(wall::RLIMITS, &[]),
+    KnownWall::additional(wall::IDENTITY, &[]),
+    KnownWall::required(wall::CAPABILITIES, &[]),
+    KnownWall::required(wall::DIES_WITH_PARENT, &[]),
+    KnownWall::required(wall::NOT_DUMPABLE, &[]),
+    KnownWall::additional(wall::LANDLOCK_FILES, &[HostFilesHidden]),
+    KnownWall::additional(wall::LANDLOCK_NETWORK, &[]),
+    KnownWall::additional(wall::LANDLOCK_SCOPES, &[]),
+    KnownWall::required(
         wall::SECCOMP,
-        Need::Required,
         &[
             SyscallsFiltered,
             HostFilesHidden,
@@ -41,11 +41,10 @@ const KNOWN: &[(&str, Need, &[Guarantee])] = &[
             ProcessesAbsent,
         ],
     ),
-    (wall::NO_EXEC_GAIN, Need::Additional, &[]),
-    (wall::SECCOMP_SEALED, Need::Required, &[NativeCodeAbsent]),
-    (
+    KnownWall::additional(wall::NO_EXEC_GAIN, &[]),
+    KnownWall::required(wall::SECCOMP_SEALED, &[NativeCodeAbsent]),
+    KnownWall::required(
         "wasm",
-        Need::Required,
         &[
             MemoryIsolated,
             NativeCodeAbsent,
@@ -53,88 +52,38 @@ const KNOWN: &[(&str, Need, &[Guarantee])] = &[
             TasksCapped,
         ],
     ),
-    (
-        "wasi_files",
-        Need::Required,
-        &[HostFilesHidden, InputsReadOnly],
-    ),
-    ("wasi_network", Need::Required, &[NetworkAbsent]),
-    ("wasi_environment", Need::Required, &[EnvironmentEmpty]),
-    ("wasi_clock", Need::Required, &[ClockCoarse]),
-    ("limit_memory", Need::Additional, &[MemoryCapped]),
-    ("limit_cpu_time", Need::Additional, &[CpuCapped]),
-    ("limit_wall_time", Need::Additional, &[WallCapped]),
-    ("limit_disk", Need::Additional, &[DiskCapped]),
-    ("limit_disk_files", Need::Additional, &[]),
-    ("limit_output", Need::Additional, &[OutputCapped]),
-    ("limit_open_files", Need::Additional, &[OpenFilesCapped]),
-];
+    KnownWall::required("wasi_files", &[HostFilesHidden, InputsReadOnly]),
+    KnownWall::required("wasi_network", &[NetworkAbsent]),
+    KnownWall::required("wasi_environment", &[EnvironmentEmpty]),
+    KnownWall::required("wasi_clock", &[ClockCoarse]),
+    KnownWall::additional("limit_memory", &[MemoryCapped]),
+    KnownWall::additional("limit_cpu_time", &[CpuCapped]),
+    KnownWall::additional("limit_wall_time", &[WallCapped]),
+    KnownWall::additional("limit_disk", &[DiskCapped]),
+    KnownWall::additional("limit_disk_files", &[]),
+    KnownWall::additional("limit_output", &[OutputCapped]),
+    KnownWall::additional("limit_open_files", &[OpenFilesCapped]),
+]]);
 
-/// What the backend can guarantee where every required wall stands.
-pub(crate) fn offered() -> Guarantees {
-    KNOWN
-        .iter()
-        .flat_map(|(_, _, guarantees)| guarantees.iter().copied())
-        .collect()
+/// The walls that the host puts up around a worker: its control groups. A worker's word for one of
+/// them counts for nothing.
+const AROUND: KnownWalls = KnownWalls(&[&[
+    KnownWall::additional(group::MEMORY, &[MemoryCapped]),
+    KnownWall::additional(group::SWAP, &[]),
+    KnownWall::additional(group::PIDS, &[TasksCapped]),
+    KnownWall::additional(group::CPU, &[]),
+]]);
+
+/// A wall as a worker reported it.
+pub(crate) fn reported(wire: &WireWall) -> Wall {
+    let got = wire.got.as_deref().map_err(String::as_str);
+    WORKER.wall(&wire.wall, &wire.asked, got)
 }
 
-/// A wall as a worker reported it. One that we do not know guarantees nothing and is required, so that
-/// a worker of another version cannot slip one past.
-pub(crate) fn reported(wire: WireWall) -> Wall {
-    let known = KNOWN.iter().find(|(name, ..)| *name == wire.wall);
-    let (need, guarantees) = known
-        .map_or((Need::Required, Guarantees::none()), |(_, need, set)| {
-            (*need, set.iter().copied().collect())
-        });
-    match wire.got {
-        Ok(got) => Wall::standing(wire.wall, need, wire.asked, got, guarantees),
-        Err(missing) => Wall::absent(wire.wall, need, wire.asked, missing, guarantees),
-    }
-}
-
-/// A wall the host put up around the worker: its control groups.
+/// A wall around the worker.
 pub(crate) fn around(step: &Step) -> Wall {
-    let guarantees: Guarantees = match step.wall.as_ref() {
-        "cgroup_memory" => [MemoryCapped].into_iter().collect(),
-        "cgroup_pids" => [TasksCapped].into_iter().collect(),
-        _ => Guarantees::none(),
-    };
-    match &step.got {
-        Ok(got) => Wall::standing(
-            step.wall.clone(),
-            Need::Additional,
-            &step.asked,
-            got,
-            guarantees,
-        ),
-        Err(missing) => Wall::absent(
-            step.wall.clone(),
-            Need::Additional,
-            &step.asked,
-            missing,
-            guarantees,
-        ),
-    }
-}
-
-/// The walls that no run goes without and that `walls` does not even mention.
-pub(crate) fn unmentioned(walls: &[Wall]) -> Vec<Wall> {
-    KNOWN
-        .iter()
-        .filter(|(name, need, _)| {
-            *need == Need::Required && walls.iter().all(|wall| wall.name != *name)
-        })
-        .map(|(name, need, set)| {
-            let guarantees = set.iter().copied().collect();
-            Wall::absent(
-                *name,
-                *need,
-                "the wall",
-                "the worker did not mention it",
-                guarantees,
-            )
-        })
-        .collect()
+    let got = step.got.as_deref().map_err(String::as_str);
+    AROUND.wall(&step.wall, &step.asked, got)
 }
 
 #[cfg(test)]
@@ -143,9 +92,9 @@ mod tests {
 
     #[test]
     fn an_unknown_wall_guarantees_nothing_and_a_silent_worker_has_none() {
-        let wall = reported(WireWall::standing("moat", "deep", "very"));
+        let wall = reported(&WireWall::standing("moat", "deep", "very"));
         assert!(wall.guarantees.is_empty());
-        let missing = unmentioned(&[]);
+        let missing = WORKER.unmentioned(&[]);
         assert!(
             missing
                 .iter()
@@ -154,8 +103,16 @@ mod tests {
     }
 
     #[test]
+    fn a_workers_word_for_a_wall_around_it_counts_for_nothing() {
+        let wall = reported(&WireWall::standing(group::MEMORY, "a ceiling", "trust me"));
+        assert!(wall.guarantees.is_empty());
+        let step = Step::run(group::MEMORY, "a ceiling", || Ok("1 MiB".to_owned()));
+        assert!(around(&step).guarantees.contains(MemoryCapped));
+    }
+
+    #[test]
     fn the_offer_covers_what_every_policy_asks() {
         let asked = casemate_model::policy::base_guarantees();
-        assert!(asked.missing_from(&offered()).is_empty());
+        assert!(asked.missing_from(&WORKER.offered()).is_empty());
     }
 }

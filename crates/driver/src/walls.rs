@@ -1,0 +1,152 @@
+//! The walls that every backend with native Python has: the environment, and the ceilings on a run.
+
+use std::sync::OnceLock;
+
+use casemate_linux::Step;
+use casemate_linux::cgroup::{Cgroup, Kind, Layout, wall as group};
+use casemate_linux::jail::wall as jail;
+use casemate_linux::lockdown::wall;
+use casemate_model::guarantee::Guarantee::{
+    self, CpuCapped, DiskCapped, MemoryCapped, OpenFilesCapped, OutputCapped, TasksCapped,
+    WallCapped,
+};
+use casemate_model::guarantee::Guarantees;
+use casemate_model::known::KnownWalls;
+use casemate_model::receipt::{Need, Wall};
+
+use crate::lowered::Watched;
+
+/// The environment is made from the plan alone.
+pub const ENVIRONMENT: &str = "environment";
+/// Processor time is read from the control group.
+pub const ACCOUNTING: &str = "cgroup_cpu_usage";
+
+/// The limits: name, what it guarantees, and the wall that enforces it; none is the host itself.
+const LIMITS: &[(&str, Guarantee, Option<&str>)] = &[
+    ("limit_memory", MemoryCapped, Some(group::MEMORY)),
+    ("limit_cpu_time", CpuCapped, Some(ACCOUNTING)),
+    ("limit_wall_time", WallCapped, None),
+    ("limit_tasks", TasksCapped, Some(group::PIDS)),
+    ("limit_disk", DiskCapped, Some(jail::SCRATCH)),
+    ("limit_output", OutputCapped, None),
+    ("limit_open_files", OpenFilesCapped, Some(wall::RLIMITS)),
+];
+
+/// Who counts tasks and descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counting {
+    /// The host's kernel.
+    Host,
+    /// A kernel of the sandbox's own, which the wall of this name stands for.
+    Inside(&'static str),
+}
+
+/// A wall as it was built or measured, by the backend's tables.
+pub fn built(known: KnownWalls, step: &Step) -> Wall {
+    let got = step.got.as_deref().map_err(String::as_str);
+    known.wall(&step.wall, &step.asked, got)
+}
+
+/// All walls of a receipt: those in `steps`, the limits, and those that nobody mentioned.
+pub fn all<'a>(
+    known: KnownWalls,
+    counting: Counting,
+    watched: &Watched,
+    steps: impl IntoIterator<Item = &'a Step>,
+) -> Vec<Wall> {
+    let mut walls: Vec<Wall> = steps.into_iter().map(|step| built(known, step)).collect();
+    walls.extend(limits(counting, watched, &walls));
+    walls.extend(known.unmentioned(&walls));
+    walls
+}
+
+/// What the backend can guarantee where every wall stands.
+pub fn offered(known: KnownWalls) -> Guarantees {
+    let limits = LIMITS.iter().map(|(_, guarantee, _)| *guarantee).collect();
+    known.offered().union(&limits)
+}
+
+/// What of it this machine's control groups let stand, and the controllers that are not to be had.
+pub fn offered_here(known: KnownWalls) -> (Guarantees, &'static [&'static str]) {
+    // Looked for once: a machine does not change its control groups under a running program.
+    static LOST: OnceLock<(Guarantees, Vec<&'static str>)> = OnceLock::new();
+    let (without, lost) = LOST.get_or_init(lost);
+    (offered(known).missing_from(without), lost)
+}
+
+fn lost() -> (Guarantees, Vec<&'static str>) {
+    let layout = Layout::detect().ok();
+    let mut have = layout.as_ref().map(Layout::controllers).unwrap_or_default();
+    if layout.is_some_and(|layout| layout.kind() == Kind::V2) {
+        // Version 2 counts processor time in every group.
+        have.push("cpuacct");
+    }
+    let by_control_group = [
+        ("memory", MemoryCapped),
+        ("pids", TasksCapped),
+        ("cpuacct", CpuCapped),
+    ];
+    let lost = by_control_group
+        .into_iter()
+        .filter(|(controller, _)| !have.contains(controller));
+    let (controllers, guarantees): (Vec<_>, Vec<_>) = lost.unzip();
+    (guarantees.into_iter().collect(), controllers)
+}
+
+/// The wall whose absence costs a limit: none for what the host counts itself.
+pub fn enforcer(counting: Counting, guarantee: Guarantee) -> Option<&'static str> {
+    let (_, _, by) = LIMITS.iter().find(|(_, of, _)| *of == guarantee)?;
+    match (by, counting) {
+        (Some(wall::RLIMITS), Counting::Inside(kernel)) => Some(kernel),
+        (by, _) => *by,
+    }
+}
+
+/// The limits of a run, each standing where it is finite and what enforces it stands.
+fn limits(counting: Counting, watched: &Watched, walls: &[Wall]) -> Vec<Wall> {
+    let stands = |name: &str| walls.iter().any(|wall| wall.name == name && wall.stands());
+    LIMITS
+        .iter()
+        .map(|(name, guarantee, _)| {
+            let set = [*guarantee].into_iter().collect();
+            let (amount, unit) = amount(counting, watched, *guarantee);
+            let missing = match enforcer(counting, *guarantee) {
+                _ if amount == u64::MAX => Some("unlimited by choice".to_owned()),
+                Some(by) if !stands(by) => Some(format!("{by} does not stand")),
+                _ => None,
+            };
+            let (need, asked) = (Need::Additional, "a ceiling");
+            match missing {
+                None => Wall::standing(*name, need, asked, format!("{amount} {unit}"), set),
+                Some(why) => Wall::absent(*name, need, asked, why, set),
+            }
+        })
+        .collect()
+}
+
+fn amount(counting: Counting, watched: &Watched, of: Guarantee) -> (u64, String) {
+    let counted = &watched.counted;
+    let inside = match counting {
+        Counting::Host => "",
+        Counting::Inside(_) => ", counted by the sandbox's own kernel for the guest's user",
+    };
+    let (amount, unit) = match of {
+        MemoryCapped => (watched.memory_bytes, "bytes beside the libraries'"),
+        CpuCapped => (watched.cpu_time_ms, "ms, read by the host"),
+        WallCapped => (watched.wall_time_ms, "ms, by the host's clock"),
+        DiskCapped => (watched.disk_bytes, "bytes"),
+        OutputCapped => (counted.output_bytes, "bytes a stream, counted by the host"),
+        TasksCapped => return (counted.tasks, format!("tasks{inside}")),
+        _ => return (counted.open_files, format!("descriptors a process{inside}")),
+    };
+    (amount, unit.to_owned())
+}
+
+/// Processor time of everything in the sandbox, ended processes included, is a number of the group's.
+pub fn accounting(cgroup: Option<&Cgroup>) -> Step {
+    Step::run(ACCOUNTING, "read by the host", || {
+        let cgroup = cgroup.ok_or("there is no control group")?;
+        cgroup.cpu_usage().map_err(|error| error.to_string())?;
+        Ok("of all its processes, read every 10 ms".to_owned())
+    })
+}
