@@ -47,7 +47,11 @@ pub(crate) fn created(expected: &Expected, pid: u32, group: Option<&Cgroup>) -> 
             p.own_namespace("mnt")
         }),
         look(jail::PID_NAMESPACE, "not the host's", &pid_namespace),
-        look(wall::CAPABILITIES, "none in any set", &Process::no_capabilities),
+        look(
+            wall::CAPABILITIES,
+            "none in any set",
+            &Process::no_capabilities,
+        ),
         Step::run(
             walls::MEMBERSHIP,
             "its processes are in the control group",

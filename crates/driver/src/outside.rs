@@ -96,7 +96,10 @@ impl Process {
     /// # Errors
     /// When it is.
     pub fn own_namespace(&self, kind: &str) -> Found {
-        let (own, host) = (self.namespace(kind)?, link(&format!("/proc/self/ns/{kind}"))?);
+        let (own, host) = (
+            self.namespace(kind)?,
+            link(&format!("/proc/self/ns/{kind}"))?,
+        );
         if own == host {
             return Err(format!("process {} is in the host's", self.pid));
         }

@@ -139,7 +139,10 @@ impl JailBackend {
         packages: &Opened,
         start: Start,
     ) -> Result<(JailSandbox, Vec<Step>), CreateError> {
-        let taken = self.warm.as_ref().and_then(|(spares, _)| spares.take(packages));
+        let taken = self
+            .warm
+            .as_ref()
+            .and_then(|(spares, _)| spares.take(packages));
         let mut spare = match taken {
             Some(spare) => spare,
             None => Spare::make(&self.program, packages)

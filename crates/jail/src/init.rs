@@ -28,7 +28,6 @@ use casemate_linux::lockdown::Identity;
 use casemate_linux::{Limit, Spawn, Step, handoff, take_fd};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
-
 /// The first argument that makes this program the first process of a jail.
 pub const ARGUMENT: &str = "jail-init";
 /// The channel to the host.
@@ -169,11 +168,7 @@ struct Inside {
 
 impl Inside {
     /// Puts up and reports all walls. What is left to do is to start the interpreter, with its input.
-    fn arm(
-        mut self,
-        given: &mut Given,
-        mut steps: Vec<Step>,
-    ) -> Result<(Spawn, File), String> {
+    fn arm(mut self, given: &mut Given, mut steps: Vec<Step>) -> Result<(Spawn, File), String> {
         self.parent.confined()?;
         let own = pidfd_open(getpid(), PidfdFlags::empty())
             .map_err(|error| format!("pidfd_open: {error}"))?;

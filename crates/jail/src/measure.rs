@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use casemate_driver::outside::{Found, Process};
@@ -48,9 +47,8 @@ pub(crate) fn entered(expected: &Expected<'_>) -> Vec<Step> {
             check(own, init).map(|found| format!("measured: {found}"))
         })
     };
-    let shared = |kind: &'static str| {
-        move |own: &Process, init: &Process| own.shares_namespace(init, kind)
-    };
+    let shared =
+        |kind: &'static str| move |own: &Process, init: &Process| own.shares_namespace(init, kind);
     let mut steps = vec![
         look(wall::SINGLE_THREAD, "one thread", &|own, _| {
             own.single_thread()

@@ -246,7 +246,11 @@ impl Zygotes {
     }
 
     /// No reason: it is being started.
-    fn standing(&self, tenant: &TenantId, packages: &Opened) -> Result<Arc<Zygote>, Option<String>> {
+    fn standing(
+        &self,
+        tenant: &TenantId,
+        packages: &Opened,
+    ) -> Result<Arc<Zygote>, Option<String>> {
         let mut all = self.all();
         let Some(slot) = all.get_mut(tenant) else {
             return Err(Some("the first run of its tenant".to_owned()));

@@ -190,7 +190,10 @@ impl Cgroup {
     /// What the kernel says instead.
     pub fn set_pids(&self, tasks: u64) -> Result<String, String> {
         let place = self.places.get(&Controller::Pids);
-        limits::set_pids(place.ok_or("there is no pids controller")?, Limit::At(tasks))
+        limits::set_pids(
+            place.ok_or("there is no pids controller")?,
+            Limit::At(tasks),
+        )
     }
 
     /// Moves a process into the group, with all its threads.

@@ -40,6 +40,16 @@ def _create_shell():
     observe.install()
 
 
+def _empty_tmp():
+    """This guest's /tmp is in memory and its own; no file in it may survive."""
+    import shutil
+
+    for entry in os.listdir("/tmp"):
+        path = os.path.join("/tmp", entry)
+        shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+    os.environ.pop("IPYTHONDIR", None)
+
+
 _set_up_interpreter()
 # Loaded for every run; matplotlib must see the environment above.
 import IPython  # noqa: E402, F401
@@ -55,5 +65,5 @@ _create_shell()
 from casemate_guest import warm  # noqa: E402
 
 warm.use()
-os.environ.pop("IPYTHONDIR", None)
+_empty_tmp()
 warm.forget()

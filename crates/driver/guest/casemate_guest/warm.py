@@ -1,6 +1,6 @@
 """Everything loaded and used once, for a guest whose memory is the start of many runs.
 
-Rules: no open descriptor, no written file, no thread and no random state that runs would share may survive.
+Rules: no open descriptor, no thread and no random state that runs would share may survive.
 """
 
 import atexit
@@ -10,8 +10,6 @@ import io
 import json
 import linecache
 import logging
-import os
-import shutil
 import sys
 import weakref
 
@@ -48,7 +46,10 @@ def use():
 
 
 def forget():
-    """Take back everything that using it left behind, and put the rest out of the collector's sight."""
+    """Take back what using it left in memory, and put the rest out of the collector's sight.
+
+    What it wrote lies in /tmp: that is for the caller, who alone knows whose /tmp it is.
+    """
     from matplotlib import font_manager, pyplot
 
     pyplot.close("all")
@@ -61,9 +62,6 @@ def forget():
     weakref.finalize._registry.clear()
     atexit.register(logging.shutdown)
     linecache.clearcache()
-    for entry in os.listdir("/tmp"):
-        path = os.path.join("/tmp", entry)
-        shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
     sys.modules["__main__"].__dict__.clear()
     gc.collect()
     gc.freeze()

@@ -321,7 +321,12 @@ fn number_of(resource: Resource) -> Result<i64, String> {
         Resource::Msgqueue => libc::RLIMIT_MSGQUEUE,
         Resource::Rtprio => libc::RLIMIT_RTPRIO,
         Resource::Nice => libc::RLIMIT_NICE,
-        other => return Err(failed(&format!("{other:?}"), std::io::ErrorKind::Unsupported)),
+        other => {
+            return Err(failed(
+                &format!("{other:?}"),
+                std::io::ErrorKind::Unsupported,
+            ));
+        }
     };
     Ok(number.into())
 }

@@ -342,7 +342,8 @@ impl Builder {
                 .map_err(|e| failed(&format!("symlink {name}"), e))?;
         }
         for (part, name) in SCRATCH {
-            self.bare.attach(&clone_tree(&making.join(part), false)?, name)?;
+            self.bare
+                .attach(&clone_tree(&making.join(part), false)?, name)?;
         }
         self.leave_making()?;
         let how = self.check_quota(&fd)?;
