@@ -133,6 +133,12 @@ pub trait Backend: Send + Sync {
     /// What this machine offers, found by trying where looking is not enough.
     fn probe(&self) -> Offer;
 
+    /// Whether probing asks another program for its state: then it is done only where this backend is
+    /// asked for by name, or no other fits.
+    fn is_slow_to_probe(&self) -> bool {
+        false
+    }
+
     /// Builds the walls for a plan. No guest instruction has run when this returns.
     ///
     /// # Errors

@@ -43,6 +43,9 @@ fn main() -> ExitCode {
         Some(arg) if arg == casemate_jail::zygote::process::ARGUMENT => {
             return casemate_jail::zygote::process::main();
         }
+        Some(arg) if arg == casemate_container::docker::keeper::ARGUMENT => {
+            return casemate_container::docker::keeper::main();
+        }
         Some(arg) if arg == casemate_container::keeper::ARGUMENT => {
             return casemate_container::keeper::main();
         }

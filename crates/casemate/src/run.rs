@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use casemate_backend::contract::{Backend, Cancel, Signal};
+use casemate_container::docker::{DockerBackend, Variant};
 use casemate_container::{ContainerBackend, Kind, Platform};
 use casemate_engine::{Engine, policies};
 use casemate_jail::JailBackend;
@@ -73,6 +74,14 @@ pub(crate) fn engine(store: &Store) -> anyhow::Result<Engine> {
         let store = casemate_jail::setup::Store::open()?;
         backends.push(Arc::new(ContainerBackend::new(
             kind,
+            store,
+            "/proc/self/exe",
+        )));
+    }
+    for variant in [Variant::Native, Variant::Gvisor] {
+        let store = casemate_jail::setup::Store::open()?;
+        backends.push(Arc::new(DockerBackend::new(
+            variant,
             store,
             "/proc/self/exe",
         )));

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use casemate_backend::contract::{Backend, Cancel, Usable};
 use casemate_backend::suite;
+use casemate_container::docker::{DockerBackend, Variant};
 use casemate_container::{ContainerBackend, Kind, Platform};
 use casemate_jail::JailBackend;
 use casemate_model::guarantee::{Guarantee, Guarantees};
@@ -56,25 +57,23 @@ fn the_jail_passes_the_suite() {
     );
 }
 
-/// A runtime that this machine does not have is said so, and passes; in CI that is a failure.
-fn a_container_passes_the_suite(kind: Kind) {
-    let store = casemate_jail::setup::Store::open().expect("a cache folder");
-    let backend = ContainerBackend::new(kind, store, env!("CARGO_BIN_EXE_casemate"));
+/// One that this machine does not have is said so, and passes; in CI that is a failure.
+fn a_container_passes_the_suite(backend: &dyn Backend) {
+    let name = backend.name();
     let usable = backend.probe().usable;
     if usable != Usable::Yes {
         assert!(
             std::env::var_os("CI").is_none(),
-            "no {} in CI: {usable:?}",
-            kind.name()
+            "no {name} in CI: {usable:?}"
         );
-        eprintln!("SKIPPED the suite over {}: {usable:?}", kind.name());
+        eprintln!("SKIPPED the suite over {name}: {usable:?}");
         return;
     }
     let lacking = [Guarantee::ClockCoarse].into_iter().collect();
-    let failures = suite::failures(&backend, &lacking);
+    let failures = suite::failures(backend, &lacking);
     assert!(
         failures.is_empty(),
-        "{} of {} failed:\n{}",
+        "{name}: {} of {} failed:\n{}",
         failures.len(),
         suite::count(),
         failures.join("\n")
@@ -84,13 +83,18 @@ fn a_container_passes_the_suite(kind: Kind) {
 /// One after the other: each has fifty at once among its cases.
 #[test]
 fn containers_pass_the_suite() {
+    let store = casemate_jail::setup::Store::open().expect("a cache folder");
+    let program = env!("CARGO_BIN_EXE_casemate");
     for kind in [
         Kind::Crun,
         Kind::Runc,
         Kind::Gvisor(Platform::Systrap),
         Kind::Gvisor(Platform::Ptrace),
     ] {
-        a_container_passes_the_suite(kind);
+        a_container_passes_the_suite(&ContainerBackend::new(kind, store.clone(), program));
+    }
+    for variant in [Variant::Native, Variant::Gvisor] {
+        a_container_passes_the_suite(&DockerBackend::new(variant, store.clone(), program));
     }
 }
 

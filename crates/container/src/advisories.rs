@@ -2,7 +2,33 @@
 
 use serde::Deserialize;
 
-use crate::kind::Kind;
+/// A program that has a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Program {
+    Runc,
+    Crun,
+    Runsc,
+    Docker,
+}
+
+impl Program {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Runc => "runc",
+            Self::Crun => "crun",
+            Self::Runsc => "runsc",
+            Self::Docker => "Docker",
+        }
+    }
+
+    /// Debian's package of it.
+    pub(crate) const fn package(self) -> &'static str {
+        match self {
+            Self::Docker => "docker.io",
+            other => other.name(),
+        }
+    }
+}
 
 /// One file.
 #[derive(Debug, Clone, Deserialize)]
@@ -29,7 +55,10 @@ struct Advisory {
     #[serde(default)]
     debian: Vec<String>,
     consequence: String,
+    /// Why it is not reached by a bundle of ours.
     unreachable: Option<String>,
+    /// Why it is not reached by a container of ours that Docker makes.
+    unreachable_in_docker: Option<String>,
 }
 
 /// What is installed.
@@ -50,12 +79,22 @@ pub(crate) struct Verdict {
     pub(crate) notes: Vec<String>,
 }
 
+impl Version {
+    /// With the program's name, for people.
+    pub(crate) fn named(&self, program: &str) -> String {
+        let package = self.debian.as_ref();
+        let package = package.map_or_else(String::new, |own| format!(" (Debian {own})"));
+        format!("{program} {}{package}", self.upstream)
+    }
+}
+
 impl Advisories {
-    pub(crate) fn of(kind: Kind) -> Result<Self, String> {
-        let text = match kind {
-            Kind::Runc => include_str!("../../../policies/advisories/runc.toml"),
-            Kind::Crun => include_str!("../../../policies/advisories/crun.toml"),
-            Kind::Gvisor(_) => include_str!("../../../policies/advisories/runsc.toml"),
+    pub(crate) fn of(program: Program) -> Result<Self, String> {
+        let text = match program {
+            Program::Docker => include_str!("../../../policies/advisories/docker.toml"),
+            Program::Runc => include_str!("../../../policies/advisories/runc.toml"),
+            Program::Crun => include_str!("../../../policies/advisories/crun.toml"),
+            Program::Runsc => include_str!("../../../policies/advisories/runsc.toml"),
         };
         Self::parse(text)
     }
@@ -64,7 +103,23 @@ impl Advisories {
         toml::from_str(text).map_err(|error| format!("the list of advisories: {error}"))
     }
 
+    /// For a bundle that we write.
     pub(crate) fn judge(&self, version: &Version) -> Verdict {
+        self.judge_by(version, |advisory| advisory.unreachable.as_deref())
+    }
+
+    /// For a container that we have Docker make.
+    pub(crate) fn judge_in_docker(&self, version: &Version) -> Verdict {
+        self.judge_by(version, |advisory| {
+            advisory.unreachable_in_docker.as_deref()
+        })
+    }
+
+    fn judge_by(
+        &self,
+        version: &Version,
+        unreachable: impl Fn(&Advisory) -> Option<&str>,
+    ) -> Verdict {
         let program = &self.program;
         let mut refused = None;
         let mut notes = Vec::new();
@@ -82,7 +137,7 @@ impl Advisories {
             let Advisory {
                 id, consequence, ..
             } = advisory;
-            match &advisory.unreachable {
+            match unreachable(advisory) {
                 Some(why) => notes.push(format!(
                     "{id} is not fixed in it ({consequence}); not reached here: {why}"
                 )),
@@ -125,8 +180,17 @@ impl Advisory {
     }
 }
 
-/// `1.1.5+ds1-1+deb12u1` is revision `deb12u1` of `1.1.5+ds1-1`.
+/// `1.1.5+ds1-1+deb12u1` is revision `deb12u1` of `1.1.5+ds1-1`, and so is `1.1.5+ds1-1+deb12u1+b6`, which
+/// was only built again.
 fn split(version: &str) -> (&str, &str) {
+    let rebuilt = |end: &str| {
+        end.strip_prefix('b')
+            .is_some_and(|n| n.parse::<u32>().is_ok())
+    };
+    let version = match version.rsplit_once('+') {
+        Some((front, end)) if rebuilt(end) => front,
+        _ => version,
+    };
     version.rsplit_once('+').unwrap_or((version, ""))
 }
 
@@ -149,7 +213,6 @@ fn upstream(text: &str) -> (Vec<u64>, bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Platform;
 
     fn version(upstream: &str, debian: Option<&str>) -> Version {
         Version {
@@ -159,15 +222,20 @@ mod tests {
     }
 
     fn runc(upstream: &str, debian: Option<&str>) -> Verdict {
-        let list = Advisories::of(Kind::Runc).unwrap();
+        let list = Advisories::of(Program::Runc).unwrap();
         list.judge(&version(upstream, debian))
     }
 
     #[test]
     fn every_list_is_well_formed_and_of_its_program() {
-        for kind in [Kind::Runc, Kind::Crun, Kind::Gvisor(Platform::Systrap)] {
-            let list = Advisories::of(kind).unwrap();
-            assert_eq!(list.program, kind.program());
+        for program in [
+            Program::Runc,
+            Program::Crun,
+            Program::Runsc,
+            Program::Docker,
+        ] {
+            let list = Advisories::of(program).unwrap();
+            assert_eq!(list.program, program.name());
             assert!(
                 list.list
                     .iter()
@@ -230,7 +298,7 @@ mod tests {
 
     #[test]
     fn gvisor_of_2022_is_refused_with_the_way_out() {
-        let list = Advisories::of(Kind::Gvisor(Platform::Systrap)).unwrap();
+        let list = Advisories::of(Program::Runsc).unwrap();
         let old = list.judge(&version("20221219.0", None));
         assert!(old.refused.unwrap().contains("bookworm-backports"));
         let new = list.judge(&version("20240729.0", None));

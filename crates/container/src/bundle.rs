@@ -20,7 +20,7 @@ const INSIDE: u32 = 1000;
 const BOOT: &str = "import sys; sys.path.append('/opt/casemate/site-packages'); \
     from casemate_guest.container import main; main()";
 /// The interpreter's environment; nothing of the host's is in it.
-const ENVIRON: [&str; 6] = [
+pub(crate) const ENVIRON: [&str; 6] = [
     "HOME=/tmp",
     "LANG=C.UTF-8",
     "MPLBACKEND=agg",
@@ -29,7 +29,8 @@ const ENVIRON: [&str; 6] = [
     "TMPDIR=/tmp",
 ];
 /// Scratch, by its place in the stage and in the container.
-const SCRATCH: [(&str, &str); 3] = [("tmp", "/tmp"), ("work", "/work"), ("dev/shm", "/dev/shm")];
+pub(crate) const SCRATCH: [(&str, &str); 3] =
+    [("tmp", "/tmp"), ("work", "/work"), ("dev/shm", "/dev/shm")];
 /// Where the stage's own folders end up.
 const FOLDERS: [&str; 9] = [
     "data",
@@ -44,7 +45,7 @@ const FOLDERS: [&str; 9] = [
 ];
 /// Descriptors that a runtime needs to make a container in its place: the limit of the guest's is set before
 /// its program begins.
-const MAKING_FILES: u64 = 256;
+pub(crate) const MAKING_FILES: u64 = 256;
 /// The folder of the stage in which there is nothing.
 pub(crate) const NOTHING: &str = "nothing";
 

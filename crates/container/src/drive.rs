@@ -110,8 +110,8 @@ impl Backend for ContainerBackend {
             making.map_err(|error| CreateError::Fault(format!("starting the keeper: {error}")))?;
         let runtime = probe::runtime(self.kind, found);
         let (sandbox, steps) = making.make(self.kind, found, &lowered)?;
-        let (known, counting) = (walls::of(self.kind), walls::counting(self.kind));
-        let walls = shared::all(known, counting, &lowered.watched, &steps);
+        let family = self.kind.family();
+        let walls = shared::all(family.walls(), family.counting(), &lowered.watched, &steps);
         let receipt = Receipt {
             backend: self.kind.name().to_owned(),
             guest: format!("{}, by {runtime}", guest()),
@@ -122,12 +122,12 @@ impl Backend for ContainerBackend {
 }
 
 /// One of the few turns there are to make a container.
-struct Turn;
+pub(crate) struct Turn;
 
 static TURNS: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
 
 impl Turn {
-    fn take() -> Self {
+    pub(crate) fn take() -> Self {
         let taken = TURNS.0.lock().unwrap_or_else(PoisonError::into_inner);
         let wait = TURNS.1.wait_while(taken, |taken| *taken >= AT_ONCE);
         *wait.unwrap_or_else(PoisonError::into_inner) += 1;
@@ -266,7 +266,7 @@ impl Making {
     }
 
     fn has_gap(&self, kind: Kind) -> bool {
-        let known = walls::of(kind);
+        let known = kind.family().walls();
         let walls = self.steps.iter().map(|step| shared::built(known, step));
         walls
             .into_iter()

@@ -2,6 +2,9 @@
 
 use casemate_linux::keeper::Groups;
 
+use crate::advisories::Program;
+use crate::walls::Family;
+
 /// Where the bundle lies in the keeper's mounts.
 pub(crate) const BUNDLE: &str = "/tmp/bundle";
 /// The container's name. Each keeper has a folder of its own for what the runtime keeps.
@@ -54,6 +57,23 @@ impl Kind {
             Self::Runc => "runc",
             Self::Crun => "crun",
             Self::Gvisor(_) => "runsc",
+        }
+    }
+
+    /// Its list of advisories.
+    pub(crate) const fn advised(self) -> Program {
+        match self {
+            Self::Runc => Program::Runc,
+            Self::Crun => Program::Crun,
+            Self::Gvisor(_) => Program::Runsc,
+        }
+    }
+
+    /// What its containers' walls are.
+    pub(crate) const fn family(self) -> Family {
+        match self {
+            Self::Runc | Self::Crun => Family::Runtime,
+            Self::Gvisor(_) => Family::Gvisor,
         }
     }
 

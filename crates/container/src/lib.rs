@@ -1,10 +1,11 @@
 //! The container backends: the host's own Python in a container that `runc`, `crun` or gVisor's `runsc`
-//! makes from one OCI bundle.
+//! makes from one OCI bundle, or that a Docker daemon makes.
 //!
 //! `probe`, `lower` and `drive` are the backend as every backend has them; `bundle` and `filter` are the
 //! parts of the bundle; `keeper` is the other process, which has the container made; `measure` looks at
 //! what was made from outside, between the runtime's `create` and its `start` and again before the
-//! program begins; `advisories` says which versions are not to be trusted.
+//! program begins; `advisories` says which versions are not to be trusted. [`docker`] is the same once more
+//! where a daemon drives the runtime.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -14,6 +15,7 @@
 
 mod advisories;
 mod bundle;
+pub mod docker;
 mod drive;
 mod filter;
 pub mod keeper;

@@ -11,14 +11,14 @@ use crate::bundle::{Ids, Parts, spec, tree};
 use crate::kind::Kind;
 
 /// What gVisor's kernel, and the process that opens files for it, take beside the guest.
-const SENTRY: u64 = 160 << 20;
+pub(crate) const SENTRY: u64 = 160 << 20;
 /// Threads of a runtime in the group while the interpreter comes up. They are gone before the program
 /// begins, and the limit is set to what it is to be then.
-const STARTING: u64 = 64;
+pub(crate) const STARTING: u64 = 64;
 /// Tasks of gVisor's kernel itself: below this it does not start.
-const SENTRY_TASKS: u64 = 512;
+pub(crate) const SENTRY_TASKS: u64 = 512;
 /// Tasks of gVisor's on the host for each of the guest's.
-const TASKS_FOR_ONE: u64 = 4;
+pub(crate) const TASKS_FOR_ONE: u64 = 4;
 
 /// What the keeper is told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -13,14 +13,13 @@ use casemate_model::unit::ByteSize;
 
 use crate::advisories::{Advisories, Version};
 use crate::kind::Kind;
-use crate::walls;
 
 /// Where programs of the system are.
 const FOLDERS: [&str; 4] = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
 /// How long a runtime may take to say its version.
 const VERSION_WITHIN: Duration = Duration::from_secs(20);
 /// Where Debian keeps what it has installed.
-const DPKG: &str = "/var/lib/dpkg";
+pub(crate) const DPKG: &str = "/var/lib/dpkg";
 
 /// A runtime that was found and may be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +42,7 @@ pub(crate) fn find(kind: Kind) -> Result<Found, Lack> {
     }
     let program = locate(kind)?;
     let version = version(kind, &program)?;
-    let list = Advisories::of(kind).map_err(|why| (why, "report this".to_owned()))?;
+    let list = Advisories::of(kind.advised()).map_err(|why| (why, "report this".to_owned()))?;
     let verdict = list.judge(&version);
     match verdict.refused {
         Some(why) => Err((why, newer(kind))),
@@ -117,7 +116,7 @@ fn version(kind: Kind, program: &Path) -> Result<Version, Lack> {
 }
 
 /// `1.1.5+ds1-1+deb12u1` is of 1.1.5, `0.0~20240729.0-4~bpo12+2` of 20240729.0.
-fn upstream_of(debian: &str) -> Option<String> {
+pub(crate) fn upstream_of(debian: &str) -> Option<String> {
     let version = debian
         .rsplit_once(':')
         .map_or(debian, |(_, version)| version);
@@ -128,7 +127,7 @@ fn upstream_of(debian: &str) -> Option<String> {
         .then(|| version.to_owned())
 }
 
-fn ask(program: &Path) -> Result<String, String> {
+pub(crate) fn ask(program: &Path) -> Result<String, String> {
     let (mut said, to_us) = std::io::pipe().map_err(|error| error.to_string())?;
     let mut child = Spawn::new(program)
         .arg("--version")
@@ -151,7 +150,7 @@ fn ask(program: &Path) -> Result<String, String> {
 }
 
 /// `runc version 1.1.5+ds1`, `crun version 1.8.1`, `runsc version 0.0~20240729.0` or `release-20240729.0`.
-fn parse_version(said: &str) -> Option<String> {
+pub(crate) fn parse_version(said: &str) -> Option<String> {
     let word = said.lines().next()?.split_whitespace().last()?;
     let word = word.strip_prefix("release-").unwrap_or(word);
     let word = word.strip_prefix("0.0~").unwrap_or(word);
@@ -161,7 +160,7 @@ fn parse_version(said: &str) -> Option<String> {
 }
 
 /// The revision of the package of that name, where the program is a file of the package's.
-fn debian_revision(dpkg: &Path, package: &str, program: &Path) -> Option<String> {
+pub(crate) fn debian_revision(dpkg: &Path, package: &str, program: &Path) -> Option<String> {
     let files = std::fs::read_to_string(dpkg.join(format!("info/{package}.list"))).ok()?;
     if !files.lines().any(|line| Path::new(line) == program) {
         return None;
@@ -190,20 +189,12 @@ pub(crate) fn offer(kind: Kind, found: &Result<Found, Lack>, store: &Store) -> O
             fix: fix.clone(),
         },
         (_, _, Ok(_)) => Usable::Yes,
-        _ if !store.dir().exists() => Usable::AfterSetup {
-            what: "fetch pandas, numpy, matplotlib and IPython (about 50 MB) for the system's Python, which the jail \
-                   uses too: under a minute, once; `casemate setup --backend jail`"
-                .to_owned(),
-        },
-        (_, _, Err(error)) => Usable::No {
-            why: error.to_string(),
-            fix: "run `casemate setup --backend jail --force`".to_owned(),
-        },
+        _ => without_packages(store),
     };
     Offer {
         backend: kind.name().to_owned(),
         usable,
-        guarantees: offered_here(walls::of(kind)).0,
+        guarantees: offered_here(kind.family().walls()).0,
         memory_floor: ByteSize(MEMORY_FLOOR),
         memory_ceiling: ByteSize(MEMORY_CEILING),
         cost: match kind {
@@ -212,6 +203,22 @@ pub(crate) fn offer(kind: Kind, found: &Result<Found, Lack>, store: &Store) -> O
             Kind::Gvisor(_) => 60,
         },
         notes: notes(kind, found),
+    }
+}
+
+/// What there is to do where the guest's packages are not set up, or not as they were.
+pub(crate) fn without_packages(store: &Store) -> Usable {
+    match store.installed() {
+        Ok(_) => Usable::Yes,
+        Err(_) if !store.dir().exists() => Usable::AfterSetup {
+            what: "fetch pandas, numpy, matplotlib and IPython (about 50 MB) for the system's Python, which the jail \
+                   uses too: under a minute, once; `casemate setup --backend jail`"
+                .to_owned(),
+        },
+        Err(error) => Usable::No {
+            why: error.to_string(),
+            fix: "run `casemate setup --backend jail --force`".to_owned(),
+        },
     }
 }
 
@@ -228,7 +235,7 @@ fn notes(kind: Kind, found: &Result<Found, Lack>) -> Vec<String> {
     });
     if let Ok(found) = found {
         notes.extend(found.notes.iter().cloned());
-        if let Ok(list) = Advisories::of(kind) {
+        if let Ok(list) = Advisories::of(kind.advised()) {
             notes.push(format!("advisories as of {}", list.reviewed));
         }
     }
@@ -237,17 +244,11 @@ fn notes(kind: Kind, found: &Result<Found, Lack>) -> Vec<String> {
 
 /// The runtime, by version.
 pub(crate) fn runtime(kind: Kind, found: &Found) -> String {
-    let package = found.version.debian.as_ref();
-    let package = package.map_or_else(String::new, |own| format!(" (Debian {own})"));
     let platform = match kind {
         Kind::Gvisor(platform) => format!(", platform {}", platform.name()),
         _ => String::new(),
     };
-    format!(
-        "{} {}{package}{platform}",
-        kind.program(),
-        found.version.upstream
-    )
+    format!("{}{platform}", found.version.named(kind.program()))
 }
 
 #[cfg(test)]

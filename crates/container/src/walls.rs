@@ -10,10 +10,23 @@ use casemate_model::guarantee::Guarantee::{
 };
 use casemate_model::known::{KnownWall, KnownWalls};
 
-use crate::kind::Kind;
+/// What a container is made of, as far as its walls go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// On the host's kernel, made by a runtime that we drive.
+    Runtime,
+    /// On gVisor's kernel, made by runsc that we drive.
+    Gvisor,
+    /// On the host's kernel, made by Docker.
+    Docker,
+    /// On gVisor's kernel, made by Docker.
+    DockerGvisor,
+}
 
 /// The runtime's version is not one with a known hole.
 pub(crate) const RUNTIME: &str = "runtime_version";
+/// The daemon is on this machine, and the container is made of what was staged here.
+pub(crate) const DAEMON: &str = "docker_daemon";
 /// The container was looked at before it was started.
 pub(crate) const CREATED: &str = "created_not_started";
 /// The container's processes are in our control group.
@@ -22,22 +35,18 @@ pub(crate) const MEMBERSHIP: &str = "cgroup_membership";
 pub(crate) const NETWORK: &str = "network_of_all";
 /// The guest's kernel is not the host's.
 pub(crate) const KERNEL: &str = "separate_kernel";
-/// Every wall that a container of any runtime has.
-const BOTH: &[KnownWall] = &[
+
+/// Every wall that a container has, whoever made it.
+const ALL: &[KnownWall] = &[
     KnownWall::required(RUNTIME, &[]),
     KnownWall::required(jail::SYSTEM, &[]),
     KnownWall::required(jail::INPUTS, &[InputsReadOnly]),
     KnownWall::required(jail::SCRATCH, &[]),
     KnownWall::additional(jail::AFFINITY, &[]),
-    KnownWall::required(CREATED, &[]),
     KnownWall::required(wall::NETWORK_NAMESPACE, &[NetworkAbsent]),
     KnownWall::required(wall::IPC_NAMESPACE, &[]),
     KnownWall::required(wall::UTS_NAMESPACE, &[]),
     KnownWall::required(wall::MOUNT_NAMESPACE, &[]),
-    KnownWall::required(jail::PID_NAMESPACE, &[]),
-    KnownWall::required(wall::USER_NAMESPACE, &[]),
-    KnownWall::required(wall::CAPABILITIES, &[]),
-    KnownWall::required(wall::IDENTITY, &[]),
     KnownWall::required(wall::NO_NEW_PRIVS, &[]),
     KnownWall::required(wall::SECCOMP, &[SyscallsFiltered]),
     KnownWall::required(jail::ROOT, &[HostFilesHidden]),
@@ -48,6 +57,37 @@ const BOTH: &[KnownWall] = &[
     KnownWall::additional(group::PIDS, &[]),
     KnownWall::additional(group::CPU, &[]),
     KnownWall::additional(shared::ACCOUNTING, &[]),
+];
+
+/// What Docker does not have: it makes and starts in one, without a user namespace of its own by default,
+/// and with its settings a kernel of gVisor's may be root in there, in the host's process table.
+const OURS: &[KnownWall] = &[
+    KnownWall::required(CREATED, &[]),
+    KnownWall::required(jail::PID_NAMESPACE, &[]),
+    KnownWall::required(wall::USER_NAMESPACE, &[]),
+    KnownWall::required(wall::CAPABILITIES, &[]),
+    KnownWall::required(wall::IDENTITY, &[]),
+];
+
+/// What Docker's containers have beside the rest.
+const DOCKER: &[KnownWall] = &[KnownWall::required(DAEMON, &[])];
+
+/// What only a container of Docker's on the host's kernel has.
+const DOCKER_SHARED: &[KnownWall] = &[
+    KnownWall::required(jail::PID_NAMESPACE, &[]),
+    KnownWall::additional(wall::USER_NAMESPACE, &[]),
+    KnownWall::required(wall::CAPABILITIES, &[]),
+    KnownWall::required(wall::IDENTITY, &[]),
+    KnownWall::required(jail::PROC, &[]),
+    KnownWall::required(jail::DEVICES, &[]),
+];
+
+/// What only one of Docker's on gVisor's kernel has.
+const DOCKER_GVISOR: &[KnownWall] = &[
+    KnownWall::additional(jail::PID_NAMESPACE, &[]),
+    KnownWall::required(wall::USER_NAMESPACE, &[]),
+    KnownWall::additional(wall::CAPABILITIES, &[]),
+    KnownWall::additional(wall::IDENTITY, &[]),
 ];
 
 /// What only a container on the host's kernel has.
@@ -64,21 +104,28 @@ const GVISOR: &[KnownWall] = &[
     KnownWall::required(KERNEL, &[SeparateKernel]),
 ];
 
-/// Every wall that a container of this kind has.
-pub(crate) const fn of(kind: Kind) -> KnownWalls {
-    if kind.is_gvisor() {
-        KnownWalls(&[BOTH, GVISOR])
-    } else {
-        KnownWalls(&[BOTH, SHARED_KERNEL])
+impl Family {
+    const fn is_gvisor(self) -> bool {
+        matches!(self, Self::Gvisor | Self::DockerGvisor)
     }
-}
 
-/// Who counts its tasks and descriptors.
-pub(crate) const fn counting(kind: Kind) -> Counting {
-    if kind.is_gvisor() {
-        Counting::Inside(KERNEL)
-    } else {
-        Counting::Host
+    /// Every wall that such a container has.
+    pub(crate) const fn walls(self) -> KnownWalls {
+        match self {
+            Self::Runtime => KnownWalls(&[ALL, OURS, SHARED_KERNEL]),
+            Self::Gvisor => KnownWalls(&[ALL, OURS, GVISOR]),
+            Self::Docker => KnownWalls(&[ALL, DOCKER, DOCKER_SHARED, SHARED_KERNEL]),
+            Self::DockerGvisor => KnownWalls(&[ALL, DOCKER, DOCKER_GVISOR, GVISOR]),
+        }
+    }
+
+    /// Who counts its tasks and descriptors.
+    pub(crate) const fn counting(self) -> Counting {
+        if self.is_gvisor() {
+            Counting::Inside(KERNEL)
+        } else {
+            Counting::Host
+        }
     }
 }
 
@@ -91,33 +138,39 @@ mod tests {
     use casemate_model::receipt::{Need, Receipt};
 
     use super::*;
-    use crate::Platform;
+    use crate::kind::Kind;
     use crate::lower::lower;
 
-    const KINDS: [Kind; 3] = [Kind::Runc, Kind::Crun, Kind::Gvisor(Platform::Systrap)];
+    const FAMILIES: [Family; 4] = [
+        Family::Runtime,
+        Family::Gvisor,
+        Family::Docker,
+        Family::DockerGvisor,
+    ];
 
-    fn whole(kind: Kind) -> Vec<Step> {
-        of(kind)
+    fn whole(family: Family) -> Vec<Step> {
+        family
+            .walls()
             .iter()
             .map(|wall| Step::run(wall.name, "asked", || Ok("stands".to_owned())))
             .collect()
     }
 
-    fn receipt(kind: Kind, steps: &[Step]) -> Receipt {
+    fn receipt(family: Family, steps: &[Step]) -> Receipt {
         let plan = plan_for("print(1)");
-        let watched = lower(kind, &plan, "/p").unwrap().watched;
-        let walls = shared::all(of(kind), counting(kind), &watched, steps);
+        let watched = lower(Kind::Runc, &plan, "/p").unwrap().watched;
+        let walls = shared::all(family.walls(), family.counting(), &watched, steps);
         Receipt {
-            backend: kind.name().into(),
+            backend: "x".into(),
             guest: "none".into(),
             walls,
         }
     }
 
-    fn asked(kind: Kind) -> Guarantees {
+    fn asked(family: Family) -> Guarantees {
         let coarse = [Guarantee::ClockCoarse].into_iter().collect();
         let base = base_guarantees().missing_from(&coarse);
-        if kind.is_gvisor() {
+        if family.is_gvisor() {
             return base.union(&[SeparateKernel].into_iter().collect());
         }
         base
@@ -125,32 +178,39 @@ mod tests {
 
     #[test]
     fn with_every_wall_it_covers_all_but_the_coarse_clock() {
-        for kind in KINDS {
-            assert_eq!(receipt(kind, &whole(kind)).satisfies(&asked(kind)), Ok(()));
-            let missing = base_guarantees().missing_from(&shared::offered(of(kind)));
+        for family in FAMILIES {
+            assert_eq!(
+                receipt(family, &whole(family)).satisfies(&asked(family)),
+                Ok(())
+            );
+            let missing = base_guarantees().missing_from(&shared::offered(family.walls()));
             assert_eq!(missing.iter().collect::<Vec<_>>(), [Guarantee::ClockCoarse]);
         }
-        assert!(!shared::offered(of(Kind::Runc)).contains(SeparateKernel));
+        for family in FAMILIES {
+            let own = shared::offered(family.walls()).contains(SeparateKernel);
+            assert_eq!(own, family.is_gvisor());
+        }
     }
 
     #[test]
     fn each_required_wall_taken_away_or_kept_silent_about_is_a_gap() {
-        for kind in KINDS {
-            for KnownWall { name, need, .. } in of(kind).iter() {
-                let mut steps = whole(kind);
+        for family in FAMILIES {
+            for KnownWall { name, need, .. } in family.walls().iter() {
+                let mut steps = whole(family);
                 let step = steps.iter_mut().find(|step| step.wall == *name).unwrap();
                 step.got = Err("taken away".to_owned());
-                let gap = receipt(kind, &steps).satisfies(&asked(kind));
-                let mut limits = asked(kind).iter().collect::<Vec<_>>().into_iter();
-                let enforces = limits.any(|of| shared::enforcer(counting(kind), of) == Some(name));
+                let gap = receipt(family, &steps).satisfies(&asked(family));
+                let mut limits = asked(family).iter().collect::<Vec<_>>().into_iter();
+                let enforces =
+                    limits.any(|of| shared::enforcer(family.counting(), of) == Some(name));
                 let refused = *need == Need::Required || enforces;
                 assert_eq!(gap.is_err(), refused, "{name}");
-                let silent: Vec<Step> = whole(kind)
+                let silent: Vec<Step> = whole(family)
                     .into_iter()
                     .filter(|s| s.wall != *name)
                     .collect();
                 assert_eq!(
-                    receipt(kind, &silent).satisfies(&asked(kind)).is_err(),
+                    receipt(family, &silent).satisfies(&asked(family)).is_err(),
                     refused,
                     "{name}"
                 );
@@ -161,7 +221,7 @@ mod tests {
     #[test]
     fn a_wall_of_another_runtimes_guarantees_nothing() {
         let step = Step::run(KERNEL, "x", || Ok("very".to_owned()));
-        let wall = shared::built(of(Kind::Runc), &step);
+        let wall = shared::built(Family::Runtime.walls(), &step);
         assert!(wall.guarantees.is_empty() && wall.need == Need::Required);
     }
 }

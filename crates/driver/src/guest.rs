@@ -27,6 +27,7 @@ pub const SHARED: &[(&str, &str)] = files![
 /// What a guest has beside it whose processes, threads and native code are real.
 pub const NATIVE: &[(&str, &str)] = files![
     "casemate_guest/container.py",
+    "casemate_guest/docker.py",
     "casemate_guest/late.py",
     "casemate_guest/native.py",
     "casemate_guest/zygote.py",

@@ -24,6 +24,8 @@ use crate::watch::{LOOK_EVERY, Watch};
 pub const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How long after the end of everything the last output may take to be read.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+/// How long to wait for what is still on its way.
+const ON_ITS_WAY: Duration = Duration::from_millis(1);
 /// How long killed processes may take to be gone.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 
@@ -92,12 +94,32 @@ pub struct Processes {
     pub init: Option<OwnedFd>,
 }
 
-impl Processes {
+/// What holds a sandbox, and ends it.
+pub trait Holder {
     /// Kills everything in the sandbox and waits until nothing of it runs.
     ///
     /// # Errors
     /// When something could not be killed, or does not end.
-    pub fn take_down(&mut self) -> io::Result<()> {
+    fn take_down(&mut self) -> io::Result<()>;
+
+    /// Whether the control group goes with the processes: then it is read once more before they end.
+    fn takes_its_group_along(&self) -> bool {
+        false
+    }
+
+    /// Whether nothing that was said before the end is still on its way here.
+    fn has_said_all(&self) -> bool {
+        true
+    }
+
+    /// Whether the kernel ended all of it for memory, where its group cannot be asked any more.
+    fn ended_for_memory(&mut self) -> bool {
+        false
+    }
+}
+
+impl Holder for Processes {
+    fn take_down(&mut self) -> io::Result<()> {
         if let Some(init) = &self.init {
             match pidfd_send_signal(init, KernelSignal::KILL) {
                 Ok(()) | Err(Errno::SRCH) => {}
@@ -117,12 +139,11 @@ impl Processes {
 }
 
 /// A sandbox whose program is about to start.
-#[derive(Debug)]
 pub struct Running<'a> {
     /// Its channels.
     pub lines: &'a mut Lines,
     /// Its processes.
-    pub processes: &'a mut Processes,
+    pub processes: &'a mut dyn Holder,
     /// Its limits.
     pub watched: &'a Watched,
     /// Its control group.
@@ -159,11 +180,19 @@ impl Running<'_> {
         }
         let exit = run.listen().map_err(fault("listening to the sandbox"))?;
         let wall = run.elapsed();
+        let mut late = None;
+        if self.processes.takes_its_group_along() {
+            late = watch.look_now(&mut tally);
+        }
         let taken_down = self.processes.take_down();
         taken_down.map_err(fault("ending the sandbox"))?;
-        let over = drain(self.lines, &mut tally).map_err(fault("reading the last output"))?;
+        let over = drain(self.lines, self.processes, &mut tally);
+        let over = over.map_err(fault("reading the last output"))?;
         // What was reached between the last look and the end.
-        let late = watch.look_now(&mut tally);
+        late = watch.look_now(&mut tally).or(late);
+        if exit == Exit::Signal(9) && self.processes.ended_for_memory() {
+            late = late.or(Some(out_of_memory(self.watched)));
+        }
         let exit = settle(exit, over.or(late));
         say_over(&exit, &mut tally);
         tally.told_too_much();
@@ -174,6 +203,14 @@ impl Running<'_> {
             usage: usage(&tally, &watch, wall, &left),
             artifacts: tally.take_artifacts(),
         })
+    }
+}
+
+fn out_of_memory(watched: &Watched) -> Over {
+    Over {
+        limit: LimitKind::Memory,
+        allowed: watched.memory_bytes,
+        seen: watched.memory_bytes,
     }
 }
 
@@ -395,10 +432,16 @@ fn read_some(from: &mut File) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Reads what was written before the end. Nobody is left to write more.
-fn drain(lines: &mut Lines, tally: &mut Tally<'_>) -> io::Result<Option<Over>> {
+fn drain(
+    lines: &mut Lines,
+    holder: &dyn Holder,
+    tally: &mut Tally<'_>,
+) -> io::Result<Option<Over>> {
     let deadline = Instant::now() + DRAIN_WITHIN;
     let mut over = None;
     while Instant::now() < deadline {
+        // Asked before reading: what it has said by now is there to be read.
+        let all_said = holder.has_said_all();
         let (out, err) = (read_some(&mut lines.stdout)?, read_some(&mut lines.stderr)?);
         let more = out.is_some() || err.is_some();
         let outs = out.and_then(|bytes| tally.stdout(bytes).err());
@@ -413,8 +456,11 @@ fn drain(lines: &mut Lines, tally: &mut Tally<'_>) -> io::Result<Option<Over>> {
             Ok(Received::Nothing | Received::Closed) => false,
             Err(error) => return Err(error),
         };
-        if over.is_some() || !(more || said) {
-            break;
+        match (more || said, all_said) {
+            _ if over.is_some() => break,
+            (true, _) => {}
+            (false, true) => break,
+            (false, false) => std::thread::sleep(ON_ITS_WAY),
         }
     }
     Ok(over)

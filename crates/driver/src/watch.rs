@@ -31,6 +31,8 @@ pub struct Watch<'a> {
     pub disk_peak: Room,
     /// The most descriptors of one process.
     pub open_files_peak: u64,
+    /// The group's own peak when it was last read.
+    memory_peak: u64,
     told: Vec<LimitKind>,
 }
 
@@ -48,6 +50,7 @@ impl<'a> Watch<'a> {
             cpu: Duration::ZERO,
             disk_peak: Room::default(),
             open_files_peak: 0,
+            memory_peak: 0,
             told: Vec::new(),
         }
     }
@@ -73,6 +76,8 @@ impl<'a> Watch<'a> {
     pub fn look_now(&mut self, tally: &mut Tally<'_>) -> Option<Over> {
         let used = self.look_at_scratch(tally);
         let cgroup = self.cgroup?;
+        let peak = cgroup.memory_peak().unwrap_or_default();
+        self.memory_peak = self.memory_peak.max(peak);
         if cgroup.task_refusals().is_ok_and(|refused| refused > 0) {
             let allowed = self.limits.counted.tasks;
             self.tell(tally, LimitKind::Tasks, allowed, allowed.saturating_add(1));
@@ -168,8 +173,7 @@ impl<'a> Watch<'a> {
     }
 
     /// The most memory above what there was when the program began.
-    pub fn memory_peak(&self) -> u64 {
-        let peak = self.cgroup.and_then(|cgroup| cgroup.memory_peak().ok());
-        peak.unwrap_or_default().saturating_sub(self.memory_before)
+    pub const fn memory_peak(&self) -> u64 {
+        self.memory_peak.saturating_sub(self.memory_before)
     }
 }

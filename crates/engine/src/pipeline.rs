@@ -12,7 +12,7 @@ use casemate_model::screening::Screening;
 use casemate_screen::{Cleared, clear};
 use casemate_watch::{AlertRules, Watch};
 
-use crate::choose::{choose, needs};
+use crate::choose::{NoPlace, choose, needs};
 use crate::plan::plan;
 use crate::settle::{Refusal, Settled, refuse, settle};
 
@@ -103,6 +103,25 @@ impl Engine {
         )
     }
 
+    /// The place for a job. Those that have to ask another program what they offer are asked only where no
+    /// other will do.
+    fn place(&self, cleared: &Cleared) -> Result<Placement, NoPlace> {
+        let named = cleared.job().demand.backend.as_deref();
+        let is_wanted = |backend: &dyn Backend| match named {
+            Some(name) => backend.name() == name || !backend.is_slow_to_probe(),
+            None => !backend.is_slow_to_probe(),
+        };
+        let all = self.backends.iter();
+        let quick: Vec<Offer> = all
+            .filter(|backend| is_wanted(backend.as_ref()))
+            .map(|backend| backend.probe())
+            .collect();
+        match choose(cleared, &quick) {
+            Err(_) if quick.len() < self.backends.len() => choose(cleared, &self.offers()),
+            placed => placed,
+        }
+    }
+
     /// Screens, places and plans a job without running it.
     ///
     /// # Errors
@@ -111,7 +130,7 @@ impl Engine {
         let mode = job.policy.screen;
         let cleared =
             clear(job, mode).map_err(|refused| Box::new(refused_by_screening(*refused)))?;
-        match choose(&cleared, &self.offers()) {
+        match self.place(&cleared) {
             Ok(placement) => {
                 let plan = plan(&cleared);
                 Ok(Prepared {

@@ -11,15 +11,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::limit::Limit;
-use crate::step::{Step, failed, plain};
+use crate::step::{Step, plain};
 
+mod foreign;
 mod layout;
 mod limits;
-mod owner;
 mod remove;
 #[cfg(test)]
 mod tests;
@@ -68,8 +67,8 @@ pub struct Missing {
     pub steps: Vec<Step>,
 }
 
-/// A group, in as many hierarchies as its controllers need. Dropping it kills what is in it and
-/// removes it.
+/// A group, in as many hierarchies as its controllers need. Dropping one that was made here kills what
+/// is in it and removes it.
 #[derive(Debug)]
 pub struct Cgroup {
     layout: Layout,
@@ -79,6 +78,8 @@ pub struct Cgroup {
     steps: Vec<Step>,
     /// The group's directory in a hierarchy that a container runtime makes its own part in.
     runtime: Option<PathBuf>,
+    /// Whether it was made here, and so is taken down here.
+    owned: bool,
 }
 
 /// Where one controller has the group.
@@ -375,6 +376,9 @@ impl Cgroup {
     }
 
     fn take_down(&mut self) -> io::Result<()> {
+        if !self.owned {
+            return Ok(());
+        }
         let mut done = Ok(());
         // Each is tried, whatever became of the others.
         for dir in self.dirs() {
@@ -401,7 +405,7 @@ impl Layout {
     /// # Errors
     /// As [`Cgroup::create`].
     pub fn create(&self, name: &str, limits: &CgroupLimits) -> Result<Cgroup, Missing> {
-        let full = unique_name(name).map_err(|why| missing(why, limits))?;
+        let full = crate::owner::unique_name(name).map_err(|why| missing(why, limits))?;
         let mut places = BTreeMap::new();
         let mut reasons = BTreeMap::new();
         let bases = self.bases().into_iter();
@@ -429,6 +433,7 @@ impl Layout {
             reasons,
             steps,
             runtime: None,
+            owned: true,
         })
     }
 
@@ -441,7 +446,7 @@ impl Layout {
         let mut removed = 0;
         let mut result = Ok(());
         for dir in self.parents() {
-            for group in owner::stale_groups(&dir) {
+            for group in crate::owner::stale_in(&dir) {
                 match remove::remove(self, &group) {
                     Ok(()) => removed += 1,
                     Err(error) => result = result.and(Err(error)),
@@ -468,19 +473,6 @@ const fn needed(controller: Controller, limits: &CgroupLimits) -> bool {
         Controller::Pids => limits.pids.value().is_some(),
         Controller::Cpu => limits.cpu_millicores.value().is_some(),
     }
-}
-
-fn unique_name(name: &str) -> Result<String, String> {
-    static SEQUENCE: AtomicU64 = AtomicU64::new(0);
-    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
-    if name.is_empty() || name.len() > 32 || !name.chars().all(fits) {
-        return Err(format!(
-            "{name:?} is not 1 to 32 lower-case letters, digits, - or _"
-        ));
-    }
-    let owner = owner::Owner::this_process().map_err(|e| failed("/proc/self", e))?;
-    let sequence = SEQUENCE.fetch_add(1, Ordering::Relaxed);
-    Ok(format!("{name}.{owner}.{sequence}"))
 }
 
 fn missing(why: String, limits: &CgroupLimits) -> Missing {

@@ -10,10 +10,12 @@ use std::os::fd::RawFd;
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, open};
+use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
-    mount_change, move_mount, open_tree, unmount,
+    mount_change, mount_remount, move_mount, open_tree, unmount,
 };
+use rustix::process::set_parent_process_death_signal;
 use rustix::thread::UnshareFlags;
 
 use crate::cgroup::{Kind, Layout};
@@ -104,6 +106,47 @@ pub fn make_folder(path: &Path) -> Result<(), String> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     let options = c"size=32m,nr_inodes=1024,mode=0755";
     mount("none", path, "tmpfs", flags, options).map_err(|e| failed("mount tmpfs", e))
+}
+
+/// Goes on when whoever started this process ends: for one that cleans up behind it.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn outlive_parent() -> Result<(), String> {
+    set_parent_process_death_signal(None).map_err(|e| failed("prctl", e))
+}
+
+/// Makes the file system at this folder read-only for everybody.
+///
+/// # Errors
+/// When something still has it open for writing, or nothing is mounted there.
+pub fn seal(path: &Path) -> Result<(), String> {
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    mount_remount(path, flags, "").map_err(|e| failed("mount -o remount,ro", e))
+}
+
+/// Takes away everything that is mounted at a folder, and the folder. One that is not there is fine.
+///
+/// # Errors
+/// When something is left.
+pub fn clear(path: &Path) -> Result<(), String> {
+    loop {
+        let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+        match unmount(path, flags) {
+            // There may be one below it.
+            Ok(()) => {}
+            Err(Errno::NOENT) => return Ok(()),
+            // Nothing is mounted there any more.
+            Err(Errno::INVAL) => break,
+            Err(error) => return Err(failed(&format!("umount {}", path.display()), error)),
+        }
+    }
+    match std::fs::remove_dir(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(failed(&format!("rmdir {}", path.display()), error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes a file that is not there yet.

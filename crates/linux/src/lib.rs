@@ -11,6 +11,7 @@
 //! * [`jail`] puts such a program, and a native one it then starts, into a root of its own.
 //! * [`keeper`] is called by one that has a container made by another program.
 //! * [`handoff`] passes one descriptor to another process.
+//! * [`owner`] knows what a process that is gone has left behind.
 //! * [`cgroup`] caps memory, tasks and processor time, on version 1 and on version 2.
 //! * [`mod@file`] opens files that nobody else may have written, and writes below a directory.
 //! * [`proc`] reads what the kernel tells about a process or about itself.
@@ -35,6 +36,7 @@ pub mod keeper;
 mod limit;
 pub mod lockdown;
 pub mod memory;
+pub mod owner;
 pub mod proc;
 pub mod seccomp;
 mod spawn;

@@ -6,14 +6,22 @@
 mod support;
 mod walls;
 
+use std::ffi::OsStr;
+
+use casemate_backend::contract::Backend;
 use casemate_backend::suite;
-use casemate_container::ContainerBackend;
+use casemate_container::{docker, keeper};
 
 fn main() {
     let mut args = std::env::args_os().skip(1);
     let first = args.next();
-    if first.as_deref() == Some(std::ffi::OsStr::new(casemate_container::keeper::ARGUMENT)) {
-        std::process::exit(support::keeper());
+    for (argument, main) in [
+        (keeper::ARGUMENT, keeper::main as fn() -> _),
+        (docker::keeper::ARGUMENT, docker::keeper::main),
+    ] {
+        if first.as_deref() == Some(OsStr::new(argument)) {
+            std::process::exit(support::keeper(main));
+        }
     }
     let first = first.and_then(|arg| arg.into_string().ok());
     if first.as_deref() == Some(support::HOST) {
@@ -23,7 +31,7 @@ fn main() {
     support::run(&[suite, walls::TESTS].concat(), first);
 }
 
-fn passes_the_suite(backend: &ContainerBackend) {
+fn passes_the_suite(backend: &dyn Backend) {
     let failures = suite::failures(backend, &support::lacking());
     assert!(
         failures.is_empty(),

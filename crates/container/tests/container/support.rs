@@ -3,24 +3,51 @@
 use casemate_backend::contract::{Backend, Cancel, Usable};
 use casemate_backend::setup::{Progress, Unit};
 use casemate_backend::suite;
+use casemate_container::docker::{DockerBackend, Variant};
 use casemate_container::{ContainerBackend, Kind, Platform};
 use casemate_driver::packages::{Store, set_up};
 use casemate_linux::{Child, Spawn};
 use casemate_model::guarantee::{Guarantee, Guarantees};
 
-pub(crate) type Test = (&'static str, fn(&ContainerBackend));
+pub(crate) type Test = (&'static str, fn(&dyn Backend));
 
-const KINDS: [(&str, Kind); 4] = [
-    ("runc", Kind::Runc),
-    ("crun", Kind::Crun),
-    ("gvisor", Kind::Gvisor(Platform::Systrap)),
-    ("gvisor_ptrace", Kind::Gvisor(Platform::Ptrace)),
+const KINDS: [(&str, Made); 6] = [
+    ("runc", Made::Ours(Kind::Runc)),
+    ("crun", Made::Ours(Kind::Crun)),
+    ("gvisor", Made::Ours(Kind::Gvisor(Platform::Systrap))),
+    ("gvisor_ptrace", Made::Ours(Kind::Gvisor(Platform::Ptrace))),
+    ("docker", Made::Dockers(Variant::Native)),
+    ("docker_runsc", Made::Dockers(Variant::Gvisor)),
 ];
 
-/// This program as a keeper.
-pub(crate) fn keeper() -> i32 {
+/// Who makes the containers.
+#[derive(Debug, Clone, Copy)]
+enum Made {
+    Ours(Kind),
+    Dockers(Variant),
+}
+
+impl Made {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ours(kind) => kind.name(),
+            Self::Dockers(variant) => variant.name(),
+        }
+    }
+
+    fn backend(self, store: Store) -> Box<dyn Backend> {
+        let program = std::env::current_exe().unwrap();
+        match self {
+            Self::Ours(kind) => Box::new(ContainerBackend::new(kind, store, program)),
+            Self::Dockers(variant) => Box::new(DockerBackend::new(variant, store, program)),
+        }
+    }
+}
+
+/// This program as a keeper: of a container, or of the files of one that a daemon makes.
+pub(crate) fn keeper(of: fn() -> std::process::ExitCode) -> i32 {
     // The code is what the kernel is given either way; `ExitCode` does not tell it.
-    let code = casemate_container::keeper::main();
+    let code = of();
     i32::from(code != std::process::ExitCode::SUCCESS)
 }
 
@@ -33,7 +60,7 @@ pub(crate) fn lacking() -> Guarantees {
 pub(crate) const HOST: &str = "host-to-be-killed";
 
 /// Another process like this one, in which a container runs.
-pub(crate) fn host_that_runs(backend: &ContainerBackend) -> Child {
+pub(crate) fn host_that_runs(backend: &dyn Backend) -> Child {
     let spawn = Spawn::this_program().arg(HOST).arg(backend.name());
     std::env::vars_os()
         .fold(spawn, |spawn, (name, value)| spawn.env(name, value))
@@ -43,14 +70,27 @@ pub(crate) fn host_that_runs(backend: &ContainerBackend) -> Child {
 
 /// Runs one until it is killed.
 pub(crate) fn be_a_host(name: Option<std::ffi::OsString>) {
-    let kinds = KINDS.iter().map(|(_, kind)| *kind);
-    let kind = kinds
-        .into_iter()
-        .find(|kind| name.as_deref() == Some(kind.name().as_ref()));
-    let program = std::env::current_exe().unwrap();
-    let backend = ContainerBackend::new(kind.unwrap(), Store::open().unwrap(), program);
+    let mut all = KINDS.iter().map(|(_, made)| *made);
+    let made = all.find(|made| name.as_deref() == Some(made.name().as_ref()));
+    let backend = made.unwrap().backend(Store::open().unwrap());
     let plan = suite::plan_without("import time\ntime.sleep(60)", &lacking());
-    drop(suite::run(&backend, &plan, &Cancel::new()));
+    drop(suite::run(backend.as_ref(), &plan, &Cancel::new()));
+}
+
+/// What the daemon says of its containers, where there is one.
+pub(crate) fn containers() -> String {
+    use std::io::{Read, Write};
+    let host = std::env::var("DOCKER_HOST").unwrap_or_default();
+    let path = host.strip_prefix("unix://").unwrap_or("/run/docker.sock");
+    let Ok(mut stream) = std::os::unix::net::UnixStream::connect(path) else {
+        return String::new();
+    };
+    stream
+        .write_all(b"GET /containers/json?all=1 HTTP/1.0\r\nHost: docker\r\n\r\n")
+        .unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    said
 }
 
 struct Say;
@@ -77,7 +117,7 @@ pub(crate) fn run(tests: &[Test], only: Option<String>) {
         return;
     }
     let mut failed = Vec::new();
-    for (name, kind) in KINDS {
+    for (name, made) in KINDS {
         let wanted = tests
             .iter()
             .filter(|(test, _)| format!("{name}/{test}").contains(&only));
@@ -85,8 +125,7 @@ pub(crate) fn run(tests: &[Test], only: Option<String>) {
         if wanted.is_empty() {
             continue;
         }
-        let program = std::env::current_exe().unwrap();
-        let backend = ContainerBackend::new(kind, store.clone(), program);
+        let backend = made.backend(store.clone());
         let usable = backend.probe().usable;
         if usable != Usable::Yes {
             assert!(
@@ -96,12 +135,12 @@ pub(crate) fn run(tests: &[Test], only: Option<String>) {
             println!("SKIPPED {} tests of {name}: {usable:?}", wanted.len());
             continue;
         }
-        failed.extend(run_over(name, &backend, &wanted));
+        failed.extend(run_over(name, backend.as_ref(), &wanted));
     }
     assert!(failed.is_empty(), "failed: {}", failed.join(", "));
 }
 
-fn run_over(kind: &str, backend: &ContainerBackend, tests: &[&Test]) -> Vec<String> {
+fn run_over(kind: &str, backend: &dyn Backend, tests: &[&Test]) -> Vec<String> {
     let mut failed = Vec::new();
     for (name, test) in tests {
         let begun = std::time::Instant::now();

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use casemate_backend::contract::{Backend, Cancel};
 use casemate_backend::plan::Plan;
 use casemate_backend::suite::{self, Seen};
-use casemate_container::ContainerBackend;
 use casemate_model::guarantee::Guarantee;
 use casemate_model::limit::{Limit, LimitKind, Millis};
 use casemate_model::outcome::Exit;
@@ -59,15 +58,19 @@ pub(crate) const TESTS: &[Test] = &[
         "nothing_is_left_when_the_host_is_killed",
         nothing_is_left_when_the_host_is_killed,
     ),
+    (
+        "what_a_keeper_could_not_take_away_the_next_start_does",
+        what_a_keeper_could_not_take_away_the_next_start_does,
+    ),
 ];
 
-fn seen_with(backend: &ContainerBackend, code: &str, change: impl FnOnce(&mut Plan)) -> Seen {
+fn seen_with(backend: &dyn Backend, code: &str, change: impl FnOnce(&mut Plan)) -> Seen {
     let mut plan = suite::plan_without(code, &lacking());
     change(&mut plan);
     suite::run(backend, &plan, &Cancel::new()).unwrap()
 }
 
-fn seen(backend: &ContainerBackend, code: &str) -> Seen {
+fn seen(backend: &dyn Backend, code: &str) -> Seen {
     seen_with(backend, code, |_| {})
 }
 
@@ -79,11 +82,15 @@ fn expect(seen: &Seen, stdout: &str) {
     assert_eq!(seen.stdout, stdout, "{} {:?}", seen.stderr, seen.finish);
 }
 
-fn is_gvisor(backend: &ContainerBackend) -> bool {
-    backend.name() == "gvisor"
+fn is_gvisor(backend: &dyn Backend) -> bool {
+    ["gvisor", "docker-runsc"].contains(&backend.name())
 }
 
-fn a_receipt_names_every_wall(backend: &ContainerBackend) {
+fn is_docker(backend: &dyn Backend) -> bool {
+    backend.name().starts_with("docker")
+}
+
+fn a_receipt_names_every_wall(backend: &dyn Backend) {
     let plan = suite::plan_without("print(1)", &lacking());
     let (_sandbox, receipt) = backend.create(&plan).unwrap();
     let mut asked = base_guarantees().missing_from(&lacking());
@@ -104,17 +111,29 @@ fn a_receipt_names_every_wall(backend: &ContainerBackend) {
     for wall in &receipt.walls {
         println!("    {:24} {:?} {:?}", wall.name, wall.got, wall.missing);
     }
-    let missing: Vec<_> = receipt.walls.iter().filter(|wall| !wall.stands()).collect();
-    assert!(missing.is_empty(), "{missing:?}");
+    let missing = receipt.walls.iter().filter(|wall| !wall.stands());
+    let missing: Vec<&str> = missing.map(|wall| wall.name.as_str()).collect();
+    match backend.name() {
+        "docker" => assert_eq!(missing, ["user_namespace"], "as the daemon is set"),
+        // As the daemon's runsc is set, its kernel is nobody or root in a user namespace of its own.
+        "docker-runsc" => {
+            let known = ["pid_namespace", "identity", "capabilities"];
+            assert!(
+                missing.iter().all(|wall| known.contains(wall)),
+                "{missing:?}"
+            );
+        }
+        _ => assert!(missing.is_empty(), "{missing:?}"),
+    }
 }
 
-fn one_that_is_not_started_leaves_nothing(backend: &ContainerBackend) {
+fn one_that_is_not_started_leaves_nothing(backend: &dyn Backend) {
     let plan = suite::plan_without("open('/tmp/ran', 'w')", &lacking());
     drop(backend.create(&plan).unwrap());
     assert_eq!(left_of_this_process(), Vec::<String>::new());
 }
 
-fn only_its_own_descriptors_are_open(backend: &ContainerBackend) {
+fn only_its_own_descriptors_are_open(backend: &dyn Backend) {
     let seen = seen(
         backend,
         "import os, stat\n\
@@ -127,15 +146,20 @@ fn only_its_own_descriptors_are_open(backend: &ContainerBackend) {
     expect(&seen, "0 file\n1 pipe\n2 pipe\n3 socket\n");
 }
 
-fn the_root_holds_nothing_of_the_hosts(backend: &ContainerBackend) {
+fn the_root_holds_nothing_of_the_hosts(backend: &dyn Backend) {
     let seen = seen(
         backend,
         "import os\n\
-         have = set(os.listdir('/')) - {'bin', 'lib', 'lib32', 'lib64', 'sbin', 'sys'}\n\
-         print(sorted(have), os.listdir('/usr/local'), sorted(set(os.listdir('/etc')) - {'alternatives', 'ld.so.cache'}))\n\
+         have = set(os.listdir('/')) - {'bin', 'lib', 'lib32', 'lib64', 'sbin', 'sys', '.dockerenv'}\n\
+         # What a daemon makes of itself is empty, or leads into what is.\n\
+         dockers = {name for name in ('hostname', 'hosts', 'resolv.conf', 'mtab') if os.path.islink('/etc/' + name) or os.stat('/etc/' + name).st_size == 0} if os.path.exists('/.dockerenv') else set()\n\
+         print(sorted(have), os.listdir('/usr/local'), sorted(set(os.listdir('/etc')) - {'alternatives', 'ld.so.cache'} - dockers))\n\
          print(os.listdir('/opt'), sorted(os.listdir('/run')), os.uname().nodename)\n\
-         known = {'self', 'thread-self', '1'}\n\
-         print([name for name in os.listdir('/proc') if name not in known], os.path.exists('/sys/kernel'))\n\
+         known = {'self', 'thread-self', 'net', 'mounts'}\n\
+         def holds(path):\n    \
+             try: return os.listdir(path) if os.path.isdir(path) else open(path, 'rb').read(1)\n    \
+             except OSError: return None\n\
+         print([name for name in os.listdir('/proc') if not name.isdigit() and name not in known and holds('/proc/' + name)], os.path.exists('/sys/kernel'))\n\
          for path in ['/proc/1/environ', '/proc/kcore', '/proc/sys/kernel/core_pattern', '/dev/mem', '/dev/kmsg', '/dev/kvm']:\n    \
              try: open(path, 'rb').read(1); print('READ', path)\n    \
              except OSError: pass",
@@ -146,7 +170,7 @@ fn the_root_holds_nothing_of_the_hosts(backend: &ContainerBackend) {
     );
 }
 
-fn nothing_but_scratch_can_be_written(backend: &ContainerBackend) {
+fn nothing_but_scratch_can_be_written(backend: &dyn Backend) {
     let seen = seen(
         backend,
         "import os\n\
@@ -161,7 +185,7 @@ fn nothing_but_scratch_can_be_written(backend: &ContainerBackend) {
 }
 
 /// By their numbers on x86_64. gVisor's kernel answers for itself, and none reaches the host's.
-fn calls_are_answered_or_kill(backend: &ContainerBackend) {
+fn calls_are_answered_or_kill(backend: &dyn Backend) {
     if is_gvisor(backend) {
         let seen = seen(backend, "import os\nprint(os.uname().release)");
         return expect(&seen, "4.4.0\n");
@@ -201,7 +225,7 @@ fn calls_are_answered_or_kill(backend: &ContainerBackend) {
     }
 }
 
-fn no_socket_leads_anywhere(backend: &ContainerBackend) {
+fn no_socket_leads_anywhere(backend: &dyn Backend) {
     // AF_INET, AF_INET6, AF_NETLINK, AF_PACKET, AF_ALG, AF_VSOCK, by the library, not by Python.
     let code = "import socket\n\
         for family in (2, 10, 16, 17, 38, 40):\n    \
@@ -224,7 +248,7 @@ fn no_socket_leads_anywhere(backend: &ContainerBackend) {
     );
 }
 
-fn a_fork_bomb_stops_at_the_limit(backend: &ContainerBackend) {
+fn a_fork_bomb_stops_at_the_limit(backend: &dyn Backend) {
     let code = "import os, time\n\
         made = 0\n\
         try:\n    \
@@ -241,7 +265,7 @@ fn a_fork_bomb_stops_at_the_limit(backend: &ContainerBackend) {
     assert!(seen.took < Duration::from_secs(15), "{:?}", seen.took);
 }
 
-fn messages_cannot_be_forged_into_an_end(backend: &ContainerBackend) {
+fn messages_cannot_be_forged_into_an_end(backend: &dyn Backend) {
     let code = "import os, sys\n\
         for bytes in (b'\\x0c{\"exit\":{\"code\":0}}', b'\\x02', b'\\x0bx', b'\\x01{\"kind\":\"end\",\"exit_code\":0}\\n', b'\\x01rubbish'):\n    \
             os.write(3, bytes)\n\
@@ -252,7 +276,7 @@ fn messages_cannot_be_forged_into_an_end(backend: &ContainerBackend) {
     assert!(seen.events.contains(&"denied"), "{:?}", seen.events);
 }
 
-fn what_is_left_running_is_gone(backend: &ContainerBackend) {
+fn what_is_left_running_is_gone(backend: &dyn Backend) {
     let code = "import os, time\n\
         for _ in range(3):\n    \
             if os.fork() == 0:\n        \
@@ -264,7 +288,7 @@ fn what_is_left_running_is_gone(backend: &ContainerBackend) {
     assert_eq!(left_of_this_process(), Vec::<String>::new());
 }
 
-fn nothing_is_left_after_any_end(backend: &ContainerBackend) {
+fn nothing_is_left_after_any_end(backend: &dyn Backend) {
     let before = std::fs::read_to_string("/proc/self/mounts").unwrap();
     let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     drop(seen(backend, "print(1)"));
@@ -289,21 +313,71 @@ fn nothing_is_left_after_any_end(backend: &ContainerBackend) {
 }
 
 /// At several moments: while it is made, while it comes up, while it runs.
-fn nothing_is_left_when_the_host_is_killed(backend: &ContainerBackend) {
+fn nothing_is_left_when_the_host_is_killed(backend: &dyn Backend) {
     for millis in [15, 60, 150, 400, 1500] {
         let mut host = support::host_that_runs(backend);
         std::thread::sleep(Duration::from_millis(millis));
         let pid = host.pid();
         host.kill().unwrap();
         host.wait().unwrap();
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !guests().is_empty() {
-            assert!(Instant::now() < deadline, "{millis} ms: {:?}", guests());
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let dockers = || is_docker(backend) && !left_of(pid).is_empty();
+        while !guests().is_empty() || dockers() {
+            let left = (guests(), left_of(pid));
+            assert!(Instant::now() < deadline, "{millis} ms: {left:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
         casemate_linux::cgroup::reclaim_stale().unwrap();
-        assert_eq!(groups_of(pid), Vec::<String>::new(), "{millis} ms");
+        assert_eq!(left_of(pid), Vec::<String>::new(), "{millis} ms");
     }
+}
+
+/// Only the program that holds the container is killed, and its keeper too: then process 1 in there ends by
+/// itself, and what is left the next start takes away.
+fn what_a_keeper_could_not_take_away_the_next_start_does(backend: &dyn Backend) {
+    if !is_docker(backend) {
+        return;
+    }
+    let mut host = support::host_that_runs(backend);
+    let pid = host.pid();
+    let until = |what: &str, done: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !done() {
+            assert!(Instant::now() < deadline, "{what}: {:?}", left_of(pid));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    until("it comes up", &|| !guests().is_empty());
+    let keeper = keeper_of(pid).unwrap();
+    for pid in [keeper, i32::try_from(pid).unwrap()] {
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    }
+    host.wait().unwrap();
+    until("process 1 ends by itself", &|| guests().is_empty());
+    assert!(!left_of(pid).is_empty(), "the keeper was to do that");
+    let mut next = support::host_that_runs(backend);
+    until("the next start takes it away", &|| left_of(pid).is_empty());
+    let other = next.pid();
+    next.kill().unwrap();
+    next.wait().unwrap();
+    until("and its own goes with it", &|| {
+        left_of(other).is_empty() && guests().is_empty()
+    });
+}
+
+/// The process that keeps the files of the container of this one.
+fn keeper_of(host: u32) -> Option<i32> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let mut found = entries.filter_map(|entry| {
+        let path = entry.path();
+        let command = std::fs::read_to_string(path.join("cmdline")).ok()?;
+        let stat = std::fs::read_to_string(path.join("stat")).ok()?;
+        let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?;
+        let ours = command.contains("docker-keeper") && parent == host.to_string();
+        ours.then(|| entry.file_name().to_string_lossy().parse().ok())?
+    });
+    found.next()
 }
 
 /// Processes of users that only guests have, or of a runtime's in a table of ours.
@@ -312,7 +386,12 @@ fn guests() -> Vec<String> {
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let path = entry.path();
         let command = std::fs::read_to_string(path.join("cmdline")).unwrap_or_default();
-        if command.contains("/tmp/bundle/") || command.contains("casemate_guest.container") {
+        let of_guests = [
+            "/tmp/bundle/",
+            "casemate_guest.container",
+            "casemate_guest/docker",
+        ];
+        if of_guests.iter().any(|part| command.contains(part)) {
             found.push(format!("{} {}", path.display(), command.replace('\0', " ")));
         }
     }
@@ -320,8 +399,27 @@ fn guests() -> Vec<String> {
 }
 
 fn left_of_this_process() -> Vec<String> {
-    let mut left = groups_of(std::process::id());
+    let mut left = left_of(std::process::id());
     left.extend(guests());
+    left
+}
+
+/// Groups, staged files and a daemon's containers that are named after a process.
+fn left_of(pid: u32) -> Vec<String> {
+    let part = format!("-{pid}-");
+    let mut left = groups_of(pid);
+    let staged = std::fs::read_dir("/run/casemate/docker");
+    let staged = staged.into_iter().flatten().flatten();
+    left.extend(
+        staged
+            .map(|entry| entry.path().display().to_string())
+            .filter(|path| path.contains(&part)),
+    );
+    let containers = support::containers();
+    let names = containers
+        .split('"')
+        .filter(|word| word.starts_with("/casemate."));
+    left.extend(names.filter(|name| name.contains(&part)).map(str::to_owned));
     left
 }
 

@@ -37,6 +37,16 @@ impl Controller {
             Self::Cpuacct => "cpuacct",
         }
     }
+
+    /// The file of version 2 that is there when a group has the controller.
+    pub(super) const fn limit_v2(self) -> Option<&'static str> {
+        match self {
+            Self::Memory => Some("memory.max"),
+            Self::Pids => Some("pids.max"),
+            Self::Cpu => Some("cpu.max"),
+            Self::Cpuacct => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -249,6 +259,16 @@ impl Layout {
             hierarchy.mount.clone(),
             hierarchy.own.join(PARENT).join(name),
         ))
+    }
+
+    /// The group of this layout's process in version 1's hierarchy of a controller.
+    pub(super) fn own_v1(&self, controller: Controller) -> Option<&Path> {
+        self.v1.get(&controller).map(|found| found.own.as_path())
+    }
+
+    /// The same in version 2's.
+    pub(super) fn own_v2(&self) -> Option<&Path> {
+        self.v2.as_ref().map(|found| found.own.as_path())
     }
 
     /// Where version 1's hierarchy of devices is mounted.

@@ -62,6 +62,86 @@ pub(super) fn apply(
         .collect()
 }
 
+/// Reads a group's limits, which somebody else has set.
+pub(super) fn read_back(places: &BTreeMap<Controller, Place>, limits: &CgroupLimits) -> Vec<Step> {
+    let place = |controller: Controller| {
+        let missing = || format!("the group has no {} controller", controller.name());
+        places.get(&controller).ok_or_else(missing)
+    };
+    asked(limits)
+        .into_iter()
+        .map(|(name, words)| {
+            Step::run(name, words, || match name {
+                wall::MEMORY => read_memory(place(Controller::Memory)?, limits.memory_bytes),
+                wall::SWAP => read_swap(place(Controller::Memory)?, limits.memory_bytes),
+                wall::PIDS => match limits.pids {
+                    Limit::Unlimited => Ok(NOT_LIMITED.to_owned()),
+                    Limit::At(count) => {
+                        verify(place(Controller::Pids)?, "pids.max", limits.pids)?;
+                        Ok(format!("{count} tasks, read in its group"))
+                    }
+                },
+                _ => match limits.cpu_millicores {
+                    Limit::Unlimited => Ok(NOT_LIMITED.to_owned()),
+                    Limit::At(milli) => read_cpu(place(Controller::Cpu)?, milli),
+                },
+            })
+        })
+        .collect()
+}
+
+fn read_memory(place: &Place, limit: Limit) -> Result<String, String> {
+    let file = match place.version {
+        Version::V1 => "memory.limit_in_bytes",
+        Version::V2 => "memory.max",
+    };
+    verify(place, file, limit)?;
+    match limit {
+        Limit::At(bytes) => Ok(format!("{bytes} bytes, read in its group")),
+        Limit::Unlimited => Ok(NOT_LIMITED.to_owned()),
+    }
+}
+
+fn read_swap(place: &Place, memory: Limit) -> Result<String, String> {
+    const SUM: &str = "memory.memsw.limit_in_bytes";
+    match (place.version, memory) {
+        (Version::V1, Limit::At(_)) if place.has(SUM) => {
+            verify(place, SUM, memory)?;
+            Ok("memory and swap share one limit".to_owned())
+        }
+        (Version::V2, Limit::At(_)) if place.has("memory.swap.max") => {
+            verify(place, "memory.swap.max", Limit::At(0))?;
+            Ok("swap 0, read in its group".to_owned())
+        }
+        _ if machine_has_no_swap() => Ok("this machine has no swap".to_owned()),
+        _ => Err("its group may swap".to_owned()),
+    }
+}
+
+/// The share of a processor, whatever the period.
+fn read_cpu(place: &Place, millicores: u64) -> Result<String, String> {
+    let number = |text: &str| text.trim().parse::<u64>().ok();
+    let read = |file: &str| place.read(file).map_err(|e| unreadable(file, e));
+    let (quota, period) = match place.version {
+        Version::V1 => (read("cpu.cfs_quota_us")?, read("cpu.cfs_period_us")?),
+        Version::V2 => {
+            let line = read("cpu.max")?;
+            let (quota, period) = line.split_once(' ').unwrap_or((&line, ""));
+            (quota.to_owned(), period.to_owned())
+        }
+    };
+    let (Some(quota), Some(period)) = (number(&quota), number(&period)) else {
+        return Err(format!("its quota is {}", quota.trim()));
+    };
+    let allowed = period.saturating_mul(millicores) / 1000;
+    if quota > allowed.max(SMALLEST_QUOTA_US) {
+        return Err(format!("{quota} of every {period} microseconds"));
+    }
+    Ok(format!(
+        "{quota} of every {period} microseconds, read in its group"
+    ))
+}
+
 /// Sets the memory limit and, where the group has one, the limit on memory and swap together.
 pub(super) fn set_memory(place: &Place, limit: Limit) -> Result<String, String> {
     match place.version {

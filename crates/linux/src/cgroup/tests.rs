@@ -346,3 +346,57 @@ fn tasks_over_the_limit_are_refused() {
     io::Read::read_to_string(&mut reader, &mut said).unwrap();
     assert!(said.to_lowercase().contains("fork"), "{said}");
 }
+
+/// A container's group as an engine makes it, in a tree of version 2 and in one of version 1.
+#[test]
+fn a_group_of_somebody_elses_is_compared_and_left_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root
+        .path()
+        .join("sys/fs/cgroup/system.slice/docker-1.scope");
+    fs::create_dir_all(dir.parent().unwrap()).unwrap();
+    fs::write(
+        dir.parent().unwrap().join("cgroup.subtree_control"),
+        "cpu memory pids",
+    )
+    .unwrap();
+    fill_v2(&dir).unwrap();
+    for (file, text) in [
+        ("memory.max", "67108864\n"),
+        ("memory.swap.max", "0\n"),
+        ("pids.max", "16\n"),
+        ("cpu.max", "50000 100000\n"),
+    ] {
+        fs::write(dir.join(file), text).unwrap();
+    }
+    let own = "0::/system.slice/docker-1.scope\n";
+    let group = || Cgroup::foreign(Layout::parse(V2_MOUNTS, own, root.path()));
+    let steps = group().read_back(&LIMITS);
+    assert!(steps.iter().all(Step::stands), "{steps:#?}");
+    for (file, text, lost) in [
+        ("memory.max", "max\n", wall::MEMORY),
+        ("memory.swap.max", "max\n", wall::SWAP),
+        ("pids.max", "17\n", wall::PIDS),
+        ("cpu.max", "max 100000\n", wall::CPU),
+        ("cpu.max", "60000 100000\n", wall::CPU),
+    ] {
+        let before = fs::read_to_string(dir.join(file)).unwrap();
+        fs::write(dir.join(file), text).unwrap();
+        let steps = group().read_back(&LIMITS);
+        let missing: Vec<_> = steps.iter().filter(|step| !step.stands()).collect();
+        assert_eq!(missing.len(), 1, "{missing:?}");
+        assert_eq!(missing[0].wall, lost);
+        fs::write(dir.join(file), before).unwrap();
+    }
+    fs::remove_file(dir.join("pids.max")).unwrap();
+    assert!(!group().read_back(&LIMITS)[2].stands(), "no controller");
+    drop(group());
+    assert!(dir.is_dir(), "it is not ours to remove");
+}
+
+#[test]
+fn the_group_of_this_process_is_nobody_elses() {
+    let error = Cgroup::of_process(std::process::id()).unwrap_err();
+    assert!(error.to_string().contains("of this process"), "{error}");
+    assert!(Cgroup::of_process(u32::MAX).is_err());
+}

@@ -67,6 +67,8 @@ pub struct Plan {
 /// A fresh file system with the host's system in it, made before it is known for which job.
 #[derive(Debug)]
 pub struct Bare {
+    /// Where it is put together.
+    at: PathBuf,
     place: OwnedFd,
 }
 
@@ -99,13 +101,25 @@ impl Bare {
     ) -> Result<Self, String> {
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         mount_change("/", private).map_err(|e| failed("mount --make-rprivate /", e))?;
+        Self::begin_at(Path::new(PLACE), shown, packages, steps)
+    }
+
+    fn begin_at(
+        at: &Path,
+        shown: &Path,
+        packages: BorrowedFd<'_>,
+        steps: &mut Vec<Step>,
+    ) -> Result<Self, String> {
         // The trees are taken before the place is covered, whatever folder it is.
         let trees = system_trees(shown, packages)?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         let options = c"size=1m,nr_inodes=256,mode=0755";
-        mount("none", PLACE, "tmpfs", flags, options).map_err(|e| failed("mount tmpfs", e))?;
-        let place = directory(PLACE).map_err(|e| failed(PLACE, e))?;
-        let bare = Self { place };
+        mount("none", at, "tmpfs", flags, options).map_err(|e| failed("mount tmpfs", e))?;
+        let place = directory(at).map_err(|e| failed(&at.display().to_string(), e))?;
+        let bare = Self {
+            at: at.to_owned(),
+            place,
+        };
         for name in TOP.into_iter().chain([MAKING]) {
             bare.mkdir(name)?;
         }
@@ -135,7 +149,7 @@ impl Bare {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        Path::new(PLACE).join(name)
+        self.at.join(name)
     }
 
     fn mkdir(&self, name: &str) -> Result<(), String> {
@@ -228,6 +242,20 @@ impl Builder {
         Bare::begin(&plan.packages.clone(), packages, steps)?.furnish(plan)
     }
 
+    /// The same at an empty folder of this process's mounts, whoever shares them: for a stage that a
+    /// program outside is to see. What is mounted there stays until [`keeper::clear`](crate::keeper::clear).
+    ///
+    /// # Errors
+    /// As [`Builder::begin`].
+    pub fn begin_at(
+        at: &Path,
+        plan: Plan,
+        packages: BorrowedFd<'_>,
+        steps: &mut Vec<Step>,
+    ) -> Result<Self, String> {
+        Bare::begin_at(at, &plan.packages.clone(), packages, steps)?.furnish(plan)
+    }
+
     /// The folder that the inputs are written below; it becomes read-only in [`Builder::finish`].
     #[must_use]
     pub fn inputs(&self) -> Option<BorrowedFd<'_>> {
@@ -267,8 +295,8 @@ impl Builder {
         Built { scratch }
     }
 
-    /// The same without becoming the root and without a process file system: a tree below [`PLACE`]
-    /// that another program shows to a container, part by part.
+    /// The same without becoming the root and without a process file system: a tree that another
+    /// program shows to a container, part by part.
     pub fn finish_staged(mut self, steps: &mut Vec<Step>) -> Built {
         self.finish_parts(steps)
     }

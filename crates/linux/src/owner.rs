@@ -1,15 +1,18 @@
-//! Whose group it is, written in its name.
+//! Whose thing it is, written in its name, so that what a process left behind is known for that.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
+use crate::step::failed;
+
 /// A process, beyond doubt: numbers come back, but not with the same start in the same namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Owner {
+pub struct Owner {
     /// The inode of its process id namespace.
     namespace: u64,
     pid: i32,
@@ -18,7 +21,11 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    pub(super) fn this_process() -> io::Result<Self> {
+    /// This process.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read.
+    pub fn this_process() -> io::Result<Self> {
         let pid = i32::try_from(std::process::id()).map_err(io::Error::other)?;
         Ok(Self {
             namespace: namespace()?,
@@ -28,7 +35,8 @@ impl Owner {
     }
 
     /// From the last part but one of a name, `name.NAMESPACE-PID-STARTED.SEQUENCE`.
-    fn parse(name: &str) -> Option<Self> {
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Self> {
         let mut parts = name.rsplit('.');
         let _sequence: u64 = parts.next()?.parse().ok()?;
         let mut numbers = parts.next()?.split('-');
@@ -41,7 +49,12 @@ impl Owner {
     }
 
     /// Whether it surely runs no more. In doubt it does.
-    fn is_gone(self, here: u64) -> bool {
+    #[must_use]
+    pub fn is_gone(self) -> bool {
+        namespace().is_ok_and(|here| self.is_gone_from(here))
+    }
+
+    fn is_gone_from(self, here: u64) -> bool {
         let Some(pid) = Pid::from_raw(self.pid) else {
             return false;
         };
@@ -53,6 +66,24 @@ impl Owner {
             Ok(()) | Err(_) => started(self.pid).is_ok_and(|started| started != self.started),
         }
     }
+}
+
+/// A name of this process's that nothing else has or will have. `name` is for people: lower-case
+/// letters, digits, `-` and `_`, at most 32.
+///
+/// # Errors
+/// When `name` is not such, or `/proc` cannot be read.
+pub fn unique_name(name: &str) -> Result<String, String> {
+    static SEQUENCE: AtomicU64 = AtomicU64::new(0);
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+    if name.is_empty() || name.len() > 32 || !name.chars().all(fits) {
+        return Err(format!(
+            "{name:?} is not 1 to 32 lower-case letters, digits, - or _"
+        ));
+    }
+    let owner = Owner::this_process().map_err(|e| failed("/proc/self", e))?;
+    let sequence = SEQUENCE.fetch_add(1, Ordering::Relaxed);
+    Ok(format!("{name}.{owner}.{sequence}"))
 }
 
 impl fmt::Display for Owner {
@@ -76,8 +107,9 @@ fn started(pid: i32) -> io::Result<u64> {
         .ok_or_else(|| io::Error::other("the process's stat file has no start time"))
 }
 
-/// The groups in this parent whose maker is gone. Names we did not make are left alone.
-pub(super) fn stale_groups(parent: &Path) -> Vec<PathBuf> {
+/// What in this folder is named after an owner that is gone. Names we did not make are left alone.
+#[must_use]
+pub fn stale_in(parent: &Path) -> Vec<PathBuf> {
     let Ok(here) = namespace() else {
         return Vec::new();
     };
@@ -85,8 +117,8 @@ pub(super) fn stale_groups(parent: &Path) -> Vec<PathBuf> {
     entries
         .filter(|entry| {
             let name = entry.file_name();
-            let owner = name.to_str().and_then(Owner::parse);
-            owner.is_some_and(|owner| owner.is_gone(here))
+            let owner = name.to_str().and_then(Owner::of_name);
+            owner.is_some_and(|owner| owner.is_gone_from(here))
         })
         .map(|entry| entry.path())
         .collect()
@@ -99,9 +131,9 @@ mod tests {
     #[test]
     fn a_name_gives_its_owner_back() {
         let owner = Owner::this_process().unwrap();
-        assert_eq!(Owner::parse(&format!("w.{owner}.7")), Some(owner));
+        assert_eq!(Owner::of_name(&format!("w.{owner}.7")), Some(owner));
         for other in ["w", "w.7", "w.1-2.7", "w.1-2-3-4.7", "w.1-2-3.x", "1-2-3.7"] {
-            assert_eq!(Owner::parse(other), None, "{other}");
+            assert_eq!(Owner::of_name(other), None, "{other}");
         }
     }
 
@@ -109,23 +141,29 @@ mod tests {
     fn only_a_process_that_is_surely_gone_is_gone() {
         let me = Owner::this_process().unwrap();
         let here = me.namespace;
-        assert!(!me.is_gone(here));
+        assert!(!me.is_gone_from(here));
         let earlier = Owner {
             started: me.started - 1,
             ..me
         };
-        assert!(earlier.is_gone(here), "the same number, another process");
+        assert!(
+            earlier.is_gone_from(here),
+            "the same number, another process"
+        );
         let elsewhere = Owner {
             namespace: here + 1,
             ..earlier
         };
-        assert!(!elsewhere.is_gone(here), "another namespace tells nothing");
+        assert!(
+            !elsewhere.is_gone_from(here),
+            "another namespace tells nothing"
+        );
         let never = Owner {
             pid: i32::MAX,
             ..me
         };
-        assert!(never.is_gone(here));
+        assert!(never.is_gone_from(here));
         let nonsense = Owner { pid: -1, ..me };
-        assert!(!nonsense.is_gone(here));
+        assert!(!nonsense.is_gone_from(here));
     }
 }
