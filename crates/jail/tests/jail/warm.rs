@@ -28,6 +28,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ),
     ("a_program_dies_with_its_zygote", dies_with_its_zygote),
     ("warm_jails_leave_nothing_behind", nothing_left),
+    ("a_warm_start_is_faster_than_a_cold_one", faster),
 ];
 
 /// A backend whose zygote is loaded, and the zygote's number. None without root, in so many words.
@@ -194,4 +195,22 @@ fn nothing_left() {
         drop(backend.create(&plan).unwrap());
     }
     assert_eq!(traces(), before);
+}
+
+/// The median of twenty runs each, made in turn.
+fn faster() {
+    let Some((backend, _)) = warm() else { return };
+    let cold = JailBackend::new(Store::open().unwrap(), this_program());
+    let mut took = [Vec::new(), Vec::new()];
+    for _ in 0..20 {
+        for (backend, took) in [&cold, &backend].into_iter().zip(&mut took) {
+            let begun = Instant::now();
+            assert_eq!(run(backend, "print('hello')").stdout, "hello\n");
+            took.push(begun.elapsed());
+        }
+    }
+    took.iter_mut().for_each(|took| took.sort_unstable());
+    let [cold, warm] = took.map(|took| took[took.len() / 2]);
+    println!("    hello: cold {cold:?}, from a zygote {warm:?}");
+    assert!(warm < cold);
 }

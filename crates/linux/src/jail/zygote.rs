@@ -12,9 +12,11 @@ use crate::lockdown;
 use crate::step::{Step, failed};
 use crate::sys;
 
-/// What entering a jail takes: namespaces, a root, a user, an empty bounding set; and the right to end a
-/// child of another user, without which it would outlive this process.
+/// What entering a jail takes: namespaces, those of a process that may not be looked into, a root, a user, an
+/// empty bounding set; and the right to end a child of another user, without which it would outlive this
+/// process.
 const KEPT: CapabilitySet = CapabilitySet::SYS_ADMIN
+    .union(CapabilitySet::SYS_PTRACE)
     .union(CapabilitySet::SYS_CHROOT)
     .union(CapabilitySet::SETUID)
     .union(CapabilitySet::SETGID)
