@@ -11,13 +11,27 @@ use oci_spec::runtime::{
     LinuxSeccompBuilder, LinuxSeccompOperator as Operator, LinuxSyscall, LinuxSyscallBuilder,
 };
 
-/// The whole filter.
+/// What an engine answers to a call that is not named where it does not take another answer: EPERM.
+const WITHOUT_A_WORD: u32 = 1;
+
+/// The whole filter, for a bundle.
 pub(crate) fn filter() -> Result<LinuxSeccomp, String> {
     let policy = Policy::parse(JAIL).map_err(|error| error.to_string())?;
     let otherwise = policy
         .answer_otherwise()
         .map_err(|error| error.to_string())?;
     let otherwise = otherwise.ok_or("the filter has no answer for what it does not name")?;
+    build(&policy, otherwise)
+}
+
+/// The same for a Docker daemon, of which older ones pass over the answer for what is not named: whatever
+/// the file does name is answered as there, and the rest with EPERM.
+pub(crate) fn filter_in_docker() -> Result<LinuxSeccomp, String> {
+    let policy = Policy::parse(JAIL).map_err(|error| error.to_string())?;
+    build(&policy, WITHOUT_A_WORD)
+}
+
+fn build(policy: &Policy, otherwise: u32) -> Result<LinuxSeccomp, String> {
     let mut calls = Vec::new();
     for rule in &policy.rules {
         calls.extend(lower(rule, otherwise)?);
@@ -184,6 +198,21 @@ mod tests {
                 "{}",
                 rule.syscall
             );
+        }
+    }
+
+    #[test]
+    fn in_docker_what_is_named_is_answered_as_in_the_file() {
+        let policy = Policy::parse(JAIL).unwrap();
+        let filter = filter_in_docker().unwrap();
+        assert_eq!(filter.default_errno_ret(), Some(WITHOUT_A_WORD));
+        let calls = filter.syscalls().as_ref().unwrap();
+        for rule in policy.rules.iter().filter(|rule| !rule.kill) {
+            let answer = rule.answer().unwrap();
+            let named = calls.iter().any(|call| {
+                call.names() == &vec![rule.syscall.clone()] && call.errno_ret() == answer
+            });
+            assert_eq!(named, answer != Some(WITHOUT_A_WORD), "{}", rule.syscall);
         }
     }
 

@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn what_answers_must_be_docker_and_new_enough() {
         if !rustix::process::geteuid().is_root() {
-            return println!("SKIPPED: what is not root's is refused before it is asked");
+            return eprintln!("SKIPPED: what is not root's is refused before it is asked");
         }
         let (_dir, path) = answering(
             "HTTP/1.0 200 OK\r\nApi-Version: 1.60\r\nServer: Docker/30.0 (linux)\r\n\r\nOK",

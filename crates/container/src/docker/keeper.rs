@@ -20,6 +20,7 @@ use casemate_linux::{Limit, Step, handoff, keeper, take_fd};
 
 use super::lower::{EMPTY, EMPTY_FILES, GROUPS, KeeperJob};
 use super::{Ids, PLACES};
+use crate::bundle::NOTHING;
 
 /// The first argument that makes this program the keeper of a container's files.
 pub const ARGUMENT: &str = "docker-keeper";
@@ -131,8 +132,9 @@ fn stage(job: &KeeperJob, given: &mut Given) -> Result<(), String> {
 
 /// What covers the machine's own; then nothing more is written there.
 fn nothing(place: &Path) -> Result<(), String> {
-    let groups = place.join(EMPTY).join(GROUPS);
-    std::fs::create_dir_all(&groups).map_err(|e| format!("{}: {e}", groups.display()))?;
+    for folder in [place.join(EMPTY).join(GROUPS), place.join(NOTHING)] {
+        std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+    }
     for name in EMPTY_FILES {
         keeper::write_new(&place.join(name), b"")?;
     }

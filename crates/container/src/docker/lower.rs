@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Variant;
 use super::daemon::Daemon;
-use crate::bundle::{ENVIRON, MAKING_FILES, SCRATCH, Tree, tree as of_every_root};
-use crate::filter::filter;
+use crate::bundle::{ENVIRON, MAKING_FILES, NOTHING, SCRATCH, Tree, tree as of_every_root};
+use crate::filter::filter_in_docker;
 use crate::lower::{SENTRY, SENTRY_TASKS, STARTING, TASKS_FOR_ONE};
 
 /// What the driver is started as.
@@ -130,7 +130,7 @@ fn binds(variant: Variant, shapes: &[Shape]) -> Vec<(String, String, bool)> {
         // With all that is mounted in it, and with nothing of the daemon's own.
         Variant::Native => binds.push(same("dev", false)),
         // Its kernel has devices of its own; its process file system shows every process's environment.
-        Variant::Gvisor => binds.push((EMPTY.to_owned(), "/proc".to_owned(), false)),
+        Variant::Gvisor => binds.push((NOTHING.to_owned(), "/proc".to_owned(), false)),
     }
     binds
 }
@@ -171,7 +171,7 @@ fn host_config(parts: Parts<'_>) -> Result<HostConfig, String> {
     let mut masked = Vec::new();
     let mut tasks = finite(limits.pids);
     if parts.variant == Variant::Native {
-        let filter = filter()?;
+        let filter = filter_in_docker()?;
         let filter = serde_json::to_string(&filter).map_err(|error| error.to_string())?;
         security.push(format!("seccomp={filter}"));
         masked = parts.machine.to_vec();
