@@ -139,6 +139,13 @@ pub trait Backend: Send + Sync {
         false
     }
 
+    /// What its walls rest on beside the kernel and this program, each by name: a runtime's file and version, the
+    /// guest. When one changes, what was found out about the walls no longer counts. Cheap: it is asked
+    /// before every run.
+    fn rests_on(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
     /// Builds the walls for a plan. No guest instruction has run when this returns.
     ///
     /// # Errors

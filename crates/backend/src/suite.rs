@@ -148,7 +148,7 @@ pub fn failures(backend: &dyn Backend, lacking: &Guarantees) -> Vec<String> {
         .collect();
     failures.extend(
         [
-            offers_what_it_gives(backend, lacking),
+            offer_failure(backend, lacking),
             cancelled(backend, lacking),
             nothing_left_behind(backend, lacking),
             many_at_once(backend, lacking),
@@ -164,8 +164,8 @@ pub fn count() -> usize {
     CASES.len() + 4
 }
 
-/// The offer has every base guarantee but those named, and none of those.
-fn offers_what_it_gives(backend: &dyn Backend, lacking: &Guarantees) -> Option<String> {
+/// What is wrong with an offer: it must have every base guarantee but those named, and none of those.
+pub fn offer_failure(backend: &dyn Backend, lacking: &Guarantees) -> Option<String> {
     let offered = backend.probe().guarantees;
     let missing = base_guarantees().missing_from(&offered);
     (missing != *lacking).then(|| format!("offer: it lacks {missing}, and {lacking} was named"))
@@ -384,6 +384,27 @@ const CASES: &[Case] = &[
         check: |seen| {
             seen.over() == Some(LimitKind::WallTime) && seen.took < Duration::from_secs(6)
         },
+    },
+    Case {
+        name: "tasks",
+        code: "import threading, time\nstarted = 0\ntry:\n    for _ in range(64):\n        \
+               threading.Thread(target=time.sleep, args=(1,), daemon=True).start()\n        started += 1\n\
+               except (RuntimeError, OSError): pass\nprint('more' if started > 32 else 'few')",
+        change: |plan| plan.limits.tasks = Limit::At(16),
+        check: |seen| seen.stdout == "few\n",
+    },
+    // Calls that any process may make on any kernel that has them: a ring, page faults, a comparison with
+    // itself, a file's number.
+    Case {
+        name: "system calls filtered",
+        code: "import ctypes, os\ntry:\n    libc = ctypes.CDLL(None)\n    me = os.getpid()\n    \
+               room = [ctypes.create_string_buffer(b'\\x80', 136) for _ in range(3)]\n    \
+               answers = [libc.syscall(425, 1, room[0]), libc.syscall(323, 1), libc.syscall(312, me, me, 1, 0, 0), \
+               libc.syscall(303, -100, b'/usr', room[1], room[2], 0)]\n\
+               except (OSError, AttributeError):\n    answers = []\n\
+               print('ALLOWED' if any(a >= 0 for a in answers) else 'refused')",
+        change: nothing,
+        check: |seen| seen.stdout == "refused\n",
     },
     Case {
         name: "disk bytes",

@@ -1,16 +1,24 @@
 //! `casemate attack`: hostile programs against the walls of this machine, each with its control.
 
+mod channel;
 mod control;
+mod depends;
 mod header;
+mod html;
 mod listen;
+mod marks;
+mod matrix;
 mod oracle;
 mod report;
+mod result;
 mod sandbox;
+mod sign;
 mod stage;
 mod table;
 mod tree;
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -25,6 +33,7 @@ use control::Python;
 use header::Header;
 use report::Row;
 use sandbox::Target;
+use sign::Key;
 use table::{ATTACKS, Attack};
 
 /// The exit code when Ctrl-C ended it.
@@ -32,9 +41,27 @@ const STOPPED: i32 = 130;
 /// How long the last processes may take to be gone.
 const GONE_WITHIN: Duration = Duration::from_secs(2);
 
+pub(crate) use depends::Depends;
+pub(crate) use result::{AttackResult, Results, TYPE as RESULT_TYPE, envelope_in, parsed};
+pub(crate) use sign::PublicKey;
+
+/// What the backends of this build rest on here.
+///
+/// # Errors
+/// When there is no cache folder.
+pub(crate) fn depends() -> anyhow::Result<Depends> {
+    let backends = crate::run::backends(&Store::open()?)?;
+    Ok(Depends::look(backends.iter().map(AsRef::as_ref)))
+}
+
 /// Runs the attacks and prints the table: 0 when every one is stopped and every control succeeded.
 pub(crate) fn command(args: &AttackArgs) -> anyhow::Result<i32> {
     let chosen = choose(args.only.as_deref())?;
+    // What is no whole attack says nothing about a backend. A key that cannot be used is found out now.
+    let keeper = match args.only {
+        Some(_) => None,
+        None => Some(Keeper::open()?),
+    };
     let cancel = Cancel::new();
     let raise = cancel.clone();
     casemate_linux::term::on_interrupt(move |_| raise.cancel()).context("watching for Ctrl-C")?;
@@ -44,21 +71,37 @@ pub(crate) fn command(args: &AttackArgs) -> anyhow::Result<i32> {
     let targets = targets(&engine, &args.backend, &cancel)?;
     let python = Python::find();
     let mut rows = Vec::new();
-    say(args.json, &report::head(&targets))?;
+    let mut threat = None;
+    say(args.json, &matrix::head(&targets))?;
     for (attack, header) in chosen {
+        if threat.replace(header.threat) != Some(header.threat) {
+            say(args.json, &matrix::threat(header.threat))?;
+        }
         let row = try_one(attack, header, &engine, &targets, &python, &cancel);
         if cancel.is_cancelled() {
             return Ok(STOPPED);
         }
         let row = row?;
-        say(args.json, &report::row(&row))?;
+        say(args.json, &matrix::row(&row))?;
         rows.push(row);
     }
     // The idle workers go with it.
     drop(engine);
     let left = left_behind();
+    let kept = match &keeper {
+        // A sandbox that leaves something behind has not held, whatever its rows say.
+        Some(keeper) if left.is_empty() => keeper.keep(&rows, targets.len())?,
+        _ => Vec::new(),
+    };
     let passed = left.is_empty() && rows.iter().all(|row| row.stopped() && row.proven());
-    say(args.json, &report::summary(&rows, &python, &left))?;
+    say(args.json, &matrix::summary(&rows, &python, &left))?;
+    for path in &kept {
+        say(args.json, &format!("signed result: {}\n", path.display()))?;
+    }
+    if let Some(path) = &args.html {
+        let page = html::page(&rows, &python, &left);
+        std::fs::write(path, page).with_context(|| format!("writing {}", path.display()))?;
+    }
     if args.json {
         let value = report::as_json(&rows, &python, &left, passed);
         println!("{}", serde_json::to_string_pretty(&value)?);
@@ -66,9 +109,37 @@ pub(crate) fn command(args: &AttackArgs) -> anyhow::Result<i32> {
     Ok(i32::from(!passed))
 }
 
+/// Signs and keeps results, about the machine as it was when the attack began.
+struct Keeper {
+    results: Results,
+    key: Key,
+    depends: Depends,
+}
+
+impl Keeper {
+    fn open() -> anyhow::Result<Self> {
+        let results = Results::open()?;
+        Ok(Self {
+            key: results.key()?,
+            depends: depends()?,
+            results,
+        })
+    }
+
+    /// One result a backend.
+    fn keep(&self, rows: &[Row], backends: usize) -> anyhow::Result<Vec<PathBuf>> {
+        (0..backends)
+            .map(|at| {
+                let result = AttackResult::of(rows, at, &self.depends, self.key.public())?;
+                self.results.keep(&result, &self.key)
+            })
+            .collect()
+    }
+}
+
 /// The attacks whose name contains `only`, each with its header.
 fn choose(only: Option<&str>) -> anyhow::Result<Vec<(&'static Attack, Header)>> {
-    let chosen = ATTACKS
+    let mut chosen = ATTACKS
         .iter()
         .filter(|attack| only.is_none_or(|only| attack.name.contains(only)))
         .map(|attack| Ok((attack, Header::parse(attack.name, attack.source)?)))
@@ -83,6 +154,7 @@ fn choose(only: Option<&str>) -> anyhow::Result<Vec<(&'static Attack, Header)>> 
             names().join(", ")
         ))
     );
+    chosen.sort_by_key(|(_, header)| header.threat);
     Ok(chosen)
 }
 

@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     /// Run hostile programs against the walls of this machine, each also with no sandbox as a control.
     Attack(AttackArgs),
+    /// Check the signed result of an attack, and say what it says.
+    Verify(VerifyArgs),
     /// Look at policies.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -75,6 +77,9 @@ pub(crate) struct RunArgs {
     /// A backend by name (wasm, jail, runc, crun, gvisor), or `auto`.
     #[arg(long, default_value = "auto", value_name = "NAME")]
     pub(crate) backend: String,
+    /// Take only a backend that stopped every attack on this machine as it is now (`casemate attack`).
+    #[arg(long)]
+    pub(crate) attacked: bool,
     /// A preset (strict, data-analysis, agent, trusted, native) or a policy file.
     #[arg(long, value_name = "FILE|PRESET")]
     pub(crate) policy: Option<String>,
@@ -246,9 +251,24 @@ pub(crate) struct AttackArgs {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Write the matrix to this file as one page that needs nothing else.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
     /// Only attacks whose name contains this.
     #[arg(value_name = "NAME")]
     pub(crate) only: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// The result, such as those in `~/.local/share/casemate/attacks`.
+    pub(crate) file: PathBuf,
+    /// The public key that must have signed it, as 64 hexadecimal digits; without it, this user's own.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Subcommand)]

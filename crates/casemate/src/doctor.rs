@@ -2,7 +2,7 @@
 
 use casemate_backend::contract::Cancel;
 use casemate_backend::contract::{Offer, Usable};
-use casemate_engine::policies;
+use casemate_engine::{Record, policies};
 use casemate_linux::proc::kernel_facts;
 use casemate_model::job::{JobBuilder, Language, Program, RunId};
 use casemate_model::outcome::Outcome;
@@ -33,14 +33,14 @@ pub(crate) fn command(args: &DoctorArgs) -> anyhow::Result<i32> {
     if args.json {
         let backends: Vec<_> = reports
             .iter()
-            .map(|(offer, tried)| as_json(offer, tried.as_ref()))
+            .map(|(offer, tried)| as_json(offer, tried.as_ref(), &engine.record(&offer.backend)))
             .collect();
         let value = json!({ "schema": "casemate.doctor/1", "kernel": kernel_facts(), "backends": backends });
         println!("{}", serde_json::to_string_pretty(&value)?);
     } else {
         print_kernel();
         for (offer, tried) in &reports {
-            print(offer, tried.as_ref());
+            print(offer, tried.as_ref(), &engine.record(&offer.backend));
         }
     }
     Ok(i32::from(!healthy))
@@ -67,9 +67,15 @@ fn attempt(engine: &casemate_engine::Engine, offer: &Offer) -> anyhow::Result<Ou
     Ok(engine.run(job, &mut |_| {}, &Cancel::new()))
 }
 
-fn as_json(offer: &Offer, tried: Option<&Outcome>) -> serde_json::Value {
+fn as_json(offer: &Offer, tried: Option<&Outcome>, record: &Record) -> serde_json::Value {
+    let attacked = match record {
+        Record::None { .. } => "no",
+        Record::Stood { .. } => "stood",
+        Record::Fell { .. } => "fell",
+    };
     json!({
         "offer": offer,
+        "attacked": { "result": attacked, "detail": record.describe() },
         "tried": tried.map(|outcome| json!({ "ending": outcome.ending, "receipt": outcome.receipt })),
     })
 }
@@ -101,7 +107,22 @@ fn plain_value(value: &serde_json::Value) -> String {
     }
 }
 
-fn print(offer: &Offer, tried: Option<&Outcome>) {
+/// The last attack, and how to have one that counts.
+fn attacked(record: &Record, backend: &str) -> String {
+    match record {
+        Record::Stood { .. } => record.describe(),
+        Record::None { .. } => format!(
+            "{}; `casemate attack --backend {backend}` attacks it",
+            record.describe()
+        ),
+        Record::Fell { .. } => format!(
+            "{}: not taken unless it is named; mend the wall, then `casemate attack --backend {backend}`",
+            record.describe()
+        ),
+    }
+}
+
+fn print(offer: &Offer, tried: Option<&Outcome>, record: &Record) {
     println!("\n{}", offer.backend);
     match (&offer.usable, tried) {
         (Usable::No { why, fix }, _) => println!("  not usable: {why}\n  mend it: {fix}"),
@@ -110,6 +131,7 @@ fn print(offer: &Offer, tried: Option<&Outcome>) {
         (Usable::Yes, Some(outcome)) => println!("  NOT usable: {}", show::cause(&outcome.ending)),
         (Usable::Yes, None) => {}
     }
+    println!("  {}", attacked(record, &offer.backend));
     for note in &offer.notes {
         println!("  {note}");
     }

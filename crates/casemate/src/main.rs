@@ -20,6 +20,7 @@ mod scan;
 mod setup;
 mod show;
 mod text;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -75,6 +76,7 @@ fn dispatch(command: Command) -> anyhow::Result<i32> {
         Command::Setup(args) => setup::command(args),
         Command::Doctor(args) => doctor::command(&args),
         Command::Attack(args) => attack::command(&args),
+        Command::Verify(args) => verify::command(&args),
         Command::Policy(command) => policy::command(command),
         Command::Bench(command) => bench::command(command),
         Command::Completion { shell } => {

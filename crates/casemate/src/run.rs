@@ -15,11 +15,12 @@ use casemate_jail::JailBackend;
 use casemate_model::job::{Demand, GuestPath, Input, Job, JobBuilder, Language, Program, RunId};
 use casemate_model::limit::{Limit, Millis};
 use casemate_model::outcome::Outcome;
-use casemate_model::policy::{Policy, ScreenMode};
+use casemate_model::policy::{Attacked, Policy, ScreenMode};
 use casemate_wasm::WasmBackend;
 use casemate_wasm::setup::Store;
 use casemate_watch::{AlertRules, alerts_jsonl, events_jsonl};
 
+use crate::attack::{Depends, Results};
 use crate::cli::{LimitArgs, RunArgs, ScreenArg};
 use crate::out::{Saved, save};
 use crate::{json, setup, show, text};
@@ -62,8 +63,19 @@ pub(crate) fn command(args: RunArgs) -> anyhow::Result<i32> {
     finish(&args, &outcome, &source, listener)
 }
 
-/// An engine with the backends of this build.
+/// An engine with the backends of this build, and what is known of attacks on them.
 pub(crate) fn engine(store: &Store) -> anyhow::Result<Engine> {
+    let backends = backends(store)?;
+    let depends = Depends::look(backends.iter().map(AsRef::as_ref));
+    let names = backends.iter().map(|backend| backend.name());
+    // Without a folder for results there are none.
+    let records = Results::open().map(|results| results.records(names, &depends));
+    let engine = Engine::new(backends.clone(), AlertRules::embedded()?);
+    Ok(engine.attacked(records.unwrap_or_default()))
+}
+
+/// The backends of this build.
+pub(crate) fn backends(store: &Store) -> anyhow::Result<Vec<Arc<dyn Backend>>> {
     let wasm: Arc<dyn Backend> = Arc::new(WasmBackend::new(store.clone(), "/proc/self/exe"));
     let jail: Arc<dyn Backend> = Arc::new(JailBackend::new(
         casemate_jail::setup::Store::open()?,
@@ -86,7 +98,7 @@ pub(crate) fn engine(store: &Store) -> anyhow::Result<Engine> {
             "/proc/self/exe",
         )));
     }
-    Ok(Engine::new(backends, AlertRules::embedded()?))
+    Ok(backends)
 }
 
 /// Whether screening refuses the program: then there is no reason to set anything up for it.
@@ -237,6 +249,11 @@ fn job(args: &RunArgs) -> anyhow::Result<Job> {
         .stdin(stdin)
         .demand(Demand {
             backend,
+            attacked: if args.attacked {
+                Attacked::Required
+            } else {
+                Attacked::default()
+            },
             ..Demand::default()
         })
         .build()?;

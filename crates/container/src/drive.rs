@@ -85,6 +85,12 @@ impl Backend for ContainerBackend {
         probe::offer(self.kind, self.found(), &self.store)
     }
 
+    fn rests_on(&self) -> Vec<(String, String)> {
+        let mut all = self.store.rests_on();
+        all.extend(self.found().as_ref().ok().map(probe::rests_on));
+        all
+    }
+
     fn create(&self, plan: &Plan) -> Result<(Box<dyn Sandbox>, Receipt), CreateError> {
         static RECLAIM: std::sync::Once = std::sync::Once::new();
         // Groups of processes that crashed. One that stays costs nothing and is tried again next time.

@@ -23,7 +23,6 @@ use checks::{
 use mounts::check_mounts;
 use sentry::sentry;
 
-pub(crate) use process::number_of;
 
 /// What is expected of the container's first process.
 #[derive(Debug, Clone)]
@@ -212,13 +211,5 @@ mod tests {
                 .iter()
                 .all(|step| step.wall == wall::NOT_DUMPABLE || !step.stands())
         );
-    }
-
-    #[test]
-    fn a_descriptor_gives_its_number() {
-        let own = rustix::process::getpid();
-        let fd = rustix::process::pidfd_open(own, rustix::process::PidfdFlags::empty()).unwrap();
-        assert_eq!(number_of(&fd), Ok(std::process::id()));
-        assert!(number_of(std::io::stdin()).is_err());
     }
 }

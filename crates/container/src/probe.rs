@@ -180,6 +180,15 @@ pub(crate) fn debian_revision(dpkg: &Path, package: &str, program: &Path) -> Opt
     version.filter(|_| installed).map(str::to_owned)
 }
 
+/// The runtime's file: another version, or the same one installed anew, is another.
+pub(crate) fn rests_on(found: &Found) -> (String, String) {
+    let version = found.version.debian.as_ref();
+    let version = version.unwrap_or(&found.version.upstream);
+    let file = casemate_linux::file::identity(&found.program);
+    let file = file.unwrap_or_else(|error| error.to_string());
+    ("runtime".to_owned(), format!("{version}, {file}"))
+}
+
 /// The offer. Whether the walls really stand is found out by each container when it is made, and is in
 /// each run's receipt.
 pub(crate) fn offer(kind: Kind, found: &Result<Found, Lack>, store: &Store) -> Offer {

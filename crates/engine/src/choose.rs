@@ -5,9 +5,11 @@ use casemate_model::guarantee::{Guarantee, Guarantees};
 use casemate_model::limit::Limit;
 use casemate_model::manifest::{Certainty, Fact};
 use casemate_model::outcome::Placement;
+use casemate_model::policy::Attacked;
 use casemate_screen::Cleared;
 use thiserror::Error;
 
+use crate::attacked::{Record, Records};
 use crate::policies;
 
 /// What one backend lacked.
@@ -47,16 +49,23 @@ pub fn needs(cleared: &Cleared) -> Guarantees {
         .union(&cleared.screening().verdict.guarantees())
 }
 
-/// The cheapest backend whose offer covers what the job needs.
+/// The cheapest backend whose offer covers what the job needs. What the last attack on it showed comes
+/// before the price, and one that let an attack through is not taken unless it is asked for by name.
 ///
 /// # Errors
 /// [`NoPlace`] with what each backend lacked.
-pub fn choose(cleared: &Cleared, offers: &[Offer]) -> Result<Placement, NoPlace> {
+pub fn choose(
+    cleared: &Cleared,
+    offers: &[Offer],
+    records: &Records,
+) -> Result<Placement, NoPlace> {
     let asked = needs(cleared);
+    let record = |offer: &Offer| Record::of(records, &offer.backend);
     let mut lacks = Vec::new();
     let mut fitting = Vec::new();
     for offer in offers {
-        match lack(cleared, &asked, offer) {
+        let why = lack(cleared, &asked, offer);
+        match why.or_else(|| not_attacked(cleared, &record(offer), &offer.backend)) {
             None => fitting.push(offer),
             Some(why) => lacks.push(Lack {
                 backend: offer.backend.clone(),
@@ -64,9 +73,10 @@ pub fn choose(cleared: &Cleared, offers: &[Offer]) -> Result<Placement, NoPlace>
             }),
         }
     }
-    let best = fitting
-        .iter()
-        .min_by_key(|offer| (unmet(cleared, offer).len(), offer.cost));
+    let best = fitting.iter().min_by_key(|offer| {
+        let attacked = record(offer).rank();
+        (unmet(cleared, offer).len(), attacked, offer.cost)
+    });
     match best {
         Some(offer) => {
             let mut reasons = vec![format!("covers the {} walls asked for", asked.len())];
@@ -75,12 +85,18 @@ pub fn choose(cleared: &Cleared, offers: &[Offer]) -> Result<Placement, NoPlace>
                 None if fitting.len() > 1 => reasons.push("the cheapest that does".to_owned()),
                 None => reasons.push("the only one that does".to_owned()),
             }
+            reasons.push(record(offer).describe());
             let others = fitting
                 .iter()
                 .filter(|other| other.backend != offer.backend);
             reasons.extend(others.flat_map(|other| {
-                let without = unmet(cleared, other).into_iter();
-                without.map(|why| format!("not {}: {why}", other.backend))
+                let without = unmet(cleared, other).into_iter().map(str::to_owned);
+                let passed_over =
+                    other.cost < offer.cost && record(other).rank() > record(offer).rank();
+                let attacked = passed_over.then(|| record(other).describe());
+                let why = without.chain(attacked);
+                why.map(|why| format!("not {}: {why}", other.backend))
+                    .collect::<Vec<_>>()
             }));
             reasons.extend(
                 lacks
@@ -128,6 +144,27 @@ fn unmet(cleared: &Cleared, offer: &Offer) -> Vec<&'static str> {
     .filter(|(needed, without, _)| *needed && offer.guarantees.contains(*without))
     .map(|(_, _, why)| why)
     .collect()
+}
+
+/// Why what is known of attacks rules a backend out.
+fn not_attacked(cleared: &Cleared, record: &Record, backend: &str) -> Option<String> {
+    let job = cleared.job();
+    let required = job.policy.attacked.max(job.demand.attacked) == Attacked::Required;
+    let by_name = job.demand.backend.is_some();
+    let again = format!("`casemate attack --backend {backend}` attacks it again");
+    match record {
+        Record::Stood { .. } => None,
+        Record::None { .. } if !required => None,
+        Record::None { .. } => Some(format!(
+            "{}, and a backend that stopped every attack is asked for; {again}",
+            record.describe()
+        )),
+        Record::Fell { .. } if by_name && !required => None,
+        Record::Fell { .. } => Some(format!(
+            "{}; mend the wall and {again}, or take another backend",
+            record.describe()
+        )),
+    }
 }
 
 fn lack(cleared: &Cleared, asked: &Guarantees, offer: &Offer) -> Option<String> {
@@ -214,6 +251,7 @@ mod tests {
         Demand {
             guarantees: guarantees.iter().copied().collect(),
             backend: backend.map(str::to_owned),
+            ..Demand::default()
         }
     }
 
@@ -275,7 +313,7 @@ mod tests {
             ("nothing there", plain, 128 * mib, &[], Err("there is none")),
         ];
         for (name, demand, memory, offers, expected) in table {
-            let got = choose(&cleared(demand, memory), offers);
+            let got = choose(&cleared(demand, memory), offers, &Records::new());
             match (got, expected) {
                 (Ok(placement), Ok(backend)) => assert_eq!(placement.backend, backend, "{name}"),
                 (Err(error), Err(part)) => {
@@ -318,7 +356,12 @@ mod tests {
         let native = policies::preset("native").unwrap().unwrap().require;
         let needs = "import subprocess\nsubprocess.run(['ls', '-l'])";
         let placed = |source: &str, require: &Guarantees| {
-            choose(&cleared_program(source, require.clone()), &offers).unwrap()
+            choose(
+                &cleared_program(source, require.clone()),
+                &offers,
+                &Records::new(),
+            )
+            .unwrap()
         };
         let placement = placed(needs, &native);
         assert_eq!(placement.backend, "jail");
@@ -335,14 +378,18 @@ mod tests {
     #[test]
     fn a_wall_that_cannot_be_given_is_named_with_a_way_out() {
         let mut cleared = cleared(demand(Some("jail"), &[]), 1 << 27);
-        let error = choose(&cleared, &wasm_and_jail()).unwrap_err().to_string();
+        let error = choose(&cleared, &wasm_and_jail(), &Records::new())
+            .unwrap_err()
+            .to_string();
         assert!(
             error.contains("cannot give clock coarse") && error.contains("preset native"),
             "{error}"
         );
         let asked = demand(Some("jail"), &[Guarantee::SeparateKernel]);
         cleared = self::cleared(asked, 1 << 27);
-        let error = choose(&cleared, &wasm_and_jail()).unwrap_err().to_string();
+        let error = choose(&cleared, &wasm_and_jail(), &Records::new())
+            .unwrap_err()
+            .to_string();
         assert!(!error.contains("preset"), "{error}");
     }
 
@@ -351,6 +398,7 @@ mod tests {
         let placement = choose(
             &cleared(demand(Some("vm"), &[]), 1 << 27),
             &[offer("wasm", 1), offer("vm", 9)],
+            &Records::new(),
         )
         .unwrap();
         assert!(
@@ -361,5 +409,119 @@ mod tests {
             "{:?}",
             placement.reasons
         );
+    }
+
+    fn stood() -> Record {
+        Record::Stood {
+            on: "2026-11-25".into(),
+            stopped: 70,
+            promised: 70,
+        }
+    }
+
+    fn fell() -> Record {
+        Record::Fell {
+            on: "2026-11-25".into(),
+            attacks: vec!["netlink".into()],
+        }
+    }
+
+    fn stale() -> Record {
+        Record::None {
+            why: "not attacked since the kernel changed".into(),
+        }
+    }
+
+    fn records(wasm: Record, vm: Record) -> Records {
+        [("wasm".to_owned(), wasm), ("vm".to_owned(), vm)].into()
+    }
+
+    #[test]
+    fn what_stood_an_attack_goes_before_what_is_cheaper() {
+        let offers = [offer("wasm", 1), offer("vm", 9)];
+        let placed = |records: &Records| {
+            choose(&cleared(demand(None, &[]), 1 << 27), &offers, records).unwrap()
+        };
+        let placement = placed(&records(stale(), stood()));
+        assert_eq!(placement.backend, "vm");
+        let said = placement.reasons.join("; ");
+        assert!(
+            said.contains("attacked on this machine on 2026-11-25: 70 of 70 stopped")
+                && said.contains("not wasm: not attacked since the kernel changed"),
+            "{said}"
+        );
+        // Both, or neither: the price decides.
+        assert_eq!(placed(&records(stood(), stood())).backend, "wasm");
+        let placement = placed(&records(stale(), stale()));
+        assert_eq!(placement.backend, "wasm");
+        assert!(
+            placement
+                .reasons
+                .contains(&"not attacked since the kernel changed".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_backend_with_a_wall_that_fell_is_taken_by_name_alone() {
+        let offers = [offer("wasm", 1), offer("vm", 9)];
+        let fallen = records(fell(), stale());
+        let by = |name| choose(&cleared(demand(name, &[]), 1 << 27), &offers, &fallen);
+        let placement = by(None).unwrap();
+        assert_eq!(placement.backend, "vm");
+        let said = placement.reasons.join("; ");
+        assert!(
+            said.contains("not wasm: attacked on this machine on 2026-11-25: netlink got through")
+                && said.contains("casemate attack --backend wasm"),
+            "{said}"
+        );
+        let named = by(Some("wasm")).unwrap();
+        assert_eq!(named.backend, "wasm");
+        assert!(
+            named
+                .reasons
+                .iter()
+                .any(|why| why.contains("netlink got through"))
+        );
+        let error = choose(
+            &cleared(demand(None, &[]), 1 << 27),
+            &[offer("wasm", 1)],
+            &fallen,
+        );
+        assert!(error.unwrap_err().to_string().contains("netlink"));
+    }
+
+    #[test]
+    fn where_it_is_required_nothing_else_will_do_by_name_or_not() {
+        let offers = [offer("wasm", 1), offer("vm", 9)];
+        let required = |name: Option<&str>| Demand {
+            attacked: Attacked::Required,
+            ..demand(name, &[])
+        };
+        let by =
+            |name, records: &Records| choose(&cleared(required(name), 1 << 27), &offers, records);
+        assert_eq!(by(None, &records(stale(), stood())).unwrap().backend, "vm");
+        let error = by(Some("wasm"), &records(stale(), stood())).unwrap_err();
+        let said = error.to_string();
+        assert!(
+            said.contains("since the kernel changed")
+                && said.contains("casemate attack --backend wasm"),
+            "{said}"
+        );
+        assert!(by(Some("wasm"), &records(fell(), stood())).is_err());
+        // A policy asks in the same way.
+        let policy = Policy {
+            attacked: Attacked::Required,
+            ..Policy::default()
+        };
+        let program = Program {
+            source: b"print(1)".to_vec(),
+            name: "a.py".into(),
+            language: Language::Python,
+        };
+        let job = JobBuilder::new(RunId::from_bits(1), program, policy)
+            .build()
+            .unwrap();
+        let cleared = clear(job, Mode::Off).unwrap();
+        assert!(choose(&cleared, &offers, &Records::new()).is_err());
     }
 }

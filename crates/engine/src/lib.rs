@@ -11,12 +11,14 @@
     allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")
 )]
 
+mod attacked;
 mod choose;
 mod pipeline;
 mod plan;
 pub mod policies;
 mod settle;
 
+pub use attacked::{Record, Records};
 pub use choose::{Lack, NoPlace, choose, needs};
 pub use pipeline::{Engine, Prepared};
 pub use plan::{plan, sha256_hex};

@@ -12,6 +12,7 @@ use casemate_model::screening::Screening;
 use casemate_screen::{Cleared, clear};
 use casemate_watch::{AlertRules, Watch};
 
+use crate::attacked::{Record, Records};
 use crate::choose::{NoPlace, choose, needs};
 use crate::plan::plan;
 use crate::settle::{Refusal, Settled, refuse, settle};
@@ -20,6 +21,7 @@ use crate::settle::{Refusal, Settled, refuse, settle};
 pub struct Engine {
     backends: Vec<Arc<dyn Backend>>,
     alerts: AlertRules,
+    records: Records,
 }
 
 /// A job that has been screened, placed and planned, and has not run.
@@ -55,7 +57,22 @@ impl Prepared {
 impl Engine {
     /// An engine over these backends.
     pub fn new(backends: Vec<Arc<dyn Backend>>, alerts: AlertRules) -> Self {
-        Self { backends, alerts }
+        Self {
+            backends,
+            alerts,
+            records: Records::new(),
+        }
+    }
+
+    /// The same, with what is known of attacks on its backends.
+    #[must_use]
+    pub fn attacked(self, records: Records) -> Self {
+        Self { records, ..self }
+    }
+
+    /// What is known of attacks on a backend.
+    pub fn record(&self, backend: &str) -> Record {
+        Record::of(&self.records, backend)
     }
 
     /// What each backend offers on this machine.
@@ -116,8 +133,8 @@ impl Engine {
             .filter(|backend| is_wanted(backend.as_ref()))
             .map(|backend| backend.probe())
             .collect();
-        match choose(cleared, &quick) {
-            Err(_) if quick.len() < self.backends.len() => choose(cleared, &self.offers()),
+        match choose(cleared, &quick, &self.records) {
+            Err(_) if quick.len() < self.backends.len() => choose(cleared, &self.offers(), &self.records),
             placed => placed,
         }
     }

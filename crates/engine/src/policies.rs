@@ -40,6 +40,11 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     PRESETS.iter().map(|(name, _)| *name)
 }
 
+/// The presets as they are written.
+pub fn texts() -> impl Iterator<Item = &'static str> {
+    PRESETS.iter().map(|(_, text)| *text)
+}
+
 /// A preset by name; none when there is no such preset.
 ///
 /// # Errors

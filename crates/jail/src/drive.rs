@@ -177,6 +177,10 @@ impl Backend for JailBackend {
         probe::offer(&self.store, self.warm.is_some())
     }
 
+    fn rests_on(&self) -> Vec<(String, String)> {
+        self.store.rests_on()
+    }
+
     fn create(&self, plan: &Plan) -> Result<(Box<dyn Sandbox>, Receipt), CreateError> {
         static RECLAIM: std::sync::Once = std::sync::Once::new();
         // Groups of processes that crashed. One that stays costs nothing and is tried again next time.

@@ -10,10 +10,12 @@ use std::io;
 use std::time::{Duration, Instant};
 
 mod beneath;
+mod identity;
 mod left;
 mod owned;
 
 pub use beneath::{Dir, Outside, create_beneath, mkdir_beneath, write_beneath};
+pub use identity::identity;
 pub use left::{Left, Room, left_beneath, open_beneath, room};
 pub use owned::{Untrusted, create_private, open_owned};
 

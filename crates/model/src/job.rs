@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::guarantee::Guarantees;
-use crate::policy::Policy;
+use crate::policy::{Attacked, Policy};
 
 /// The name of one run: `run-` and 16 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -192,6 +192,8 @@ pub struct Demand {
     pub guarantees: Guarantees,
     /// The backend by name, or any that fits.
     pub backend: Option<String>,
+    /// What the last attack on a backend is worth; the stricter of this and the policy's counts.
+    pub attacked: Attacked,
 }
 
 /// One run to be. Made by [`JobBuilder`].

@@ -21,6 +21,18 @@ pub enum ScreenMode {
     Off,
 }
 
+/// What the last attack on a backend is worth when one is chosen.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Attacked {
+    /// A backend that stopped every attack on this machine, as it is now, goes before one that has not
+    /// been attacked.
+    #[default]
+    Preferred,
+    /// No other is taken.
+    Required,
+}
+
 /// A policy. `Default` is the strictest reading of every field that can be strict.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -41,6 +53,8 @@ pub struct Policy {
     pub clock_granularity: Millis,
     /// The walls every run under this policy must have.
     pub require: Guarantees,
+    /// Whether a backend must have stopped every attack on this machine.
+    pub attacked: Attacked,
 }
 
 impl Default for Policy {
@@ -53,6 +67,7 @@ impl Default for Policy {
             limits: Limits::default(),
             clock_granularity: Millis(Duration::from_millis(1)),
             require: base_guarantees(),
+            attacked: Attacked::default(),
         }
     }
 }

@@ -120,6 +120,13 @@ impl Backend for WasmBackend {
         probe::offer(&self.shared.store)
     }
 
+    fn rests_on(&self) -> Vec<(String, String)> {
+        vec![
+            ("guest".to_owned(), self.shared.store.key().to_owned()),
+            ("engine".to_owned(), probe::guest()),
+        ]
+    }
+
     fn create(&self, plan: &Plan) -> Result<(Box<dyn Sandbox>, Receipt), CreateError> {
         let lowered = lower(plan).map_err(CreateError::Plan)?;
         let mut worker = self.shared.take(&plan.tenant)?;

@@ -17,6 +17,8 @@ use casemate_linux::cgroup::{Cgroup, CgroupLimits};
 use casemate_linux::{Child, Exit, Limit, Spawn};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
+use super::channel::{self, Channel};
+use super::marks::{self, Sightings};
 use super::oracle::{Harm, Seen};
 use super::stage::{INHERITED, Stage};
 use super::table::Attack;
@@ -28,6 +30,10 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Bytes of output that are kept.
 const KEPT: u64 = 1 << 20;
+/// How often a channel is tried; a busy machine can drown one.
+const MEASURED: u32 = 3;
+/// How a program says that this machine has not what it is about.
+const IMPOSSIBLE: &str = "impossible: ";
 /// What a control may use together.
 const CGROUP: CgroupLimits = CgroupLimits {
     memory_bytes: Limit::At(1 << 30),
@@ -101,6 +107,11 @@ pub(crate) enum Control {
         /// In words.
         harm: String,
     },
+    /// This machine has not what the attack is about, or gives it to nobody: it can harm nobody here.
+    Impossible {
+        /// What is not there.
+        why: String,
+    },
     /// One was not: the attack proves nothing.
     Failed {
         /// Which.
@@ -118,28 +129,75 @@ pub(crate) enum Control {
 /// # Errors
 /// When the host fails: no process can be started, or one that was cannot be ended.
 pub(crate) fn run(attack: &Attack, python: &Python, cancel: &Cancel) -> anyhow::Result<Control> {
+    let tries = if attack.measured { MEASURED } else { 1 };
+    let mut control = attempt(attack, python, cancel)?;
+    for _ in 1..tries {
+        if matches!(control, Control::Succeeded { .. }) || cancel.is_cancelled() {
+            break;
+        }
+        control = attempt(attack, python, cancel)?;
+    }
+    Ok(control)
+}
+
+fn attempt(attack: &Attack, python: &Python, cancel: &Cancel) -> anyhow::Result<Control> {
     let mut stage = Stage::build(attack.props, Some(&python.path))?;
-    let mut seen = Seen {
-        secret: stage.secret().to_owned(),
-        ..Seen::default()
-    };
-    let ran = (1..=attack.rounds).try_for_each(|round| {
+    fs::write(program(attack, &stage), attack.source)?;
+    let ran = if attack.together {
+        together(attack, python, &stage, cancel)
+    } else {
         // Only the last round's output counts; the ones before it were told the secret.
-        seen.output.clear();
-        perform(attack, python, &stage, round, &mut seen, cancel)
-    });
+        (1..=attack.rounds).try_fold(Seen::default(), |_, round| {
+            let args = stage.args(round < attack.rounds, None);
+            perform(attack, python, &stage, &args, cancel)
+        })
+    };
     let left = end_all(stage.root());
-    ran?;
+    let mut seen = ran?;
     left?;
+    seen.secret = stage.secret().to_owned();
     seen.stage = stage.inspect()?;
     seen.disk = seen.stage.left;
     seen.handed_back = seen.stage.left.1;
     seen.forged = tree::contains(&seen.stage.messages, b"\"wall\":\"forged\"");
+    seen.channel = Channel::between(&seen.secret, &seen.output);
     Ok(judge(attack.harms, &seen))
+}
+
+fn program(attack: &Attack, stage: &Stage) -> PathBuf {
+    stage.root().join(format!("{}.py", attack.name))
+}
+
+/// Two at once, of which the first is told the secret; what counts is the second's.
+fn together(
+    attack: &Attack,
+    python: &Python,
+    stage: &Stage,
+    cancel: &Cancel,
+) -> anyhow::Result<Seen> {
+    let start = attack.measured.then(channel::start);
+    let (first, second) = (stage.args(true, start), stage.args(false, start));
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| perform(attack, python, stage, &first, cancel));
+        let second = perform(attack, python, stage, &second, cancel);
+        first
+            .join()
+            .map_err(|_| anyhow::anyhow!("the thread of the first program is gone"))??;
+        second
+    })
 }
 
 fn judge(harms: &[Harm], seen: &Seen) -> Control {
     let missing = harms.iter().find(|harm| harm.seen(seen).is_none());
+    let words = String::from_utf8_lossy(&seen.output);
+    let mut impossible = words
+        .lines()
+        .filter_map(|line| line.strip_prefix(IMPOSSIBLE));
+    if let (Some(_), Some(why)) = (missing, impossible.next()) {
+        return Control::Impossible {
+            why: crate::text::line(why, 200),
+        };
+    }
     if let Some(missing) = missing {
         let said = crate::text::line(&String::from_utf8_lossy(&seen.output), 200);
         return Control::Failed {
@@ -156,19 +214,16 @@ fn perform(
     attack: &Attack,
     python: &Python,
     stage: &Stage,
-    round: u32,
-    seen: &mut Seen,
+    args: &[String],
     cancel: &Cancel,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Seen> {
     // No group is no error: the resource limits and the deadline bound a control as well.
-    let cgroup = Cgroup::create("control", &CGROUP).ok();
-    let program = stage.root().join(format!("{}.py", attack.name));
-    fs::write(&program, attack.source)?;
+    let cgroup = Cgroup::create("casemate-control", &CGROUP).ok();
     let mut spawn = Spawn::new(&python.path)
         .arg("-I")
         .arg("-c")
         .arg(PRELUDE)
-        .arg(&program)
+        .arg(program(attack, stage))
         .fd(stage.secret_file(), INHERITED)
         .env("CASEMATE_ARENA", stage.root())
         .env("CASEMATE_CANARY", stage.secret())
@@ -176,19 +231,23 @@ fn perform(
         .env("HOME", stage.root())
         .env("LANG", "C.UTF-8")
         .env("PATH", search_path(stage.root()));
-    for arg in stage.args(round < attack.rounds) {
+    for arg in args {
         spawn = spawn.arg(arg);
     }
+    let mut seen = Seen::default();
+    let interrupts = marks::interrupts();
     let mut running = Running::start(spawn, cgroup)?;
-    watch(&mut running, attack.harms, seen, cancel)?;
+    watch(&mut running, attack.harms, stage, &mut seen, cancel)?;
+    seen.interrupts = interrupts.zip(marks::interrupts());
     let (output, exit) = running.stop()?;
+    seen.shown = String::from_utf8_lossy(&output).into_owned();
     seen.output = output;
     if let Exit::Signal(signal) = exit
         && signal != Signal::KILL.as_raw()
     {
         seen.signal = Some(signal);
     }
-    Ok(())
+    Ok(seen)
 }
 
 fn search_path(arena: &Path) -> std::ffi::OsString {
@@ -201,15 +260,18 @@ fn search_path(arena: &Path) -> std::ffi::OsString {
 fn watch(
     running: &mut Running,
     harms: &[Harm],
+    stage: &Stage,
     seen: &mut Seen,
     cancel: &Cancel,
 ) -> anyhow::Result<()> {
     let begun = Instant::now();
+    let mut sightings = Sightings::default();
     let root = running.child.pid();
     loop {
         let mut pids = tree::below(root);
         pids.push(root);
         seen.holding = seen.holding.peak(tree::holding(&pids));
+        sightings.look(&pids, stage.port());
         seen.output_bytes = running.arrived.load(Ordering::Relaxed);
         seen.wall = begun.elapsed();
         seen.cpu = running.child.cpu_time()?;
@@ -218,6 +280,8 @@ fn watch(
             .iter()
             .any(|harm| harm.is_final() && harm.seen(seen).is_some());
         if enough || seen.wall > DEADLINE || running.ended()? {
+            seen.marks = sightings.lasting();
+            seen.outlived = marks::has_stowaway(stage.port());
             return Ok(());
         }
         std::thread::sleep(LOOK_EVERY);

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 /// What an attack threatens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Threat {
     /// The machine's time, memory or space.
@@ -21,7 +21,8 @@ pub(crate) enum Threat {
 }
 
 impl Threat {
-    const ALL: [Self; 5] = [
+    /// All of them, in the order of the table.
+    pub(crate) const ALL: [Self; 5] = [
         Self::Exhaustion,
         Self::Files,
         Self::Network,
@@ -46,17 +47,17 @@ impl fmt::Display for Threat {
     }
 }
 
-/// What stands between an attack and its aim where the program is a process of the machine's.
+/// What stands between an attack and its aim in one kind of backend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Native {
-    /// The first of these walls that the backend has: `# native: WALL | WALL`.
+pub(crate) enum Promise {
+    /// The first of these walls that the backend has: `WALL | WALL`.
     Walls(Vec<String>),
-    /// Nothing is promised there, for this reason: `# native: - REASON`.
+    /// Nothing is promised there, for this reason: `- REASON`.
     NotPromised(String),
 }
 
-impl Native {
+impl Promise {
     fn parse(line: &str) -> Self {
         match line.strip_prefix("- ") {
             Some(reason) => Self::NotPromised(reason.to_owned()),
@@ -74,10 +75,10 @@ pub(crate) struct Header {
     pub(crate) threat: Threat,
     /// What it does, in a sentence.
     pub(crate) tries: String,
-    /// The wall that must stop it in WebAssembly, by the name it has in receipts and events.
-    pub(crate) wall: String,
+    /// What must stop it in WebAssembly; walls have the names of receipts and events.
+    pub(crate) wall: Promise,
     /// What must stop it where programs are native processes.
-    pub(crate) native: Native,
+    pub(crate) native: Promise,
     /// What must be seen with no sandbox.
     pub(crate) control: String,
     /// How the host decides.
@@ -117,8 +118,8 @@ impl Header {
                 .find(|known| known.name() == threat)
                 .ok_or_else(|| format!("{name}.py: {threat:?} is not a threat"))?,
             tries: take("tries")?,
-            wall,
-            native: Native::parse(&native),
+            wall: Promise::parse(&wall),
+            native: Promise::parse(&native),
             control: take("control")?,
             oracle: take("oracle")?,
         };
@@ -142,8 +143,9 @@ mod tests {
     fn a_whole_header_is_read() {
         let header = Header::parse("a", WHOLE).unwrap();
         assert_eq!(header.threat, Threat::Files);
-        assert_eq!((header.wall.as_str(), header.oracle.as_str()), ("w", "o"));
-        assert_eq!(header.native, Native::Walls(vec!["w".into()]));
+        assert_eq!(header.oracle, "o");
+        assert_eq!(header.wall, Promise::Walls(vec!["w".into()]));
+        assert_eq!(header.native, header.wall);
     }
 
     #[test]
@@ -153,11 +155,11 @@ mod tests {
         let native = |line: &str| Header::parse("a", &with(line)).unwrap().native;
         assert_eq!(
             native("root | moat"),
-            Native::Walls(vec!["root".into(), "moat".into()])
+            Promise::Walls(vec!["root".into(), "moat".into()])
         );
         assert_eq!(
             native("- it is its own"),
-            Native::NotPromised("it is its own".into())
+            Promise::NotPromised("it is its own".into())
         );
     }
 

@@ -1,8 +1,9 @@
 //! The other end of an attack's connections: sockets on loopback and in the arena that only listen.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
-use std::os::unix::net::UnixListener;
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,8 +16,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 const CONNECTION: Duration = Duration::from_secs(3);
 /// Silence after which a request is answered.
 const SILENCE: Duration = Duration::from_millis(100);
+/// How often a door that an attack might open is knocked at.
+const KNOCK_EVERY: Duration = Duration::from_millis(25);
 /// Bytes that are kept of all that arrives.
 const KEPT: usize = 64 << 10;
+
+/// The address at which an attack opens a door; the listener's own is at the next one down.
+const DOOR: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 /// What a connection is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +31,8 @@ pub(crate) enum Reply {
     Accepted,
     /// A shell's command, at once.
     Command(String),
+    /// A secret, as a cloud's metadata service gives one to every machine that asks.
+    Secret(String),
 }
 
 /// What arrived.
@@ -34,8 +42,10 @@ pub(crate) struct Heard {
     pub(crate) connections: u32,
     /// Datagrams to the UDP port.
     pub(crate) datagrams: u32,
-    /// Connections to the socket in the arena.
+    /// Connections to the socket in the arena, and to the one without a file.
     pub(crate) local: u32,
+    /// How often somebody answered at the door that an attack opens.
+    pub(crate) doors: u32,
     /// The bytes of all of them, up to a bound.
     pub(crate) bytes: Vec<u8>,
 }
@@ -52,29 +62,38 @@ pub(crate) struct Listener {
 struct Sockets {
     tcp: TcpListener,
     udp: UdpSocket,
-    local: UnixListener,
+    local: [UnixListener; 2],
+    /// The port of the door, where the listener's own is at the next address.
+    port: u16,
     reply: Reply,
     heard: Arc<Mutex<Heard>>,
 }
 
 impl Listener {
-    /// Listens on one loopback port, for connections and datagrams, and at `local`.
+    /// Listens on one loopback port, for connections and datagrams, at `local`, and at a name without a file.
     ///
     /// # Errors
     /// Those of making the sockets.
     pub(crate) fn start(local: &Path, reply: Reply) -> io::Result<Self> {
         let (tcp, udp) = one_port()?;
         let port = tcp.local_addr()?.port();
-        let local = UnixListener::bind(local)?;
+        let nameless = SocketAddr::from_abstract_name(format!("casemate-attack-{port}"))?;
+        let local = [
+            UnixListener::bind(local)?,
+            UnixListener::bind_addr(&nameless)?,
+        ];
         tcp.set_nonblocking(true)?;
         udp.set_nonblocking(true)?;
-        local.set_nonblocking(true)?;
+        for socket in &local {
+            socket.set_nonblocking(true)?;
+        }
         let heard = Arc::new(Mutex::new(Heard::default()));
         let stop = Arc::new(AtomicBool::new(false));
         let sockets = Sockets {
             tcp,
             udp,
             local,
+            port,
             reply,
             heard: heard.clone(),
         };
@@ -82,8 +101,13 @@ impl Listener {
         let thread = std::thread::Builder::new()
             .name("listener".to_owned())
             .spawn(move || {
+                let mut knocked = Instant::now();
                 while !stopped.load(Ordering::Relaxed) {
                     sockets.look();
+                    if knocked.elapsed() > KNOCK_EVERY {
+                        sockets.knock();
+                        knocked = Instant::now();
+                    }
                     std::thread::sleep(LOOK_EVERY);
                 }
                 // What came just before the word to stop counts too.
@@ -145,7 +169,7 @@ impl Sockets {
                 .and_then(|()| stream.set_read_timeout(Some(SILENCE)));
             self.converse(ready.map(|()| stream), &self.reply);
         }
-        while let Ok((stream, _)) = self.local.accept() {
+        while let Some((stream, _)) = self.local.iter().find_map(|local| local.accept().ok()) {
             lock(&self.heard).local += 1;
             let ready = stream
                 .set_nonblocking(false)
@@ -156,6 +180,13 @@ impl Sockets {
         while let Ok((len, _)) = self.udp.recv_from(&mut datagram) {
             lock(&self.heard).datagrams += 1;
             self.keep(&datagram[..len]);
+        }
+    }
+
+    /// Loopback answers at once, whether somebody is there or not.
+    fn knock(&self) {
+        if TcpStream::connect((DOOR, self.port)).is_ok() {
+            lock(&self.heard).doors += 1;
         }
     }
 
@@ -174,12 +205,15 @@ impl Sockets {
                 Ok(0) => return,
                 Ok(len) => self.keep(&chunk[..len]),
                 Err(error) if is_silence(&error) => {
-                    if *reply == Reply::Accepted {
-                        let answer = b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n";
-                        // Whether the answer arrives makes no difference to what was heard.
-                        stream.write_all(answer).ok();
-                        return;
-                    }
+                    let body = match reply {
+                        Reply::Accepted => "",
+                        Reply::Secret(secret) => secret,
+                        Reply::Command(_) => continue,
+                    };
+                    let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+                    // Whether the answer arrives makes no difference to what was heard.
+                    stream.write_all((head + body).as_bytes()).ok();
+                    return;
                 }
                 Err(_) => return,
             }
@@ -221,9 +255,24 @@ mod tests {
         let out = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         out.send_to(b"datagram", to).unwrap();
         drop(UnixStream::connect(&local).unwrap());
+        let name = format!("casemate-attack-{}", listener.port());
+        let nameless = SocketAddr::from_abstract_name(name).unwrap();
+        drop(UnixStream::connect_addr(&nameless).unwrap());
         let heard = listener.finish();
-        assert_eq!((heard.connections, heard.datagrams, heard.local), (1, 1, 1));
+        assert_eq!((heard.connections, heard.datagrams, heard.local), (1, 1, 2));
+        assert_eq!(heard.doors, 0);
         assert_eq!(heard.bytes, b"takendatagram");
+    }
+
+    #[test]
+    fn an_open_door_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut listener = Listener::start(&dir.path().join("socket"), Reply::Accepted).unwrap();
+        let door = TcpListener::bind((DOOR, listener.port())).unwrap();
+        door.accept().unwrap();
+        // The knock is counted when its answer is known, which may be a moment after ours.
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(listener.finish().doors >= 1);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The verdict on one attack, from what the host saw: the same questions with a sandbox and without.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
@@ -7,6 +8,8 @@ use casemate_model::event::{Event, What, Witness};
 use casemate_model::limit::LimitKind;
 use casemate_model::outcome::{Ending, Outcome};
 
+use super::channel::Channel;
+use super::marks::{Mark, identities};
 use super::stage::Inspection;
 use super::tree::{Holding, contains};
 
@@ -61,6 +64,22 @@ pub(crate) enum Harm {
     FineClock(Duration),
     /// The machine's uptime came back.
     Uptime,
+    /// A process of the sandbox's, or the machine, shows this mark.
+    Shows(Mark),
+    /// The victim will be killed sooner when memory runs out.
+    Marked,
+    /// Somebody answered at a door that the attack opened to the outside.
+    DoorOpened,
+    /// A process was there when the program had ended.
+    Outlived,
+    /// What came back names this machine.
+    Identified,
+    /// How many interrupts the machine has had came back.
+    Interrupts,
+    /// What is shown of the output would act on a terminal.
+    Escapes,
+    /// Bits went from one program to the other.
+    Channel,
 }
 
 /// The trace by which the host knows that it was the wall that stopped an attack.
@@ -105,6 +124,18 @@ pub(crate) struct Seen {
     pub(crate) signal: Option<i32>,
     /// A forged message is believed.
     pub(crate) forged: bool,
+    /// What its processes and the machine showed while it ran.
+    pub(crate) marks: BTreeSet<Mark>,
+    /// Whether the kernel let us look into its processes.
+    pub(crate) looked_into: bool,
+    /// A process that was to outlive the program did.
+    pub(crate) outlived: bool,
+    /// The machine's interrupts before and after.
+    pub(crate) interrupts: Option<(u64, u64)>,
+    /// What a person is shown of the output.
+    pub(crate) shown: String,
+    /// What arrived over a covert channel.
+    pub(crate) channel: Option<Channel>,
     /// The stage afterwards.
     pub(crate) stage: Inspection,
 }
@@ -158,6 +189,20 @@ impl Harm {
             Self::Tasks(bound) => at_least(seen.holding.tasks, bound, "tasks"),
             Self::FineClock(bound) => fine_clock(seen, bound),
             Self::Uptime => uptime(seen),
+            Self::Shows(mark) => fact(seen.marks.contains(&mark), mark.describe()),
+            Self::Marked => fact(
+                stage.victim_marked,
+                "the other process will be killed first",
+            ),
+            Self::DoorOpened => at_least(stage.heard.doors.into(), 1, "answers at an open door"),
+            Self::Outlived => fact(seen.outlived, "a process outlived the program"),
+            Self::Identified => identified(seen),
+            Self::Interrupts => interrupts(seen),
+            Self::Escapes => fact(acts_on_a_terminal(&seen.shown), "escapes are shown"),
+            Self::Channel => {
+                let channel = seen.channel.filter(|channel| channel.is_there());
+                channel.map(Channel::describe)
+            }
         }
     }
 
@@ -226,6 +271,25 @@ fn uptime(seen: &Seen) -> Option<String> {
         .into_iter()
         .find(|value| own.iter().any(|own| (own - value).abs() < UPTIME_NEAR_S))
         .map(|value| format!("the machine's uptime, {value} s, came back"))
+}
+
+fn identified(seen: &Seen) -> Option<String> {
+    let known = identities();
+    let found = known.iter().any(|id| contains(&seen.output, id.as_bytes()));
+    found.then(|| "a number that names this machine came back".to_owned())
+}
+
+fn interrupts(seen: &Seen) -> Option<String> {
+    let (before, after) = seen.interrupts?;
+    let mut counts = seen.numbers("intr=").into_iter();
+    counts
+        .find(|count| (before as f64..=after as f64).contains(count))
+        .map(|count| format!("{count} interrupts, as the machine counts them"))
+}
+
+fn acts_on_a_terminal(shown: &str) -> bool {
+    let acts = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    shown.chars().any(|c| acts(c) || c == '\u{202e}')
 }
 
 impl Sign {
@@ -333,6 +397,13 @@ pub(crate) enum Held {
     },
 }
 
+impl Held {
+    /// Whether nothing that is promised was broken.
+    pub(crate) fn is_as_promised(&self) -> bool {
+        matches!(self, Self::Stopped { .. } | Self::NotPromised { .. })
+    }
+}
+
 /// Judges the sandbox's run: harm first, whatever else is true.
 pub(crate) fn judge(
     wall: &str,
@@ -348,16 +419,14 @@ pub(crate) fn judge(
             harm: harm.join("; "),
         };
     }
-    let ours = matches!(
-        outcome.ending,
-        Ending::Refused { .. }
-            | Ending::Faulted { .. }
-            | Ending::Cancelled
-            | Ending::Signalled { .. }
-    );
-    if ours || !seen.begun() {
-        return Held::NotRun {
-            why: crate::show::cause(&outcome.ending),
+    if let Some(why) = not_run(seen, outcome) {
+        return Held::NotRun { why };
+    }
+    let in_processes = harms.iter().any(|harm| matches!(harm, Harm::Shows(_)));
+    if in_processes && !seen.looked_into {
+        return Held::Unproven {
+            why: "the kernel does not let us look into the sandbox's processes; run it as root"
+                .to_owned(),
         };
     }
     if !stands(wall, outcome) {
@@ -378,6 +447,18 @@ pub(crate) fn judge(
     Held::Stopped {
         by: sign.describe(),
     }
+}
+
+/// Why a run shows nothing, where that is so: it did not begin, or ended for another reason than its own.
+pub(crate) fn not_run(seen: &Seen, outcome: &Outcome) -> Option<String> {
+    let ours = matches!(
+        outcome.ending,
+        Ending::Refused { .. }
+            | Ending::Faulted { .. }
+            | Ending::Cancelled
+            | Ending::Signalled { .. }
+    );
+    (ours || !seen.begun()).then(|| crate::show::cause(&outcome.ending))
 }
 
 /// Whether the wall stands. Limits on what is handed back, the decoder of messages and the host's own

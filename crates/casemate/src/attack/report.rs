@@ -1,15 +1,15 @@
-//! The table for people and `casemate.attack/1` for programs.
+//! `casemate.attack/2` for programs, and what the rows add up to.
 
 use serde_json::{Value, json};
 
 use super::control::{Control, Python};
-use super::header::Header;
+use super::header::{Header, Promise};
 use super::oracle::Held;
-use super::sandbox::{Run, Target};
+use super::sandbox::Run;
 use crate::text::line;
 
 /// The schema's name; the number changes when a field goes or changes its meaning.
-const SCHEMA: &str = "casemate.attack/2";
+pub(crate) const SCHEMA: &str = "casemate.attack/2";
 
 /// One attack's row.
 #[derive(Debug)]
@@ -25,98 +25,46 @@ pub(crate) struct Row {
 impl Row {
     /// Whether every backend that promises to stopped it by its wall.
     pub(crate) fn stopped(&self) -> bool {
-        self.runs
-            .iter()
-            .all(|run| matches!(run.held, Held::Stopped { .. } | Held::NotPromised { .. }))
+        self.runs.iter().all(|run| run.held.is_as_promised())
     }
 
-    /// Whether its control shows that it is an attack.
+    /// Whether its control shows that it is an attack, or that it can be none on this machine.
     pub(crate) fn proven(&self) -> bool {
+        self.succeeded() || matches!(self.control, Control::Impossible { .. })
+    }
+
+    /// Whether its control did the harm.
+    pub(crate) fn succeeded(&self) -> bool {
         matches!(self.control, Control::Succeeded { .. })
     }
 }
 
-/// The table's head: a column a backend.
-pub(crate) fn head(targets: &[Target]) -> String {
-    let names: Vec<String> = targets
-        .iter()
-        .map(|target| format!("IN {}", target.backend.to_uppercase()))
-        .collect();
-    row_of("ATTACK", "THREAT", "TRIES TO", &names, "WITH NO SANDBOX")
+/// How a backend fared over all rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Stopped by the wall that was named.
+    pub(crate) stopped: usize,
+    /// All that a stop is promised for.
+    pub(crate) promised: usize,
+    /// Without a promise.
+    pub(crate) not_promised: usize,
 }
 
-/// One line, and one more for each thing that is not as it must be.
-pub(crate) fn row(row: &Row) -> String {
-    let header = &row.header;
-    let alone = row.runs.len() == 1;
-    let held: Vec<String> = row.runs.iter().map(|run| held(run, alone)).collect();
-    let (control, failure) = match &row.control {
-        Control::Succeeded { .. } => ("succeeded", None),
-        Control::Failed { why } => ("FAILED", Some(why)),
-        Control::NotRun { .. } => ("not run", None),
-    };
-    let threat = header.threat.to_string();
-    let mut text = row_of(&header.attack, &threat, &header.tries, &held, control);
-    for run in &row.runs {
-        if let Held::GotThrough { harm: why } | Held::Unproven { why } | Held::NotRun { why } =
-            &run.held
-        {
-            text.push_str(&format!("    in {}: {}\n", run.backend, line(why, 400)));
-        }
+impl Tally {
+    /// Over these runs.
+    pub(crate) fn of<'a>(runs: impl Iterator<Item = &'a Run>) -> Self {
+        runs.fold(Self::default(), |sum, run| match run.held {
+            Held::NotPromised { .. } => Self {
+                not_promised: sum.not_promised + 1,
+                ..sum
+            },
+            _ => Self {
+                stopped: sum.stopped + usize::from(run.held.is_as_promised()),
+                promised: sum.promised + 1,
+                ..sum
+            },
+        })
     }
-    if let Some(why) = failure {
-        text.push_str(&format!("    control: {}\n", line(why, 400)));
-    }
-    text
-}
-
-fn held(run: &Run, with_sign: bool) -> String {
-    let wall = run.wall.as_deref().unwrap_or("-");
-    match &run.held {
-        Held::Stopped { by } if with_sign => format!("stopped: {wall} ({by})"),
-        Held::Stopped { .. } => format!("stopped: {wall}"),
-        Held::GotThrough { .. } => "GOT THROUGH".to_owned(),
-        Held::Unproven { .. } => "NOT BY ITS WALL".to_owned(),
-        Held::NotRun { .. } => "DID NOT RUN".to_owned(),
-        Held::NotPromised { .. } => "not promised".to_owned(),
-    }
-}
-
-/// One backend has room to say everything; several share it, and many leave none for what is tried.
-fn row_of(attack: &str, threat: &str, tries: &str, held: &[String], control: &str) -> String {
-    let (tries_width, width) = match held.len() {
-        0 | 1 => (46, 55),
-        2 => (29, 28),
-        _ => (0, 27),
-    };
-    let cells: String = held
-        .iter()
-        .map(|held| format!("{:<width$} ", line(held, width - 1)))
-        .collect();
-    let tries = match tries_width {
-        0 => String::new(),
-        width => format!("{:<width$}", line(tries, width - 2)),
-    };
-    format!("{attack:<22} {threat:<13} {tries}{cells}{control}\n")
-}
-
-/// The last lines.
-pub(crate) fn summary(rows: &[Row], python: &Result<Python, String>, left: &[u32]) -> String {
-    let stopped = rows.iter().filter(|row| row.stopped()).count();
-    let proven = rows.iter().filter(|row| row.proven()).count();
-    let all = rows.len();
-    let mut text = format!("\n{stopped} of {all} attacks stopped by their wall; ");
-    match python {
-        Ok(python) => text.push_str(&format!(
-            "{proven} of {all} controls succeeded with Python {}\n",
-            line(&python.version, 20)
-        )),
-        Err(why) => text.push_str(&format!("controls not run: {}\n", line(why, 200))),
-    }
-    if !left.is_empty() {
-        text.push_str(&format!("processes were left behind: {left:?}\n"));
-    }
-    text
 }
 
 /// The whole as JSON.
@@ -137,41 +85,72 @@ pub(crate) fn as_json(
         "summary": {
             "attacks": rows.len(),
             "stopped": rows.iter().filter(|row| row.stopped()).count(),
-            "controls_succeeded": rows.iter().filter(|row| row.proven()).count(),
+            "controls_succeeded": rows.iter().filter(|row| row.succeeded()).count(),
+            "controls_impossible": rows.iter().filter(|row| row.proven() && !row.succeeded()).count(),
             "passed": passed,
         },
     })
 }
 
-fn run_json(run: &Run) -> Value {
-    let (verdict, detail) = match &run.held {
+/// A verdict as one word, and what there is to say about it.
+pub(crate) fn verdict(held: &Held) -> (&'static str, &str) {
+    match held {
         Held::Stopped { by } => ("stopped", by),
         Held::GotThrough { harm } => ("got_through", harm),
         Held::Unproven { why } => ("unproven", why),
         Held::NotRun { why } => ("not_run", why),
         Held::NotPromised { why } => ("not_promised", why),
-    };
-    json!({
+    }
+}
+
+/// A control's verdict as one word, and what there is to say about it.
+pub(crate) fn control_verdict(control: &Control) -> (&'static str, &str) {
+    match control {
+        Control::Succeeded { harm } => ("succeeded", harm),
+        Control::Impossible { why } => ("impossible", why),
+        Control::Failed { why } => ("failed", why),
+        Control::NotRun { why } => ("not_run", why),
+    }
+}
+
+fn run_json(run: &Run) -> Value {
+    let (verdict, detail) = verdict(&run.held);
+    let mut value = json!({
         "backend": run.backend,
         "wall": run.wall,
         "verdict": verdict,
         "detail": line(detail, 1000),
         "ending": run.ending,
         "elapsed_ms": u64::try_from(run.took.as_millis()).unwrap_or(u64::MAX),
-    })
+    });
+    if let (Some(channel), Some(fields)) = (run.channel, value.as_object_mut()) {
+        fields.insert(
+            "channel".to_owned(),
+            json!({
+                "bits_sent": channel.bits_sent,
+                "bits_right": channel.bits_right,
+                "bits_per_second": channel.rate(),
+            }),
+        );
+    }
+    value
+}
+
+fn walls(promise: &Promise) -> Value {
+    match promise {
+        Promise::Walls(walls) => json!(walls),
+        Promise::NotPromised(_) => json!([]),
+    }
 }
 
 fn row_json(row: &Row) -> Value {
-    let (control, seen) = match &row.control {
-        Control::Succeeded { harm } => ("succeeded", harm),
-        Control::Failed { why } => ("failed", why),
-        Control::NotRun { why } => ("not_run", why),
-    };
+    let (control, seen) = control_verdict(&row.control);
     json!({
         "attack": row.header.attack,
         "threat": row.header.threat,
         "tries": row.header.tries,
         "oracle": row.header.oracle,
+        "walls": { "wasm": walls(&row.header.wall), "native": walls(&row.header.native) },
         "sandboxes": row.runs.iter().map(run_json).collect::<Vec<_>>(),
         "control": { "verdict": control, "detail": line(seen, 1000) },
     })

@@ -12,8 +12,10 @@ use casemate_model::outcome::{Ending, Outcome};
 use casemate_model::policy::{Policy, ScreenMode, base_guarantees};
 use casemate_model::unit::ByteSize;
 
-use super::header::{Header, Native};
-use super::oracle::{Held, Seen, Sign, is_forged, judge, stands};
+use super::channel::{self, Channel};
+use super::header::{Header, Promise};
+use super::marks;
+use super::oracle::{Held, Seen, Sign, is_forged, judge, not_run, stands};
 use super::stage::Stage;
 use super::table::{Attack, CALM};
 use super::tree::{self, Holding, Watcher};
@@ -35,6 +37,15 @@ pub(crate) struct Run {
     pub(crate) ending: Option<Ending>,
     /// Elapsed time as the host measured it.
     pub(crate) took: Duration,
+    /// What a covert channel carried, where one was measured.
+    pub(crate) channel: Option<Channel>,
+}
+
+/// What one run of an attack is told besides its stage.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    tell_secret: bool,
+    start: Option<u64>,
 }
 
 /// A backend, and the walls it offers of those that every run asks for.
@@ -68,7 +79,11 @@ impl Target {
     /// When the host fails, or the program that does nothing.
     pub(crate) fn calmed(self, engine: &Engine, cancel: &Cancel) -> anyhow::Result<Self> {
         let stage = Stage::build(CALM.props, None)?;
-        let (outcome, seen) = perform(&CALM, engine, &self, &stage, 1, cancel)?;
+        let part = Part {
+            tell_secret: false,
+            start: None,
+        };
+        let (outcome, seen) = perform(&CALM, engine, &self, &stage, part, cancel)?;
         ensure!(
             cancel.is_cancelled() || outcome.ending.is_success(),
             "{}: {}",
@@ -99,17 +114,24 @@ pub(crate) fn run(
     victim: Option<&std::path::Path>,
     cancel: &Cancel,
 ) -> anyhow::Result<Run> {
-    let (walls, sign) = match &header.native {
-        _ if !target.is_native() => (std::slice::from_ref(&header.wall), attack.sign),
-        Native::Walls(walls) => (walls.as_slice(), attack.native),
-        Native::NotPromised(why) => return Ok(not_promised(target, why)),
+    let (promise, sign) = if target.is_native() {
+        (&header.native, attack.native)
+    } else {
+        (&header.wall, attack.sign)
+    };
+    let walls = match promise {
+        Promise::Walls(walls) => walls.as_slice(),
+        Promise::NotPromised(why) if attack.measured => {
+            return measure(attack, engine, target, why, cancel);
+        }
+        Promise::NotPromised(why) => return Ok(not_promised(target, why)),
     };
     let mut stage = Stage::build(attack.props, victim)?;
-    let mut last = None;
-    for round in 1..=attack.rounds {
-        last = Some(perform(attack, engine, target, &stage, round, cancel)?);
-    }
-    let (outcome, mut seen) = last.context("an attack without a round")?;
+    let (outcome, mut seen) = if attack.together {
+        pair(attack, engine, target, &stage, cancel)?
+    } else {
+        rounds(attack, engine, target, &stage, cancel)?
+    };
     // Saving is the host's own doing; it is done where the stage has its trap.
     let not_saved = match save(&outcome, &stage.root().join("out")) {
         Ok(saved) => saved.failed.into_iter().next(),
@@ -141,7 +163,75 @@ pub(crate) fn run(
         held,
         ending: Some(outcome.ending),
         took: seen.wall,
+        channel: None,
     })
+}
+
+/// One after the other; all but the last are told the secret.
+fn rounds(
+    attack: &Attack,
+    engine: &Engine,
+    target: &Target,
+    stage: &Stage,
+    cancel: &Cancel,
+) -> anyhow::Result<(Outcome, Seen)> {
+    let mut last = None;
+    for round in 1..=attack.rounds {
+        let part = Part {
+            tell_secret: round < attack.rounds,
+            start: None,
+        };
+        last = Some(perform(attack, engine, target, stage, part, cancel)?);
+    }
+    last.context("an attack without a round")
+}
+
+/// Two sandboxes at once, of which the first is told the secret. What counts is the second's, unless the
+/// first did not run: then its own end says so.
+fn pair(
+    attack: &Attack,
+    engine: &Engine,
+    target: &Target,
+    stage: &Stage,
+    cancel: &Cancel,
+) -> anyhow::Result<(Outcome, Seen)> {
+    let start = attack.measured.then(channel::start);
+    let part = |tell_secret| Part { tell_secret, start };
+    let (first, second) = std::thread::scope(|scope| {
+        let first = scope.spawn(|| perform(attack, engine, target, stage, part(true), cancel));
+        let second = perform(attack, engine, target, stage, part(false), cancel);
+        (first.join(), second)
+    });
+    let first = first.map_err(|_| anyhow::anyhow!("the thread of the first sandbox is gone"))??;
+    if not_run(&first.1, &first.0).is_some() {
+        return Ok(first);
+    }
+    second
+}
+
+/// What no wall stops is measured all the same.
+fn measure(
+    attack: &Attack,
+    engine: &Engine,
+    target: &Target,
+    why: &str,
+    cancel: &Cancel,
+) -> anyhow::Result<Run> {
+    let stage = Stage::build(attack.props, None)?;
+    let (outcome, seen) = pair(attack, engine, target, &stage, cancel)?;
+    let mut run = not_promised(target, why);
+    run.channel = Channel::between(stage.secret(), &seen.output);
+    run.took = seen.wall;
+    if let Some(why) = not_run(&seen, &outcome) {
+        run.held = Held::NotRun { why };
+    } else if run.channel.is_none() {
+        let why = crate::show::cause(&outcome.ending);
+        run.held = Held::NotRun {
+            why: format!("it said nothing of what it got; it ended: {why}"),
+        };
+    }
+    run.ending = Some(outcome.ending);
+    Ok(run)
 }
 
 fn not_promised(target: &Target, why: &str) -> Run {
@@ -153,6 +243,7 @@ fn not_promised(target: &Target, why: &str) -> Run {
         },
         ending: None,
         took: Duration::ZERO,
+        channel: None,
     }
 }
 
@@ -161,17 +252,18 @@ fn perform(
     engine: &Engine,
     target: &Target,
     stage: &Stage,
-    round: u32,
+    part: Part,
     cancel: &Cancel,
 ) -> anyhow::Result<(Outcome, Seen)> {
-    let job = job(attack, target, stage, round)?;
+    let job = job(attack, target, stage, part)?;
     let before = tree::below(std::process::id());
     let tasks_before = tree::holding(&before).tasks;
-    let watcher = Watcher::start(vec![stage.victim_pid()])?;
+    let interrupts = marks::interrupts();
+    let watcher = Watcher::start(vec![stage.victim_pid()], stage.port())?;
     let begun = Instant::now();
     let outcome = engine.run(job, &mut |_| {}, cancel);
     let wall = begun.elapsed();
-    let mut holding = watcher.finish()?;
+    let (mut holding, sightings) = watcher.finish()?;
     let usage = &outcome.usage;
     holding.tasks = holding.tasks.saturating_sub(tasks_before);
     holding.memory = holding.memory.max(usage.memory_peak_bytes);
@@ -184,10 +276,12 @@ fn perform(
         .flat_map(|result| &result.representations)
         .map(|form| form.content.len())
         .sum();
+    let output = everything(&outcome);
     let seen = Seen {
         sandboxed: true,
         secret: stage.secret().to_owned(),
-        output: everything(&outcome),
+        shown: crate::text::plain(&output),
+        output,
         output_bytes: (outcome.stdout.len() + outcome.stderr.len() + results) as u64,
         handed_back: outcome.artifacts.len() as u64,
         wall,
@@ -199,6 +293,11 @@ fn perform(
             _ => None,
         },
         forged: is_forged(&outcome),
+        marks: sightings.lasting(),
+        looked_into: sightings.looked_into(),
+        outlived: marks::has_stowaway(stage.port()),
+        interrupts: interrupts.zip(marks::interrupts()),
+        channel: None,
         stage: super::stage::Inspection::default(),
     };
     Ok((outcome, seen))
@@ -226,7 +325,7 @@ fn everything(outcome: &Outcome) -> Vec<u8> {
     all
 }
 
-fn job(attack: &Attack, target: &Target, stage: &Stage, round: u32) -> anyhow::Result<Job> {
+fn job(attack: &Attack, target: &Target, stage: &Stage, part: Part) -> anyhow::Result<Job> {
     let program = Program {
         source: attack.source.as_bytes().to_vec(),
         name: format!("{}.py", attack.name),
@@ -242,7 +341,7 @@ fn job(attack: &Attack, target: &Target, stage: &Stage, round: u32) -> anyhow::R
                 backend: Some(target.backend.clone()),
                 ..Demand::default()
             })
-            .args(stage.args(round < attack.rounds))
+            .args(stage.args(part.tell_secret, part.start))
             .inputs(vec![input])
             .build()?,
     )

@@ -27,6 +27,8 @@ pub(crate) struct Stage {
     arena: TempDir,
     listener: Listener,
     victim: Option<Child>,
+    /// How soon the kernel would kill the victim for memory, when it was started.
+    score: Option<i32>,
     /// Open in this process throughout, so that a descriptor that leaks has something to show.
     secret_file: fs::File,
     secret: String,
@@ -39,6 +41,8 @@ pub(crate) struct Props {
     pub(crate) shell: bool,
     /// A process waits to be killed or looked into.
     pub(crate) victim: bool,
+    /// Whoever asks the listener is given the secret.
+    pub(crate) metadata: bool,
 }
 
 impl Stage {
@@ -51,21 +55,26 @@ impl Stage {
         let arena = folder()?;
         let root = arena.path();
         lay_out(root, &secret).with_context(|| format!("preparing {}", root.display()))?;
-        let reply = if props.shell {
-            Reply::Command(format!("cat '{}/secret.txt'; exit\n", root.display()))
-        } else {
-            Reply::Accepted
+        let reply = match props {
+            Props { shell: true, .. } => {
+                Reply::Command(format!("cat '{}/secret.txt'; exit\n", root.display()))
+            }
+            Props { metadata: true, .. } => Reply::Secret(secret.clone()),
+            _ => Reply::Accepted,
         };
         let listener = Listener::start(&root.join("docker.sock"), reply)
             .context("listening on loopback for what an attack sends")?;
+        let secret_file = fs::File::open(root.join("secret.txt"))?;
         let victim = match python {
-            Some(python) if props.victim => Some(victim(python, &secret)?),
+            Some(python) if props.victim => Some(victim(python, &secret, &secret_file)?),
             _ => None,
         };
+        let score = victim.as_ref().and_then(|victim| score(victim.pid()));
         Ok(Self {
             listener,
             victim,
-            secret_file: fs::File::open(root.join("secret.txt"))?,
+            score,
+            secret_file,
             secret,
             arena,
         })
@@ -96,8 +105,14 @@ impl Stage {
         self.victim.as_ref().map_or(u32::MAX >> 1, Child::pid)
     }
 
-    /// What the attack is told: the arena, the port, the victim, and the secret in a first round of two.
-    pub(crate) fn args(&self, tell_secret: bool) -> Vec<String> {
+    /// The listener's port, which also goes into the names that an attack gives.
+    pub(crate) fn port(&self) -> u16 {
+        self.listener.port()
+    }
+
+    /// What the attack is told: the arena, the port, the victim, the secret where it is the first of two,
+    /// and the second at which it starts where two must agree on one.
+    pub(crate) fn args(&self, tell_secret: bool, start: Option<u64>) -> Vec<String> {
         let mut args = vec![
             self.root().display().to_string(),
             self.listener.port().to_string(),
@@ -106,6 +121,7 @@ impl Stage {
         if tell_secret {
             args.push(self.secret.clone());
         }
+        args.extend(start.map(|start| start.to_string()));
         args
     }
 
@@ -115,6 +131,10 @@ impl Stage {
     /// When the host cannot tell what became of the victim.
     pub(crate) fn inspect(&mut self) -> io::Result<Inspection> {
         let heard = self.listener.finish();
+        let marked = match &self.victim {
+            Some(victim) => score(victim.pid()) > self.score,
+            None => false,
+        };
         let died = match &mut self.victim {
             // A killed process is gone when the signal has been dealt with, not when it was sent.
             Some(victim) => victim.wait_timeout(Duration::from_millis(100))?.is_some(),
@@ -124,6 +144,7 @@ impl Stage {
         Ok(Inspection {
             heard,
             victim_died: died,
+            victim_marked: marked,
             ledger_intact: is(root, "treasure/ledger.txt", LEDGER),
             input_intact: is(root, "in.csv", INPUT),
             started: root.join("started").exists(),
@@ -140,6 +161,8 @@ pub(crate) struct Inspection {
     pub(crate) heard: Heard,
     /// The victim is no longer there.
     pub(crate) victim_died: bool,
+    /// The victim is to be killed sooner when memory runs out.
+    pub(crate) victim_marked: bool,
     /// The bait that must not be changed is as it was.
     pub(crate) ledger_intact: bool,
     /// So is the input.
@@ -186,9 +209,12 @@ fn folder() -> anyhow::Result<TempDir> {
 }
 
 fn lay_out(root: &Path, secret: &str) -> io::Result<()> {
-    for folder in ["etc", "treasure", "bin", "tmp", "work", "out", "dev"] {
+    for folder in [
+        "etc", "treasure", "bin", "tmp", "work", "out", "dev", ".ssh",
+    ] {
         fs::create_dir(root.join(folder))?;
     }
+    fs::write(root.join(".ssh/id_ed25519"), format!("{secret}\n"))?;
     fs::write(root.join("secret.txt"), format!("{secret}\n"))?;
     let shadow = format!("root:$6${secret}:20000:0:99999:7:::\n");
     fs::write(root.join("etc/shadow"), shadow)?;
@@ -201,14 +227,32 @@ fn lay_out(root: &Path, secret: &str) -> io::Result<()> {
     fs::set_permissions(&engine, fs::Permissions::from_mode(0o755))
 }
 
-/// A process that does nothing, with the secret on its command line. It ends with this program.
-fn victim(python: &Path, secret: &str) -> io::Result<Child> {
+/// Lets everybody of its user trace it, where the machine asks for that, and does nothing.
+const VICTIM: &str = "
+import time
+try:
+    import ctypes
+    ctypes.CDLL(None).prctl(0x59616d61, ctypes.c_ulong(-1), 0, 0, 0)
+except (ImportError, OSError):
+    pass
+time.sleep(120)
+";
+
+/// A process with the secret on its command line and in an open file. It ends with this program.
+fn victim(python: &Path, secret: &str, file: &fs::File) -> io::Result<Child> {
     Spawn::new(python)
         .arg("-I")
         .arg("-c")
-        .arg("import time; time.sleep(120)")
+        .arg(VICTIM)
         .arg(secret)
+        .fd(file, INHERITED)
         .spawn()
+}
+
+/// How soon the kernel would kill a process for memory; none when it is gone.
+fn score(pid: u32) -> Option<i32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok()?;
+    text.trim().parse().ok()
 }
 
 fn is(root: &Path, name: &str, expected: &str) -> bool {
@@ -235,6 +279,7 @@ mod tests {
     const BARE: Props = Props {
         shell: false,
         victim: false,
+        metadata: false,
     };
 
     #[test]
@@ -243,6 +288,7 @@ mod tests {
         let root = stage.root().to_owned();
         let seen = stage.inspect().unwrap();
         assert!(seen.ledger_intact && seen.input_intact && !seen.started && !seen.victim_died);
+        assert!(!seen.victim_marked);
         assert_eq!((seen.left, seen.heard.connections), ((0, 0), 0));
         drop(stage);
         assert!(!root.exists());

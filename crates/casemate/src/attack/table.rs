@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use casemate_model::limit::LimitKind;
 
+use super::marks::Mark;
 use super::oracle::{DRIVER_MESSAGES, Harm, Sign};
 use super::stage::Props;
 
@@ -25,6 +26,10 @@ pub(crate) struct Attack {
     pub(crate) props: Props,
     /// How often it runs; each run but the last is told the secret.
     pub(crate) rounds: u32,
+    /// It runs twice at once, and the first is told the secret.
+    pub(crate) together: bool,
+    /// What the first tells the second is bits whose rate is measured, promised or not.
+    pub(crate) measured: bool,
     /// Its processor time in the sandbox.
     pub(crate) cpu: Duration,
     /// Its elapsed time in the sandbox.
@@ -47,8 +52,11 @@ impl Attack {
             props: Props {
                 shell: false,
                 victim: false,
+                metadata: false,
             },
             rounds: 1,
+            together: false,
+            measured: false,
             cpu: Duration::from_secs(5),
             wall: Duration::from_secs(15),
         }
@@ -66,6 +74,21 @@ impl Attack {
 
     const fn victim(mut self) -> Self {
         self.props.victim = true;
+        self
+    }
+
+    const fn metadata(mut self) -> Self {
+        self.props.metadata = true;
+        self
+    }
+
+    const fn together(mut self) -> Self {
+        self.together = true;
+        self
+    }
+
+    const fn measured(mut self) -> Self {
+        self.measured = true;
         self
     }
 
@@ -93,6 +116,11 @@ const OUTPUT: &[Harm] = &[Harm::Output(2 * MIB)];
 const TASKS: &[Harm] = &[Harm::Tasks(16)];
 const LEAKED: &[Harm] = &[Harm::Leaked];
 const STARTED: &[Harm] = &[Harm::Started];
+/// The guest's own code notes that something was tried; natively nobody is told.
+const NATIVE_CODE: Sign = Sign::Event("native_code");
+const SOCKET: Sign = Sign::Event("network");
+const PROCESS: Sign = Sign::Event("process");
+const NOT_THERE: Sign = Sign::Event("missing");
 const LIMIT_CPU: Sign = Sign::Limit(LimitKind::CpuTime);
 const LIMIT_DISK: Sign = Sign::Limit(LimitKind::DiskBytes);
 const LIMIT_TASKS: Sign = Sign::Limit(LimitKind::Tasks);
@@ -213,6 +241,60 @@ pub(crate) const ATTACKS: &[Attack] = &[
     attack!("fork_bomb", TASKS, Sign::Event("process")).native(LIMIT_TASKS),
     attack!("thread_bomb", TASKS, Sign::Event("thread")).native(LIMIT_TASKS),
     attack!("deep_recursion", &[Harm::Crashed], Sign::Trapped),
+    attack!("shared_memory", MEMORY, LIMIT_MEMORY),
+    attack!(
+        "fifo_in_output",
+        &[Harm::Wall(Duration::from_secs(5))],
+        Sign::Standing
+    ),
+    attack!("raise_limits", &[Harm::Shows(Mark::Limit)], NOT_THERE),
+    attack!("oom_target", &[Harm::Marked], NOT_THERE).victim(),
+    attack!("search_disk", LEAKED, NOT_THERE),
+    attack!("credentials", LEAKED, NOT_THERE),
+    attack!("file_watch", &[Harm::Shows(Mark::Fanotify)], NATIVE_CODE),
+    attack!("netlink", &[Harm::Shows(Mark::Netlink)], SOCKET),
+    attack!("vsock", &[Harm::Shows(Mark::Vsock)], SOCKET),
+    attack!(
+        "raw_sockets",
+        &[Harm::Shows(Mark::Packet), Harm::Shows(Mark::RawSocket)],
+        SOCKET
+    ),
+    attack!("metadata_address", LEAKED, SOCKET).metadata(),
+    attack!("open_door", &[Harm::DoorOpened], SOCKET),
+    attack!("neighbour_sockets", LEAKED, SOCKET).together(),
+    attack!("neighbour_memory", LEAKED, NATIVE_CODE).together(),
+    attack!("abstract_socket", &[Harm::EngineReached], SOCKET).native(Sign::Standing),
+    attack!("kernel_crypto", &[Harm::Shows(Mark::Alg)], SOCKET),
+    attack!("io_uring", &[Harm::Shows(Mark::IoUring)], NATIVE_CODE),
+    attack!(
+        "userfaultfd",
+        &[Harm::Shows(Mark::Userfaultfd)],
+        NATIVE_CODE
+    ),
+    attack!("kernel_program", &[Harm::Shows(Mark::Bpf)], NATIVE_CODE),
+    attack!("old_abi", &[Harm::Shows(Mark::Netlink)], NATIVE_CODE),
+    attack!("mount_over", &[Harm::Shows(Mark::Mount)], NATIVE_CODE),
+    attack!("kernel_settings", &[Harm::Shows(Mark::Setting)], NOT_THERE),
+    attack!("keyring", &[Harm::Shows(Mark::Key)], NATIVE_CODE),
+    attack!("device_nodes", &[Harm::Shows(Mark::Device)], Sign::Standing),
+    attack!("chroot_escape", LEAKED, NOT_THERE),
+    attack!("file_handles", LEAKED, NATIVE_CODE),
+    attack!("trace_process", LEAKED, NATIVE_CODE).victim(),
+    attack!("foreign_memory", LEAKED, NOT_THERE).victim(),
+    attack!("steal_descriptor", LEAKED, NATIVE_CODE).victim(),
+    attack!("stowaway", &[Harm::Outlived], PROCESS),
+    attack!("terminal_escapes", &[Harm::Escapes], Sign::Standing),
+    attack!("perf_events", &[Harm::Shows(Mark::PerfEvent)], NATIVE_CODE),
+    attack!(
+        "counting_clock",
+        &[Harm::FineClock(Duration::from_micros(500))],
+        PROCESS
+    ),
+    attack!("machine_identity", &[Harm::Identified], NOT_THERE),
+    attack!("machine_counters", &[Harm::Interrupts], NOT_THERE),
+    attack!("cache_channel", &[Harm::Channel], Sign::Standing)
+        .together()
+        .measured(),
 ];
 
 #[cfg(test)]
@@ -220,7 +302,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
 
-    use super::super::header::Header;
+    use super::super::header::{Header, Promise};
     use super::*;
 
     #[test]
@@ -243,12 +325,14 @@ mod tests {
         for attack in ATTACKS {
             let header = Header::parse(attack.name, attack.source).unwrap();
             assert!(!attack.harms.is_empty(), "{}", attack.name);
-            assert_eq!(
-                header.wall.starts_with("limit_"),
-                matches!(attack.sign, Sign::Limit(_)),
-                "{}: a limit's sign is that it was reached",
-                attack.name
-            );
+            if let Promise::Walls(walls) = &header.wall {
+                assert_eq!(
+                    walls.iter().any(|wall| wall.starts_with("limit_")),
+                    matches!(attack.sign, Sign::Limit(_)),
+                    "{}: a limit's sign is that it was reached",
+                    attack.name
+                );
+            }
             assert!(
                 attack.source.contains("print(\"begun\", flush=True)"),
                 "{}: it must say that it has begun",

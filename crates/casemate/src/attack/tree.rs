@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::marks::Sightings;
+
 /// How often a watcher looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -17,7 +19,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub(crate) struct Holding {
     /// Threads of all of them.
     pub(crate) tasks: u64,
-    /// Bytes of anonymous memory of the largest.
+    /// Bytes of anonymous and shared memory of the largest.
     pub(crate) memory: u64,
     /// Open descriptors of the one with most, where the kernel tells us.
     pub(crate) descriptors: u64,
@@ -61,7 +63,8 @@ pub(crate) fn holding(pids: &[u32]) -> Holding {
             continue;
         };
         sum.tasks += number(&status, "Threads:");
-        sum.memory = sum.memory.max(number(&status, "RssAnon:") * 1024);
+        let memory = number(&status, "RssAnon:") + number(&status, "RssShmem:");
+        sum.memory = sum.memory.max(memory * 1024);
         let open = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |fds| fds.count() as u64);
         sum.descriptors = sum.descriptors.max(open);
     }
@@ -118,37 +121,38 @@ fn number(status: &str, key: &str) -> u64 {
 #[derive(Debug)]
 pub(crate) struct Watcher {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Holding>,
+    thread: JoinHandle<(Holding, Sightings)>,
 }
 
 impl Watcher {
-    /// Starts looking. Processes in `ignore` are not counted.
+    /// Starts looking, with the stage's `port`. Processes in `ignore` are not counted.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub(crate) fn start(ignore: Vec<u32>) -> io::Result<Self> {
+    pub(crate) fn start(ignore: Vec<u32>, port: u16) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = std::thread::Builder::new()
             .name("watcher".to_owned())
             .spawn(move || {
-                let mut peak = Holding::default();
+                let (mut peak, mut sightings) = (Holding::default(), Sightings::default());
                 while !stopped.load(Ordering::Relaxed) {
                     let mut pids = below(std::process::id());
                     pids.retain(|pid| !ignore.contains(pid));
                     peak = peak.peak(holding(&pids));
+                    sightings.look(&pids, port);
                     std::thread::sleep(LOOK_EVERY);
                 }
-                peak
+                (peak, sightings)
             })?;
         Ok(Self { stop, thread })
     }
 
-    /// The most that was seen.
+    /// The most that was held, and what was seen.
     ///
     /// # Errors
     /// When the watcher panicked: then nothing is known.
-    pub(crate) fn finish(self) -> io::Result<Holding> {
+    pub(crate) fn finish(self) -> io::Result<(Holding, Sightings)> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread
             .join()

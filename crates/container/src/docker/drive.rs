@@ -143,6 +143,12 @@ impl Backend for DockerBackend {
         probe::offer(self.variant, self.found(), &self.store)
     }
 
+    fn rests_on(&self) -> Vec<(String, String)> {
+        let mut all = self.store.rests_on();
+        all.extend(probe::rests_on(self.variant));
+        all
+    }
+
     fn create(&self, plan: &Plan) -> Result<(Box<dyn Sandbox>, Receipt), CreateError> {
         static RECLAIM: std::sync::Once = std::sync::Once::new();
         let unusable = |(why, fix): Lack| CreateError::Unusable { why, fix };

@@ -242,6 +242,24 @@ fn notes(variant: Variant, found: &Result<Found, Lack>) -> Vec<String> {
     notes
 }
 
+/// The files of the daemon and its runtime, wherever they are looked for. The daemon itself is not asked:
+/// this is wanted before every run.
+pub(crate) fn rests_on(variant: Variant) -> impl Iterator<Item = (String, String)> {
+    let runtime = match variant {
+        Variant::Native => "runc",
+        Variant::Gvisor => "runsc",
+    };
+    let folders = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"];
+    let programs = ["dockerd", "containerd", runtime];
+    let places = programs
+        .into_iter()
+        .flat_map(move |program| folders.map(|folder| Path::new(folder).join(program)));
+    places.filter_map(|path| {
+        let file = casemate_linux::file::identity(&path).ok()?;
+        Some((path.display().to_string(), file))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use bollard::models::{Runtime, SystemVersionComponents};

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::install;
-use super::python::python;
+use super::python::{PYTHON, python};
 
 /// Counted up when the layout changes.
 const FORMAT: u32 = 1;
@@ -77,6 +77,16 @@ impl Store {
             root: root.join("jail"),
             key: hex(&hash.finalize()[..12]),
         }
+    }
+
+    /// What a native program runs on: these packages, and the system's Python.
+    pub fn rests_on(&self) -> Vec<(String, String)> {
+        let file = casemate_linux::file::identity(Path::new(PYTHON));
+        let file = file.unwrap_or_else(|error| error.to_string());
+        vec![
+            ("packages".to_owned(), self.key.clone()),
+            ("python".to_owned(), file),
+        ]
     }
 
     /// Where the packages are, or will be.

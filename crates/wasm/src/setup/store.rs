@@ -74,6 +74,11 @@ impl Store {
         })
     }
 
+    /// What names this guest among all: everything that went into it.
+    pub fn key(&self) -> &str {
+        &self.keys.guest
+    }
+
     /// Where the guest is, or will be.
     pub fn dir(&self) -> PathBuf {
         self.root.join(&self.keys.guest)
