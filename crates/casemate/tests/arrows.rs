@@ -44,6 +44,17 @@ const ARROWS: &[(&str, &[&str])] = &[
             "casemate-linux",
         ],
     ),
+    ("casemate-envd", &[]),
+    (
+        "casemate-guest",
+        &[
+            "casemate-model",
+            "casemate-backend",
+            "casemate-driver",
+            "casemate-envd",
+            "casemate-linux",
+        ],
+    ),
     (
         "casemate-engine",
         &[

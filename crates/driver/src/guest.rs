@@ -30,6 +30,7 @@ pub const NATIVE: &[(&str, &str)] = files![
     "casemate_guest/docker.py",
     "casemate_guest/late.py",
     "casemate_guest/native.py",
+    "casemate_guest/session.py",
     "casemate_guest/zygote.py",
 ];
 
