@@ -15,8 +15,10 @@ const STYLE: &str = include_str!("page.css");
 
 /// The page. Everything that a guest or a file had a say in is escaped.
 pub(crate) fn page(rows: &[Row], python: &Result<Python, String>, left: &[u32]) -> String {
-    let stopped = rows.iter().filter(|row| row.stopped()).count();
-    let title = format!("{stopped} of {} attacks stopped by their wall", rows.len());
+    let open = rows.iter().filter(|row| row.promised_nowhere()).count();
+    let stopped = rows.iter().filter(|row| row.stopped()).count() - open;
+    let promised = rows.len() - open;
+    let title = format!("{stopped} of {promised} attacks stopped by their wall");
     let mut out = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\

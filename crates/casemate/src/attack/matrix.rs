@@ -136,10 +136,14 @@ fn wrapped(text: &str, width: usize, indent: usize) -> String {
 pub(crate) fn summary(rows: &[Row], python: &Result<Python, String>, left: &[u32]) -> String {
     let mut text = by_threat(rows);
     let count = |test: &dyn Fn(&Row) -> bool| rows.iter().filter(|row| test(row)).count();
-    let (all, stopped) = (rows.len(), count(&|row| row.stopped()));
+    let (all, open) = (rows.len(), count(&|row| row.promised_nowhere()));
+    let (promised, stopped) = (all - open, count(&|row| row.stopped()) - open);
     text.push_str(&format!(
-        "\n{stopped} of {all} attacks stopped by their wall"
+        "\n{stopped} of {promised} attacks stopped by their wall"
     ));
+    if open > 0 {
+        text.push_str(&format!(", {open} promised nowhere"));
+    }
     match python {
         Ok(python) => {
             let succeeded = count(&|row| row.succeeded());
@@ -153,7 +157,11 @@ pub(crate) fn summary(rows: &[Row], python: &Result<Python, String>, left: &[u32
             }
             text.push('\n');
         }
-        Err(why) => text.push_str(&trouble(&format!("; controls not run: {}", line(why, 200)))),
+        Err(why) => {
+            let why = format!("controls not run: {}", line(why, 200));
+            text.push_str(";\n");
+            text.push_str(&wrapped(&why, WIDTH, 0));
+        }
     }
     if !left.is_empty() {
         text.push_str(&format!("processes were left behind: {left:?}\n"));
@@ -251,7 +259,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("wasi_files: wasm, network_namespace: jail crun runc"),
+            text.contains("wasi_files: wasm, network_namespace: jail crun"),
             "{text}"
         );
         assert!(text.contains("1 of 1"), "{text}");

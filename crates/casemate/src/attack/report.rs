@@ -28,6 +28,12 @@ impl Row {
         self.runs.iter().all(|run| run.held.is_as_promised())
     }
 
+    /// Whether no backend promises to stop it.
+    pub(crate) fn promised_nowhere(&self) -> bool {
+        let open = |run: &Run| matches!(run.held, Held::NotPromised { .. });
+        !self.runs.is_empty() && self.runs.iter().all(open)
+    }
+
     /// Whether its control shows that it is an attack, or that it can be none on this machine.
     pub(crate) fn proven(&self) -> bool {
         self.succeeded() || matches!(self.control, Control::Impossible { .. })
