@@ -245,9 +245,36 @@ impl<'a> Walker<'a, '_> {
         );
         // Without arguments there is nothing new to see inside, but for a loop around the call.
         let told = tells.next().is_some() || closed || self.loops > 0;
-        if self.depth > MAX_INSIDE || !told && !matches!(callee, Value::Method(_)) {
+        let nothing = !told && !matches!(callee, Value::Method(_));
+        if nothing || self.depth > MAX_INSIDE || self.inlined > MAX_INLINED {
             return;
         }
+        let version = self.resolver.bindings.version();
+        let (key, stood) = (self.looked.key(callee, args), self.stands());
+        // The facts are there already, from the first call of this kind: only the way there is another.
+        let known = self
+            .looked
+            .known(key, version, (callee, args), |&other| other == stood);
+        if let Some((&inlined, cost)) = known
+            && self.resolver.allowance.pay(cost)
+        {
+            self.inlined += inlined;
+            return;
+        }
+        let (mark, before) = (self.resolver.allowance.mark(), self.inlined);
+        self.look_inside(callee, args, range);
+        if let Some(cost) = self.resolver.allowance.again(&mark)
+            && self.inlined <= MAX_INLINED
+            && self.resolver.bindings.version() == version
+            && self.stands() == stood
+        {
+            let inlined = self.inlined - before;
+            self.looked
+                .remember(key, (callee, args), stood, inlined, cost);
+        }
+    }
+
+    fn look_inside(&mut self, callee: &Value<'a>, args: &Args<'a>, range: TextRange) {
         let Some(at) = self.resolver.inside(callee, args, 0) else {
             return;
         };
@@ -494,13 +521,9 @@ impl<'a> Walker<'a, '_> {
     /// those that are written to a file of Python to be run later.
     fn code_given(&mut self, name: &str, args: &Args<'a>, range: TextRange) {
         let writes = name.ends_with("open().write") || name.ends_with("open().writelines");
-        let to_python = || {
-            let mut files = self.facts.files.iter();
-            files.any(|file| file.access == Access::Write && file.path.ends_with(".py"))
-        };
         let texts = if runs_code(name) {
             crate::resolve::code_texts(name, args)
-        } else if writes && to_python() {
+        } else if writes && self.writes_python {
             texts_of(args.at(0))
         } else {
             return;
@@ -701,6 +724,7 @@ impl<'a> Walker<'a, '_> {
                 certainty,
                 chain: self.trail.clone(),
             };
+            self.writes_python |= access == Access::Write && path.ends_with(".py");
             self.facts.files.push(file);
         }
     }

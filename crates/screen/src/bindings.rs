@@ -96,6 +96,8 @@ pub(crate) struct Bindings<'a> {
     conditions: usize,
     /// Nodes that were bound already, so that code in texts is bound once.
     seen: HashSet<usize>,
+    /// How often something was bound after the first reading.
+    version: u64,
 }
 
 /// The identity of a node: trees do not move while they are analysed.
@@ -146,6 +148,7 @@ impl<'a> Bindings<'a> {
             outermost: None,
             conditions: 0,
             seen: HashSet::new(),
+            version: 0,
         };
         bindings.visit_body(body);
         bindings.bind_arguments(0);
@@ -160,6 +163,7 @@ impl<'a> Bindings<'a> {
         if !self.seen.insert(node(first)) {
             return false;
         }
+        self.version += 1;
         let from = self.calls.len();
         self.current = scope;
         self.conditions = 1;
@@ -312,10 +316,17 @@ impl<'a> Bindings<'a> {
         if known || values.is_empty() {
             return false;
         }
+        self.version += 1;
         let outer = std::mem::replace(&mut self.current, home);
         self.bind(name, Binding::Given(values));
         self.current = outer;
         true
+    }
+
+    /// A number that changes with every binding that is added: what was worked out from bindings holds
+    /// while it stays.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
     }
 
     /// A scope.
@@ -374,6 +385,7 @@ impl<'a> Bindings<'a> {
 
     /// Binds a name from outside the walk. Whether there was room.
     pub(crate) fn bind_in(&mut self, scope: ScopeId, name: &'a str, binding: Binding<'a>) {
+        self.version += 1;
         let outer = std::mem::replace(&mut self.current, scope);
         self.bind(name, binding);
         self.current = outer;

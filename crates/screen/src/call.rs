@@ -6,6 +6,7 @@ use ruff_python_ast::{Expr, ExprCall, Parameters};
 
 use crate::bindings::{Binding, ByName, ScopeId};
 use crate::interp::Flow;
+use crate::memory::settled;
 use crate::names::{canonical, cut, join, member};
 use crate::pure;
 use crate::resolve::{MAX_DEPTH, MAX_FRAMES, Resolver, texts_of};
@@ -93,7 +94,7 @@ impl<'a> Resolver<'a> {
         cx: &Cx<'a>,
         depth: usize,
     ) -> Values<'a> {
-        if depth > MAX_DEPTH || !self.spend() {
+        if self.stops(depth) {
             return Vec::new();
         }
         let next = depth + 1;
@@ -342,10 +343,37 @@ impl<'a> Resolver<'a> {
 
     /// What a function of the program's returns for these arguments.
     fn invoke_own(&mut self, callee: &Value<'a>, args: &Args<'a>, depth: usize) -> Values<'a> {
-        // A call costs as much as many statements.
-        if depth > MAX_DEPTH / 2 || !(0..10).all(|_| self.burn()) {
+        if depth > MAX_DEPTH / 2 {
+            self.allowance.cut();
             return Vec::new();
         }
+        // A call costs as much as many statements.
+        if !self.allowance.burn(10) {
+            return Vec::new();
+        }
+        let version = self.bindings.version();
+        let key = self.memory.key(callee, args);
+        // What stands deeper than the call that is remembered may meet a bound that that did not.
+        let known = self
+            .memory
+            .known(key, version, (callee, args), |&deepest| depth <= deepest);
+        if let Some((values, cost)) = known
+            && self.allowance.pay(cost)
+        {
+            return values.clone();
+        }
+        let mark = self.allowance.mark();
+        let values = self.follow(callee, args, depth);
+        if let Some(cost) = self.allowance.again(&mark)
+            && settled(&values)
+        {
+            let call = (callee, args);
+            self.memory.remember(key, call, depth, values.clone(), cost);
+        }
+        values
+    }
+
+    fn follow(&mut self, callee: &Value<'a>, args: &Args<'a>, depth: usize) -> Values<'a> {
         let Some(at) = self.inside(callee, args, depth) else {
             return Vec::new();
         };
@@ -589,7 +617,7 @@ impl<'a> Resolver<'a> {
                     .collect();
                 let mut results = Vec::new();
                 for (index, item) in items.iter().enumerate() {
-                    if !self.burn() {
+                    if !self.allowance.burn(1) {
                         return Some(vec![Value::name(crate::resolve::HIDDEN)]);
                     }
                     let given = if name == "itertools.starmap" {
@@ -623,7 +651,7 @@ impl<'a> Resolver<'a> {
                     None => items.next()?.spread(),
                 };
                 for item in items.take(4096) {
-                    if !self.burn() {
+                    if !self.allowance.burn(1) {
                         return Some(vec![Value::name(crate::resolve::HIDDEN)]);
                     }
                     let given = Args::of(vec![sum, item.spread()]);

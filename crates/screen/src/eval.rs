@@ -195,7 +195,7 @@ impl<'a> Resolver<'a> {
                 return vec![Value::name(HIDDEN)];
             }
         }
-        if !texts.is_empty() && self.take(texts.iter().map(String::len).sum()) {
+        if !texts.is_empty() && self.allowance.take(texts.iter().map(String::len).sum()) {
             return texts.into_iter().filter_map(Value::text).collect();
         }
         names
@@ -259,7 +259,7 @@ impl<'a> Resolver<'a> {
                     return values;
                 }
                 let size = size_of(a).saturating_add(size_of(b));
-                if size > 64 && !self.take(size) {
+                if size > 64 && !self.allowance.take(size) {
                     return vec![Value::name(HIDDEN)];
                 }
                 let longest = match (op, a, b) {
@@ -483,7 +483,7 @@ impl<'a> Resolver<'a> {
             return false;
         };
         for round in rounds {
-            if !self.burn() {
+            if !self.allowance.burn(1) {
                 items.push(Value::name(HIDDEN));
                 return true;
             }

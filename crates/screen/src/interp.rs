@@ -35,6 +35,7 @@ impl<'a> Resolver<'a> {
                 .iter()
                 .any(|running| std::ptr::eq(*running, stmt))
         {
+            self.allowance.cut();
             return before;
         }
         // Bindings of the loop itself are in the list too; the last known value before it counts.
@@ -122,10 +123,10 @@ impl<'a> Resolver<'a> {
     }
 
     fn run_stmt(&mut self, stmt: &'a Stmt, cx: &Cx<'a>, depth: usize) -> Flow<'a> {
-        if depth > MAX_DEPTH || !self.spend() {
+        if self.stops(depth) {
             return Flow::Lost;
         }
-        if !self.burn() {
+        if !self.allowance.burn(1) {
             return self.out_of_fuel(cx);
         }
         let next = depth + 1;
@@ -237,7 +238,7 @@ impl<'a> Resolver<'a> {
             return Flow::Lost;
         };
         for round in rounds {
-            if !self.burn() {
+            if !self.allowance.burn(1) {
                 return self.out_of_fuel(cx);
             }
             let mut vars = ByName::default();
@@ -267,7 +268,7 @@ impl<'a> Resolver<'a> {
                 Some(false) => return self.run(&stmt.orelse, cx, depth),
                 None => return Flow::Lost,
             }
-            if !self.burn() {
+            if !self.allowance.burn(1) {
                 return self.out_of_fuel(cx);
             }
             match self.run(&stmt.body, cx, depth) {
@@ -309,7 +310,7 @@ impl<'a> Resolver<'a> {
         let before = self.eval(&method.value, cx, depth);
         let args = self.args(call, cx, depth);
         if let Some(Value::List(items)) = single(&before)
-            && !self.take(items.len() * 16)
+            && !self.allowance.take(items.len() * 16)
         {
             return self.out_of_fuel(cx);
         }
@@ -353,7 +354,7 @@ impl<'a> Resolver<'a> {
                     Some(Value::Dict(items)) => items.len(),
                     _ => 0,
                 };
-                if !self.take(size * 32) {
+                if !self.allowance.take(size * 32) {
                     return false;
                 }
                 let after = match (single(&before), single(&keys)) {

@@ -10,7 +10,8 @@
 //! 3. one parse, on a thread with a stack sized for those bounds and a deadline (`analyse`);
 //! 4. facts: a walk over the tree (`walk`, `apply`, `commands`, `gaps`, `facts`, with the tables of `effects`) with a
 //!    resolver of what expressions stand for (`bindings`, `resolve`, `eval`, `call`, `interp`,
-//!    with the functions it knows in `pure`, `library`, `methods`, `codec` and `pickles`);
+//!    with the functions it knows in `pure`, `library`, `methods`, `codec` and `pickles`, within
+//!    the bounds of `allowance` and with the `memory` of calls that were followed);
 //! 5. rules over facts, which are data with examples (`rules`), and Bandit's rules over the same
 //!    parse (`bandit`);
 //! 6. the verdict: the strictest action of any finding.
@@ -21,6 +22,7 @@
     allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")
 )]
 
+mod allowance;
 mod analyse;
 mod apply;
 mod arena;
@@ -38,6 +40,7 @@ mod facts;
 mod gaps;
 mod interp;
 mod library;
+mod memory;
 mod methods;
 mod names;
 mod pickles;

@@ -61,7 +61,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn text_method(&mut self, text: &Rc<str>, name: &str, args: &Args<'a>) -> Values<'a> {
-        if !self.take(text.len() / 64) {
+        if !self.allowance.take(text.len() / 64) {
             return vec![Value::name(crate::resolve::HIDDEN)];
         }
         if name == "join" {
@@ -155,7 +155,7 @@ impl<'a> Resolver<'a> {
                     return vec![Value::name(crate::resolve::HIDDEN)];
                 }
             }
-            if whole && self.take(text.len()) {
+            if whole && self.allowance.take(text.len()) {
                 merge(&mut values, Value::text(text));
             } else {
                 merge(&mut values, names_of(&items).into_iter().map(Value::Name));
@@ -165,7 +165,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn bytes_method(&mut self, bytes: &Rc<[u8]>, name: &str, args: &Args<'a>) -> Values<'a> {
-        if !self.take(bytes.len() / 64) {
+        if !self.allowance.take(bytes.len() / 64) {
             return vec![Value::name(crate::resolve::HIDDEN)];
         }
         if name == "join" {

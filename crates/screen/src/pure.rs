@@ -458,10 +458,10 @@ fn unpacked<'a>(resolver: &mut Resolver<'a>, name: &str, args: &Args<'a>) -> Opt
     let text_in = matches!(value, Value::Text(_));
     let out = codec::decode(decoder, codec_name.as_deref(), &bytes, text_in);
     let values = match out {
-        codec::Out::Bytes(bytes) if resolver.take(bytes.len()) => {
+        codec::Out::Bytes(bytes) if resolver.allowance.take(bytes.len()) => {
             Value::bytes(bytes).into_iter().collect()
         }
-        codec::Out::Text(text) if resolver.take(text.len()) => {
+        codec::Out::Text(text) if resolver.allowance.take(text.len()) => {
             Value::text(text).into_iter().collect()
         }
         codec::Out::TooLong | codec::Out::Bytes(_) | codec::Out::Text(_) => {

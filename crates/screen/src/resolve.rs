@@ -7,15 +7,16 @@
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 use ruff_python_ast::{Expr, ExprCall, ExprName, Stmt};
 use ruff_python_parser::Mode;
 
+use crate::allowance::Allowance;
 use crate::analyse::parse_in;
 use crate::arena::{Arena, only_expression};
 use crate::bindings::{Binding, Bindings, ByNode, ScopeId, node};
+use crate::memory::Memory;
 use crate::names::{canonical, is_builtin, join, member};
 use crate::value::{Args, Cx, MAX_VALUES, Value, Values, absorb, merge};
 
@@ -23,16 +24,8 @@ use crate::value::{Args, Cx, MAX_VALUES, Value, Values, absorb, merge};
 pub(crate) const MAX_DEPTH: usize = 200;
 /// The deepest nesting of calls of the program's own functions that is followed.
 pub(crate) const MAX_FRAMES: usize = 8;
-/// Steps of resolving in one program. A program that needs more is too complex.
-const BUDGET: u64 = 3_000_000;
-/// How long steps are taken, whatever is left of their number: well within the deadline of an analysis.
-const LOOK_FOR: Duration = Duration::from_millis(1000);
 /// How often what calls bind is looked at again: a wrapper in a wrapper takes one each.
 const ROUNDS: usize = 4;
-/// Rounds of loops and comprehensions, and statements that are run, in one program.
-const FUEL: u64 = 20_000;
-/// Bytes of texts that are put together in one program.
-const BYTES: usize = 16 * 1024 * 1024;
 /// The name of what was too long or too deep to work out.
 pub(crate) const HIDDEN: &str = "casemate.hidden";
 
@@ -41,17 +34,16 @@ pub(crate) struct Resolver<'a> {
     pub(crate) bindings: Bindings<'a>,
     arena: &'a Arena,
     known: HashMap<(ScopeId, &'a str), Values<'a>, RandomState>,
-    memo: ByNode<Values<'a>>,
+    /// Values of expressions outside calls that are followed; nothing while they are being worked out.
+    memo: ByNode<Option<Values<'a>>>,
+    /// What the program's own functions gave, and how deep their calls stood.
+    pub(crate) memory: Memory<'a, usize, Values<'a>>,
     /// Code that a call of `exec` and its like runs.
     code: ByNode<Vec<&'a [Stmt]>>,
     parsed: HashMap<Rc<str>, Option<&'a [Stmt]>, RandomState>,
     /// Loops that are being run.
     pub(crate) running: Vec<&'a Stmt>,
-    budget: u64,
-    /// When what is left of the budget is given up: steps cost what the program makes them cost.
-    until: Instant,
-    fuel: u64,
-    bytes: usize,
+    pub(crate) allowance: Allowance,
     /// Whether code in a text could not be read for its nesting or its number.
     pub(crate) unread: bool,
     /// Names that are being worked out inside frames, which are not remembered.
@@ -66,45 +58,16 @@ impl<'a> Resolver<'a> {
             arena,
             known: HashMap::default(),
             memo: ByNode::default(),
+            memory: Memory::default(),
             code: ByNode::default(),
             parsed: HashMap::default(),
             running: Vec::new(),
-            budget: BUDGET,
-            until: Instant::now() + LOOK_FOR,
-            fuel: FUEL,
-            bytes: BYTES,
+            allowance: Allowance::new(),
             unread: false,
             open: HashSet::default(),
         };
         resolver.settle();
         resolver
-    }
-
-    /// Takes one step of the budget.
-    pub(crate) fn spend(&mut self) -> bool {
-        self.budget = self.budget.saturating_sub(1);
-        if self.budget.is_multiple_of(64) && Instant::now() >= self.until {
-            self.budget = 0;
-        }
-        self.budget > 0
-    }
-
-    /// Takes one round of a loop.
-    pub(crate) fn burn(&mut self) -> bool {
-        self.fuel = self.fuel.saturating_sub(1);
-        self.fuel > 0
-    }
-
-    /// Takes bytes for a text that is put together.
-    pub(crate) fn take(&mut self, bytes: usize) -> bool {
-        let left = self.bytes.checked_sub(bytes);
-        self.bytes = left.unwrap_or(0);
-        left.is_some()
-    }
-
-    /// Whether the budget ran out, so that answers since then are incomplete.
-    pub(crate) fn exhausted(&self) -> bool {
-        self.budget == 0
     }
 
     /// Calls bind what they pass, and texts that are run bind what they define; both may show new
@@ -124,9 +87,19 @@ impl<'a> Resolver<'a> {
         }
     }
 
+    /// Whether something that stands this deep is not worked out any more.
+    pub(crate) fn stops(&mut self, depth: usize) -> bool {
+        if depth > MAX_DEPTH {
+            self.allowance.cut();
+            return true;
+        }
+        !self.allowance.spend()
+    }
+
     fn forget(&mut self) {
         self.known.clear();
         self.memo.clear();
+        self.memory.forget();
     }
 
     fn settle_call(&mut self, call: &'a ExprCall, scope: ScopeId) -> bool {
@@ -292,7 +265,7 @@ impl<'a> Resolver<'a> {
 
     /// The value of an expression, remembered where it does not depend on a call that is followed.
     pub(crate) fn eval(&mut self, expr: &'a Expr, cx: &Cx<'a>, depth: usize) -> Values<'a> {
-        if depth > MAX_DEPTH || !self.spend() {
+        if self.stops(depth) {
             return vec![Value::name(HIDDEN)];
         }
         let costly = matches!(
@@ -321,13 +294,20 @@ impl<'a> Resolver<'a> {
             frame.memo.borrow_mut().insert(key, values.clone());
             return values;
         }
-        if let Some(known) = self.memo.get(&key) {
-            return known.clone();
+        match self.memo.get(&key) {
+            Some(Some(known)) => return known.clone(),
+            Some(None) => {
+                self.allowance.cut();
+                return Vec::new();
+            }
+            None => {}
         }
         // Until it is known it stands for nothing, which also ends circles.
-        self.memo.insert(key, Vec::new());
+        self.memo.insert(key, None);
+        let mark = self.allowance.mark();
         let values = self.eval_new(expr, cx, depth);
-        self.memo.insert(key, values.clone());
+        self.memo.insert(key, Some(values.clone()));
+        self.allowance.remembered(&mark);
         values
     }
 
@@ -347,6 +327,7 @@ impl<'a> Resolver<'a> {
         }
         let bound = Rc::clone(bound);
         if !self.open.insert((home, id)) {
+            self.allowance.cut();
             // `class A: os = os`: what the name stood for outside.
             let outer = self.bindings.scope(home).and_then(|scope| scope.parent);
             return match outer {
@@ -361,6 +342,7 @@ impl<'a> Resolver<'a> {
                 None => Vec::new(),
             };
         }
+        let mark = self.allowance.mark();
         let mut values = self.bound(id, home, &bound, cx, depth);
         let offset = name.range.start().into();
         let hidden = self.bindings.hides(id, home, cx.scope, offset);
@@ -371,6 +353,7 @@ impl<'a> Resolver<'a> {
         let own_builtin = is_builtin(id) && home == cx.scope;
         if !framed && !own_builtin {
             self.known.insert((home, id), values.clone());
+            self.allowance.remembered(&mark);
         }
         values
     }
@@ -514,6 +497,7 @@ impl<'a> Resolver<'a> {
         };
         let bound = Rc::clone(bound);
         if depth > MAX_DEPTH {
+            self.allowance.cut();
             return Vec::new();
         }
         let mut values = Values::new();
@@ -526,6 +510,7 @@ impl<'a> Resolver<'a> {
     /// The value of an expression in a text: what `eval` gives.
     pub(crate) fn evaluated(&mut self, text: &Rc<str>, cx: &Cx<'a>, depth: usize) -> Values<'a> {
         if depth > MAX_DEPTH / 2 {
+            self.allowance.cut();
             return Vec::new();
         }
         match self.parse(text).and_then(only_expression) {
@@ -625,6 +610,7 @@ impl<'a> Resolver<'a> {
         depth: usize,
     ) -> Values<'a> {
         if depth > MAX_DEPTH {
+            self.allowance.cut();
             return Vec::new();
         }
         let mut values = Values::new();

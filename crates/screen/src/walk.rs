@@ -14,6 +14,7 @@ use crate::arena::Arena;
 use crate::bindings::node;
 use crate::effects;
 use crate::facts::{Facts, Link, Seen, Use};
+use crate::memory::Memory;
 use crate::resolve::Resolver;
 use crate::value::{Args, Cx, Value};
 
@@ -31,12 +32,24 @@ pub(crate) fn walk(module: &ModModule, facts: &mut Facts) -> bool {
         carrying: 0,
         at: None,
         inlined: 0,
+        looked: Memory::default(),
+        writes_python: false,
         depth: 0,
         read: HashSet::new(),
         trail: Vec::new(),
     };
     walker.visit_body(&module.body);
-    walker.resolver.exhausted() || walker.resolver.unread
+    walker.resolver.allowance.exhausted() || walker.resolver.unread
+}
+
+/// What the facts of a call depend on beside the call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stood {
+    depth: usize,
+    loops: usize,
+    relentless: bool,
+    writes_python: bool,
+    at: Option<TextRange>,
 }
 
 pub(crate) struct Walker<'a, 'f> {
@@ -53,6 +66,10 @@ pub(crate) struct Walker<'a, 'f> {
     /// The place of everything, when this is code inside a text.
     at: Option<TextRange>,
     pub(crate) inlined: usize,
+    /// How many calls were looked at inside the program's own functions, by the call that led there.
+    pub(crate) looked: Memory<'a, Stood, usize>,
+    /// Whether the program writes a file of Python.
+    pub(crate) writes_python: bool,
     pub(crate) depth: usize,
     /// Expressions that were looked at for what a call carries.
     pub(crate) carrying: usize,
@@ -145,6 +162,17 @@ impl<'a> Visitor<'a> for Walker<'a, '_> {
 }
 
 impl<'a> Walker<'a, '_> {
+    /// What the facts of a call depend on here beside the call.
+    pub(crate) fn stands(&self) -> Stood {
+        Stood {
+            depth: self.depth,
+            loops: self.loops,
+            relentless: self.relentless,
+            writes_python: self.writes_python,
+            at: self.at,
+        }
+    }
+
     pub(crate) fn range(&self, range: TextRange) -> TextRange {
         self.at.unwrap_or(range)
     }
