@@ -23,7 +23,6 @@ use checks::{
 use mounts::check_mounts;
 use sentry::sentry;
 
-
 /// What is expected of the container's first process.
 #[derive(Debug, Clone)]
 pub(crate) struct Expected {

@@ -134,7 +134,9 @@ impl Engine {
             .map(|backend| backend.probe())
             .collect();
         match choose(cleared, &quick, &self.records) {
-            Err(_) if quick.len() < self.backends.len() => choose(cleared, &self.offers(), &self.records),
+            Err(_) if quick.len() < self.backends.len() => {
+                choose(cleared, &self.offers(), &self.records)
+            }
             placed => placed,
         }
     }
