@@ -21,6 +21,7 @@ pub const SHARED: &[(&str, &str)] = files![
     "casemate_guest/shell.py",
     "casemate_guest/tables.py",
     "casemate_guest/threads.py",
+    "casemate_guest/warm.py",
 ];
 
 /// What a guest has beside it whose processes, threads and native code are real.
@@ -30,6 +31,7 @@ pub const NATIVE: &[(&str, &str)] = files![
     "casemate_guest/late.py",
     "casemate_guest/native.py",
     "casemate_guest/session.py",
+    "casemate_guest/zygote.py",
 ];
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use super::process::{Found, Process};
+use casemate_driver::outside::{Found, Process};
 
 /// A runtime cannot make a container with as few descriptors as a program may be given, so the limit is
 /// set to what it is to be now.

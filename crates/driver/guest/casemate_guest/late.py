@@ -31,6 +31,12 @@ class AfterImport:
         return spec
 
 
+def keep_cache(matplotlib, cache):
+    """The list of fonts was made by set-up: making it takes longer than most programs."""
+    if cache is not None:
+        matplotlib.get_cachedir = lambda: cache
+
+
 class Figures:
     """What `figures` is to a run, before it is loaded."""
 
@@ -53,10 +59,7 @@ class Figures:
             self._loaded.flush_at_end()
 
     def _keep_cache(self, matplotlib):
-        """The list of fonts was made by set-up: making it takes longer than most programs."""
-        cache = self._cache
-        if cache is not None:
-            matplotlib.get_cachedir = lambda: cache
+        keep_cache(matplotlib, self._cache)
 
     def _arrived(self, pyplot):
         from . import figures

@@ -22,7 +22,7 @@ FONTS = "/opt/casemate/matplotlib"
 CHANNEL = 3
 # Bytes of one packet; a message is as many as it needs.
 PART = 64 * 1024
-_MORE, _LAST, _READY = b"\0", b"\1", b"\2"
+_MORE, _LAST, _READY, _GO = b"\0", b"\1", b"\2", b"\6"
 _AF_UNIX = 1
 _EAI_FAIL = -4
 
@@ -174,29 +174,40 @@ _HANDLERS = {
 }
 
 
-def _end_threads():
+def end_threads():
     """Wait for the program's threads, as the interpreter does before its exit functions."""
     threading._shutdown()
 
 
-def _prepare():
+def prepare(figures, register):
+    """Make the shell, with what hands figures over and what teaches it our representations."""
     # A program finds modules beside itself, as it would if it were a file there.
     sys.path.insert(0, runner.WORK)
     # What was printed before a limit ended the run must have left the interpreter.
     sys.stdout.reconfigure(line_buffering=True)
     sys.stderr.reconfigure(line_buffering=True)
-    figures = Figures(FONTS if os.path.isdir(FONTS) else None)
-    made = shell.create(NativeShell, display.register_by_name)
-    runner.prepare(made, figures, _end_threads)
+    made = shell.create(NativeShell, register)
+    runner.prepare(made, figures, end_threads)
     observe.install(_HANDLERS)
+    return made
+
+
+def fonts():
+    """The folder in which set-up left the list of fonts, if it did."""
+    return FONTS if os.path.isdir(FONTS) else None
 
 
 def main(wait=None):
     """Run the one job there is, after `wait` if given, and end the process."""
+    prepare(Figures(fonts()), display.register_by_name)
+    run(wait)
+
+
+def run(wait=None):
+    """The same where everything is prepared."""
     packets = Packets(CHANNEL)
     with open(JOB, "rb") as file:
         job = json.load(file)
-    _prepare()
     out = NativeChannel(packets, job.get("max_result_bytes") or channels.DEFAULT_RESULT_BYTES)
 
     def forked():
@@ -215,3 +226,10 @@ def main(wait=None):
         status = 1
     out.end(status)
     _exit(status)
+
+
+def wait_for_word():
+    """Wait until the host, which looks at this process meanwhile, says that the program may begin."""
+    if os.read(CHANNEL, 1) != _GO:
+        # The host is gone, or found a wall missing: nothing runs.
+        _exit(125)

@@ -89,7 +89,7 @@ fn a_receipt_names_every_wall() {
 }
 
 /// Groups, mounts and processes of this test's jails.
-fn traces() -> (usize, usize, usize) {
+pub(crate) fn traces() -> (usize, usize, usize) {
     let mut groups = 0;
     for controller in fs::read_dir("/sys/fs/cgroup")
         .into_iter()

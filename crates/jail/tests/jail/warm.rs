@@ -1,0 +1,216 @@
+//! Programs in children of a zygote: the same walls, measured from outside, and nothing inherited.
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use casemate_backend::contract::{Backend, Cancel};
+use casemate_backend::suite::{self, Seen, plan_for, plan_without};
+use casemate_jail::setup::Store;
+use casemate_jail::{JailBackend, Warm};
+use casemate_model::guarantee::Guarantee;
+use casemate_model::outcome::Exit;
+use casemate_model::receipt::Receipt;
+use rustix::process::{Pid, Signal, kill_process, pidfd_open};
+
+use crate::support::{lacking, this_program};
+use crate::walls::traces;
+
+pub(crate) const TESTS: &[(&str, fn())] = &[
+    ("warm_passes_the_suite", passes_the_suite),
+    ("warm_receipts_say_so_and_lack_nothing_else", receipts),
+    ("warm_programs_have_four_descriptors", descriptors),
+    ("warm_randomness_differs_between_runs", randomness),
+    ("a_policy_that_asks_for_it_starts_cold", asked_for_cold),
+    (
+        "a_dead_zygote_is_replaced_and_the_run_starts_cold",
+        dead_zygote,
+    ),
+    ("a_program_dies_with_its_zygote", dies_with_its_zygote),
+    ("warm_jails_leave_nothing_behind", nothing_left),
+    ("a_warm_start_is_faster_than_a_cold_one", faster),
+];
+
+/// A backend whose zygote is loaded, and the zygote's number. None without root, in so many words.
+fn warm() -> Option<(JailBackend, u32)> {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: only root has zygotes");
+        return None;
+    }
+    let keep = Warm {
+        spares: 2,
+        zygotes: 2,
+    };
+    let backend = JailBackend::new(Store::open().unwrap(), this_program());
+    let backend = backend.warm(keep).unwrap();
+    let zygote = backend.wait_warm(&plan_for("").tenant).unwrap();
+    Some((backend, zygote))
+}
+
+fn run(backend: &JailBackend, code: &str) -> Seen {
+    suite::run(backend, &plan_without(code, &lacking()), &Cancel::new()).unwrap()
+}
+
+fn layout(receipt: &Receipt) -> Result<&str, &str> {
+    let wall = receipt
+        .walls
+        .iter()
+        .find(|wall| wall.name == "memory_layout");
+    let wall = wall.unwrap();
+    wall.got
+        .as_deref()
+        .ok_or_else(|| wall.missing.as_deref().unwrap())
+}
+
+fn passes_the_suite() {
+    let Some((backend, _)) = warm() else { return };
+    let failures = suite::failures(&backend, &lacking());
+    assert!(
+        failures.is_empty(),
+        "{} of {} failed:\n{}",
+        failures.len(),
+        suite::count(),
+        failures.join("\n")
+    );
+}
+
+fn receipts() {
+    let Some((backend, zygote)) = warm() else {
+        return;
+    };
+    let plan = plan_without("print(1)", &lacking());
+    let (_sandbox, receipt) = backend.create(&plan).unwrap();
+    assert!(
+        layout(&receipt)
+            .unwrap_err()
+            .contains(&format!("zygote {zygote}"))
+    );
+    receipt.satisfies(&plan.asked).unwrap();
+    let missing: Vec<_> = receipt.walls.iter().filter(|wall| !wall.stands()).collect();
+    assert_eq!(missing.len(), 1, "{missing:#?}");
+    for name in [
+        "seccomp",
+        "identity",
+        "capabilities",
+        "descriptors",
+        "root",
+        "rlimits",
+    ] {
+        let wall = receipt.walls.iter().find(|wall| wall.name == name).unwrap();
+        assert!(
+            wall.got.as_deref().unwrap().starts_with("measured: "),
+            "{wall:?}"
+        );
+    }
+}
+
+fn descriptors() {
+    let Some((backend, _)) = warm() else { return };
+    let code = "import os\n\
+        def there(fd):\n    try: os.fstat(fd)\n    except OSError: return False\n    return True\n\
+        print([fd for fd in range(4096) if there(fd)], os.getpid(), os.getsid(0), os.getppid())";
+    let seen = run(&backend, code);
+    assert_eq!(seen.stdout, "[0, 1, 2, 3] 2 2 0\n", "{}", seen.stderr);
+}
+
+fn randomness() {
+    let Some((backend, _)) = warm() else { return };
+    let code = "import random, numpy, uuid, tempfile, secrets, ssl, multiprocessing\n\
+        print(random.random())\nprint(numpy.random.rand())\nprint(numpy.random.default_rng().random())\n\
+        print(uuid.uuid4())\nprint(uuid.uuid1())\nprint(tempfile.mktemp())\nprint(secrets.token_hex(8))\n\
+        print(ssl.RAND_bytes(8).hex())\nprint(bytes(multiprocessing.current_process().authkey).hex())";
+    let mut all = BTreeSet::new();
+    for _ in 0..4 {
+        let seen = run(&backend, code);
+        assert_eq!(seen.stdout.lines().count(), 9, "{}", seen.stderr);
+        for line in seen.stdout.lines() {
+            assert!(all.insert(line.to_owned()), "{line} came twice");
+        }
+    }
+}
+
+fn asked_for_cold() {
+    let Some((backend, _)) = warm() else { return };
+    let mut plan = plan_without("print(1)", &lacking());
+    plan.asked.insert(Guarantee::LayoutFresh);
+    let (_sandbox, receipt) = backend.create(&plan).unwrap();
+    assert!(layout(&receipt).unwrap().contains("the policy asks"));
+    receipt.satisfies(&plan.asked).unwrap();
+}
+
+fn kill_and_wait(pid: u32) {
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    let pidfd: OwnedFd = pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+    kill_process(pid, Signal::KILL).unwrap();
+    let second = Duration::from_secs(5);
+    assert!(
+        casemate_driver::packets::wait_readable(&[std::os::fd::AsFd::as_fd(&pidfd)], second)
+            .unwrap()
+    );
+}
+
+fn dead_zygote() {
+    let Some((backend, zygote)) = warm() else {
+        return;
+    };
+    kill_and_wait(zygote);
+    let plan = plan_without("print(1)", &lacking());
+    let (sandbox, receipt) = backend.create(&plan).unwrap();
+    assert!(layout(&receipt).unwrap().contains("the zygote has ended"));
+    drop(sandbox);
+    let next = backend.wait_warm(&plan.tenant).unwrap();
+    assert_ne!(next, zygote);
+    assert_eq!(run(&backend, "print(1)").stdout, "1\n");
+}
+
+fn dies_with_its_zygote() {
+    let Some((backend, zygote)) = warm() else {
+        return;
+    };
+    let begun = Instant::now();
+    let killer = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        kill_and_wait(zygote);
+    });
+    let seen = run(&backend, "import time\ntime.sleep(15)\nprint('late')");
+    killer.join().unwrap();
+    assert_eq!(seen.stdout, "");
+    assert!(matches!(seen.finish.unwrap().exit, Exit::Signal(9)));
+    assert!(begun.elapsed() < Duration::from_secs(10));
+}
+
+fn nothing_left() {
+    let before = traces();
+    {
+        let Some((backend, _)) = warm() else { return };
+        for code in [
+            "print(1)",
+            "import os, time\nfor _ in range(5):\n    if os.fork() == 0: os.setsid(); time.sleep(100)",
+            "x = bytearray(900 << 20)",
+            "import os; os.kill(os.getpid(), 9)",
+        ] {
+            drop(run(&backend, code));
+        }
+        let plan = plan_without("print(1)", &lacking());
+        drop(backend.create(&plan).unwrap());
+    }
+    assert_eq!(traces(), before);
+}
+
+/// The median of twenty runs each, made in turn.
+fn faster() {
+    let Some((backend, _)) = warm() else { return };
+    let cold = JailBackend::new(Store::open().unwrap(), this_program());
+    let mut took = [Vec::new(), Vec::new()];
+    for _ in 0..20 {
+        for (backend, took) in [&cold, &backend].into_iter().zip(&mut took) {
+            let begun = Instant::now();
+            assert_eq!(run(backend, "print('hello')").stdout, "hello\n");
+            took.push(begun.elapsed());
+        }
+    }
+    took.iter_mut().for_each(|took| took.sort_unstable());
+    let [cold, warm] = took.map(|took| took[took.len() / 2]);
+    println!("    hello: cold {cold:?}, from a zygote {warm:?}");
+    assert!(warm < cold);
+}
