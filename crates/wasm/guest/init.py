@@ -6,6 +6,9 @@ Rules: no open descriptor, no written file and no random state that a run would 
 import os
 import sys
 
+if sys.platform != "wasi":
+    raise SystemExit("this empties /tmp and is for a fresh guest only")
+
 _ENVIRONMENT = {
     "HOME": "/tmp",
     "TMPDIR": "/tmp",
@@ -64,6 +67,6 @@ tqdm.tqdm.monitor_interval = 0
 _create_shell()
 from casemate_guest import warm  # noqa: E402
 
-warm.use()
+warm.use("/tmp/warm.png")
 _empty_tmp()
 warm.forget()

@@ -8,14 +8,12 @@ import errno
 import json
 import os
 import sys
-import threading
-
-from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.profiledir import ProfileDir
+from _thread import allocate_lock
 
 from . import channel as channels
-from . import display, errors, observe, runner, shell
-from .late import Figures
+from . import errors, observe, runner
+from .late import AfterImport, Figures, load
+from .plain import PlainShell
 
 JOB = "/run/casemate/job.json"
 FONTS = "/opt/casemate/matplotlib"
@@ -34,7 +32,7 @@ class Packets:
     """Writes messages to the host as packets. A program that closes or replaces the descriptor is not followed."""
 
     def __init__(self, fd):
-        self._fd, self._lock = fd, threading.Lock()
+        self._fd, self._lock = fd, allocate_lock()
         os.set_inheritable(fd, False)
         self._what = self._which()
 
@@ -60,7 +58,7 @@ class Packets:
 
     def forked(self):
         """In a child the lock may be held by a thread that is not there."""
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
 
 
 class NativeChannel(channels.Channel):
@@ -80,40 +78,6 @@ class NativeChannel(channels.Channel):
         """The last message of a run."""
         if not self.in_child:
             super().end(exit_code)
-
-
-class _NoProfile(ProfileDir):
-    """A profile that is not a folder: nothing is read from one and nothing is kept in one."""
-
-    def check_dirs(self):
-        """There is none."""
-
-
-class NativeShell(shell.Shell):
-    """The guest's shell, with the shell's commands."""
-
-    system = system_piped = system_raw = InteractiveShell.system_raw
-    getoutput = InteractiveShell.getoutput
-
-    def init_ipython_dir(self, ipython_dir):
-        """There is none."""
-
-    def init_profile_dir(self, profile_dir):
-        """There is none."""
-        self.profile_dir = _NoProfile()
-
-    def init_magics(self):
-        """All of IPython's magics; those that would fetch packages say so at once."""
-        super(shell.Shell, self).init_magics()
-        for name in shell._INSTALLERS:
-            self.magics_manager.magics["line"][name] = _no_installer(name)
-
-
-def _no_installer(name):
-    def magic(line, cell=""):
-        raise observe.network_denied(f"%{name} {line}".strip())
-
-    return magic
 
 
 def _on_socket(args):
@@ -176,17 +140,21 @@ _HANDLERS = {
 
 def end_threads():
     """Wait for the program's threads, as the interpreter does before its exit functions."""
-    threading._shutdown()
+    threading = sys.modules.get("threading")
+    if threading is not None:
+        threading._shutdown()
 
 
-def prepare(figures, register):
-    """Make the shell, with what hands figures over and what teaches it our representations."""
+def prepare(figures):
+    """Make the shell, with what hands figures over."""
     # A program finds modules beside itself, as it would if it were a file there.
     sys.path.insert(0, runner.WORK)
     # What was printed before a limit ended the run must have left the interpreter.
     sys.stdout.reconfigure(line_buffering=True)
     sys.stderr.reconfigure(line_buffering=True)
-    made = shell.create(NativeShell, register)
+    made = PlainShell(lambda module: load("native_shell", (runner.WORK,)).make(module))
+    # A program that asks for IPython finds its shell.
+    sys.meta_path.insert(0, AfterImport("IPython", lambda _: made.whole()))
     runner.prepare(made, figures, end_threads)
     observe.install(_HANDLERS)
     return made
@@ -199,7 +167,7 @@ def fonts():
 
 def main(wait=None):
     """Run the one job there is, after `wait` if given, and end the process."""
-    prepare(Figures(fonts()), display.register_by_name)
+    prepare(Figures(fonts()))
     run(wait)
 
 

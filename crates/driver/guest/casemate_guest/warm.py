@@ -16,7 +16,7 @@ import weakref
 from . import channel, runner
 
 _PROGRAM = """
-import io
+import io, sys
 import numpy as np, pandas as pd, matplotlib.pyplot as plt
 table = pd.read_csv(io.StringIO("day,city,n,x\\n2024-01-01,a,1,1.5\\n2024-01-02,b,2,\\n"), parse_dates=["day"])
 table.describe(); table.groupby("city")["n"].agg(["sum", "mean"]); table.pivot_table(index="city", values="n")
@@ -24,18 +24,21 @@ table.sort_values("n").merge(table, on="city").to_csv(io.StringIO()); str(table)
 table.set_index("day")["n"].resample("ME").sum(); table["city"].str.upper().value_counts(); display(table["n"])
 fig, ax = plt.subplots(); ax.plot(table["day"], table["n"], label="n"); ax.bar(table["day"], table["n"])
 ax.set_title("t"); ax.set_xlabel("x"); ax.set_ylabel("y"); ax.legend(); ax.grid(True); fig.tight_layout()
-fig.autofmt_xdate(); plt.savefig("/tmp/warm.png")
+fig.autofmt_xdate(); plt.savefig(sys.argv[1])
 plt.savefig(io.BytesIO(), format="png", bbox_inches="tight"); plt.show()
 table.plot(x="day", y="n"); plt.show(); plt.scatter([1, 2], [3, 4]); plt.hist([1, 2, 3]); plt.show()
 table
 """
 
 
-def use():
-    """Run one program of each common kind, so that what libraries load late is loaded."""
+def use(picture):
+    """Run one program of each common kind, so that what libraries load late is loaded.
+
+    `picture` is a name for a file, which is the caller's, as is to remove it: this knows no folder.
+    """
     sent = []
     out = channel.Channel(sent.append, 1 << 24)
-    job = {"name": "warm.py", "argv": ["warm.py"], "env": {}, "cell": False}
+    job = {"name": "warm.py", "argv": ["warm.py", picture], "env": {}, "cell": False}
     for code in (_PROGRAM, "1/0", "x = (", "import asyncio\nawait asyncio.sleep(0)"):
         # Two of the programs fail on purpose; their tracebacks are nobody's business.
         with contextlib.redirect_stderr(io.StringIO()):
@@ -46,10 +49,7 @@ def use():
 
 
 def forget():
-    """Take back what using it left in memory, and put the rest out of the collector's sight.
-
-    What it wrote lies in /tmp: that is for the caller, who alone knows whose /tmp it is.
-    """
+    """Take back what using it left in memory, and put the rest out of the collector's sight."""
     from matplotlib import font_manager, pyplot
 
     pyplot.close("all")

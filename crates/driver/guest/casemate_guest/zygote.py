@@ -5,6 +5,7 @@ down, which put it under the walls of a jail, and is then the native driver with
 only waits for its children and tells the host how they ended. Nothing of a program's ever comes back here.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -12,7 +13,7 @@ import select
 import socket
 import sys
 
-from . import display, late, native, runner, warm
+from . import late, native, runner, warm
 
 CONTROL = 3
 _REQUEST_MAX = 64 * 1024
@@ -22,6 +23,8 @@ _READY, _FAILED, _BORN, _ENDED = b"\2", b"\x0d", b"\x14", b"\x0c"
 # The line, process 1 of the jail and the child's channel, among the descriptors of a request.
 _LINE, _PASSED = 0, 1
 _MESSAGES, _INIT = _PASSED + 0, _PASSED + 4
+# Where this lies in the root that was made for it, and how large the folder is that it may write to.
+_PACKAGES, _SCRATCH_MOST = "/opt/casemate/site-packages/", 64 << 20
 _NEW_PROCESS_TABLE = 0x20000000
 
 
@@ -29,6 +32,19 @@ class _Program(ctypes.Structure):
     """The kernel's `struct sock_fprog`."""
 
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+
+@contextlib.contextmanager
+def _scratch():
+    """The folder to write to, by descriptor, once it is known to be the one of the zygote's own root."""
+    scratch = os.open("/tmp", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        state = os.fstatvfs(scratch)
+        if not __file__.startswith(_PACKAGES) or state.f_blocks * state.f_frsize > _SCRATCH_MOST or os.listdir(scratch):
+            raise RuntimeError("this is not a zygote's own root")
+        yield scratch
+    finally:
+        os.close(scratch)
 
 
 def _load():
@@ -42,10 +58,13 @@ def _load():
     from . import figures
 
     figures.install()
-    shell = native.prepare(figures, display.register)
+    shell = native.prepare(figures)
+    shell.whole()
     # The end of a warm-up program is not the end of the interpreter's threads.
     runner.prepare(shell, figures)
-    warm.use()
+    with _scratch() as scratch:
+        warm.use(f"/proc/self/fd/{scratch}/warm.png")
+        os.unlink("warm.png", dir_fd=scratch)
     runner.prepare(shell, figures, native.end_threads)
     warm.forget()
 

@@ -30,6 +30,9 @@ fn main() {
     if first.as_deref() == Some(std::ffi::OsStr::new(rootless::AS_NOBODY)) {
         return rootless::as_nobody();
     }
+    if first.as_deref() == Some(std::ffi::OsStr::new(warm::ENGINE)) {
+        return warm::engine();
+    }
     let all: Vec<_> = TESTS
         .iter()
         .chain(walls::TESTS)

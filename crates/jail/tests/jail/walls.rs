@@ -114,6 +114,15 @@ pub(crate) fn traces() -> (usize, usize, usize) {
 
 /// Processes below one, however deep.
 fn below(root: u32) -> usize {
+    count_below(root, &|_| true)
+}
+
+/// The same without those that have ended and that nobody has waited for.
+pub(crate) fn living_below(root: u32) -> usize {
+    count_below(root, &|state| state != "Z")
+}
+
+fn count_below(root: u32, counts: &dyn Fn(&str) -> bool) -> usize {
     let parents: Vec<(u32, u32)> = fs::read_dir("/proc")
         .unwrap()
         .flatten()
@@ -121,6 +130,9 @@ fn below(root: u32) -> usize {
             let pid = entry.file_name().to_str()?.parse().ok()?;
             let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
             let rest = stat.rsplit_once(')')?.1;
+            if !counts(rest.split_whitespace().next()?) {
+                return None;
+            }
             Some((pid, rest.split_whitespace().nth(1)?.parse().ok()?))
         })
         .collect();

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use casemate_backend::contract::{Backend, Cancel};
+use casemate_backend::contract::{Backend, Cancel, CreateError, Offer, Sandbox};
+use casemate_backend::plan::Plan;
 use casemate_backend::suite::{self, Seen, plan_for, plan_without};
 use casemate_jail::setup::Store;
 use casemate_jail::{JailBackend, Warm};
@@ -14,7 +15,7 @@ use casemate_model::receipt::Receipt;
 use rustix::process::{Pid, Signal, kill_process, pidfd_open};
 
 use crate::support::{lacking, this_program};
-use crate::walls::traces;
+use crate::walls::{living_below, traces};
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("warm_passes_the_suite", passes_the_suite),
@@ -28,8 +29,12 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ),
     ("a_program_dies_with_its_zygote", dies_with_its_zygote),
     ("warm_jails_leave_nothing_behind", nothing_left),
+    ("a_killed_engine_leaves_no_warm_process", killed),
     ("a_warm_start_is_faster_than_a_cold_one", faster),
 ];
+
+/// Runs after which nothing may be left.
+const RUNS: usize = 200;
 
 /// A backend whose zygote is loaded, and the zygote's number. None without root, in so many words.
 fn warm() -> Option<(JailBackend, u32)> {
@@ -62,9 +67,31 @@ fn layout(receipt: &Receipt) -> Result<&str, &str> {
         .ok_or_else(|| wall.missing.as_deref().unwrap())
 }
 
+/// A backend for which a start without a zygote is an error.
+struct OnlyWarm(JailBackend);
+
+impl Backend for OnlyWarm {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn probe(&self) -> Offer {
+        self.0.probe()
+    }
+
+    fn create(&self, plan: &Plan) -> Result<(Box<dyn Sandbox>, Receipt), CreateError> {
+        self.0.wait_warm(&plan.tenant).map_err(CreateError::Fault)?;
+        let (sandbox, receipt) = self.0.create(plan)?;
+        match layout(&receipt) {
+            Err(why) if why.starts_with("forked from zygote") => Ok((sandbox, receipt)),
+            other => Err(CreateError::Fault(format!("started cold: {other:?}"))),
+        }
+    }
+}
+
 fn passes_the_suite() {
     let Some((backend, _)) = warm() else { return };
-    let failures = suite::failures(&backend, &lacking());
+    let failures = suite::failures(&OnlyWarm(backend), &lacking());
     assert!(
         failures.is_empty(),
         "{} of {} failed:\n{}",
@@ -193,8 +220,65 @@ fn nothing_left() {
         }
         let plan = plan_without("print(1)", &lacking());
         drop(backend.create(&plan).unwrap());
+        let open = descriptors_of_this_process();
+        let only = OnlyWarm(backend);
+        for _ in 0..RUNS {
+            let seen = suite::run(&only, &plan, &Cancel::new()).unwrap();
+            assert_eq!(seen.stdout, "1\n");
+        }
+        only.0.wait_warm(&plan.tenant).unwrap();
+        let more = descriptors_of_this_process().saturating_sub(open);
+        assert!(more < 20, "{more} descriptors more after {RUNS} runs");
     }
     assert_eq!(traces(), before);
+}
+
+fn descriptors_of_this_process() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// The first argument that makes this program one that keeps jails warm, until it is killed.
+pub(crate) const ENGINE: &str = "warm-engine";
+
+/// Runs one program after the other in children of a zygote. A word on standard output says that it stands.
+pub(crate) fn engine() {
+    let (backend, _) = warm().unwrap();
+    println!("stands");
+    loop {
+        let code = "import os, time\nif os.fork() == 0: os.setsid()\ntime.sleep(0.05)";
+        drop(run(&backend, code));
+    }
+}
+
+/// Kills a process that keeps jails warm, at ten moments that nobody chose, and looks for what it left.
+fn killed() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
+    for _ in 0..10 {
+        let mut engine = casemate_linux::Spawn::new(this_program()).arg(ENGINE);
+        let (reader, writer) = std::io::pipe().unwrap();
+        engine = engine.fd(&writer, 1);
+        let engine = engine.spawn().unwrap();
+        drop(writer);
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(reader));
+        assert_eq!(lines.next().unwrap().unwrap(), "stands");
+        let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let moment = u64::from(clock.unwrap().subsec_nanos() / 1000 % 200);
+        std::thread::sleep(Duration::from_millis(moment));
+        assert!(living_below(std::process::id()) > 3);
+        kill_and_wait(engine.pid());
+        drop(engine);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while living_below(std::process::id()) > 0 {
+            assert!(Instant::now() < deadline, "processes are left after {moment} ms");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    // What lies in the control groups' file systems goes at the next start.
+    casemate_linux::cgroup::reclaim_stale().unwrap();
+    rustix::process::set_child_subreaper(None).unwrap();
 }
 
 /// The median of twenty runs each, made in turn.
