@@ -11,7 +11,7 @@ use casemate_backend::contract::{
 };
 use casemate_backend::plan::Plan;
 use casemate_driver::handover::{FAILED, GO, HOLD, READY, START};
-use casemate_driver::listen::{Ends, Lines, Processes, READY_WITHIN, Running};
+use casemate_driver::listen::{Lines, Processes, READY_WITHIN, Running};
 use casemate_driver::lowered::{Lowered, Watched};
 use casemate_driver::outside::number_of;
 use casemate_driver::packages::{Opened, Store, guest, python};
@@ -28,7 +28,7 @@ use casemate_model::receipt::Receipt;
 use crate::init::confinement;
 use crate::lower::lower;
 use crate::measure::{self, Expected};
-use crate::spare::{Handed, Spare, Spares};
+use crate::spare::{GuestEnds, Handed, Spare, Spares};
 use crate::zygote::{Born, Taken, Zygote, Zygotes, borrow};
 use crate::{probe, walls};
 
@@ -292,7 +292,7 @@ fn sandbox(
 /// A child on its way into a jail.
 struct Entering<'a> {
     lines: &'a mut Lines,
-    ends: &'a Ends,
+    ends: &'a GuestEnds,
     handed: &'a Handed,
     cgroup: Option<&'a Cgroup>,
     zygote: &'a Zygote,

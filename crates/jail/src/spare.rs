@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, PipeWriter};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,10 +11,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use casemate_driver::handover::{FAILED, hand_over, hear_walls};
-use casemate_driver::listen::{Ends, Lines, Processes, READY_WITHIN};
+use casemate_driver::listen::{Lines, Processes, READY_WITHIN};
 use casemate_driver::lowered::Lowered;
 use casemate_driver::packages::Opened;
-use casemate_driver::packets::Received;
+use casemate_driver::packets::{Packets, Received};
 use casemate_driver::walls::accounting;
 use casemate_linux::cgroup::{Cgroup, Missing};
 use casemate_linux::{Exit as ProcessExit, Spawn, Step, handoff};
@@ -30,10 +30,19 @@ pub(crate) struct Spare {
     pub(crate) processes: Processes,
     pub(crate) lines: Lines,
     /// The guest's ends.
-    pub(crate) ends: Ends,
+    pub(crate) ends: GuestEnds,
     handed: OwnedFd,
     pub(crate) cgroup: Result<Cgroup, String>,
     packages: (u64, u64),
+}
+
+/// What the guest itself is given. The end that process 1 has is in nobody else's hands, so that it is heard
+/// when process 1 is gone.
+#[derive(Debug)]
+pub(crate) struct GuestEnds {
+    pub(crate) messages: Packets,
+    pub(crate) stdout: PipeWriter,
+    pub(crate) stderr: PipeWriter,
 }
 
 /// What was handed over by a jail whose walls stand.
@@ -72,7 +81,11 @@ impl Spare {
         Ok(Self {
             processes: Processes { child, init: None },
             lines,
-            ends,
+            ends: GuestEnds {
+                messages: ends.messages,
+                stdout: ends.stdout,
+                stderr: ends.stderr,
+            },
             handed: handed.into(),
             cgroup,
             packages: place(&packages.folder)?,
