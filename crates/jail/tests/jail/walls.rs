@@ -114,15 +114,15 @@ pub(crate) fn traces() -> (usize, usize, usize) {
 
 /// Processes below one, however deep.
 fn below(root: u32) -> usize {
-    count_below(root, &|_| true)
+    all_below(root, &|_| true).len()
 }
 
 /// The same without those that have ended and that nobody has waited for.
-pub(crate) fn living_below(root: u32) -> usize {
-    count_below(root, &|state| state != "Z")
+pub(crate) fn living_below(root: u32) -> BTreeSet<u32> {
+    all_below(root, &|state| state != "Z")
 }
 
-fn count_below(root: u32, counts: &dyn Fn(&str) -> bool) -> usize {
+fn all_below(root: u32, counts: &dyn Fn(&str) -> bool) -> BTreeSet<u32> {
     let parents: Vec<(u32, u32)> = fs::read_dir("/proc")
         .unwrap()
         .flatten()
@@ -144,7 +144,8 @@ fn count_below(root: u32, counts: &dyn Fn(&str) -> bool) -> usize {
             .map(|(pid, _)| *pid)
             .collect();
         if more.is_empty() {
-            return found.len() - 1;
+            found.remove(&root);
+            return found;
         }
         found.extend(more);
     }
