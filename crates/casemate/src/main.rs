@@ -34,13 +34,16 @@ const FAILED: i32 = 125;
 const NOT_FOUND: i32 = 127;
 
 fn main() -> ExitCode {
-    // A worker, the first process of a jail and the keeper of a container are this program once more; each
+    // A worker, the first process of a jail, a zygote and the keeper of a container are this program once more; each
     // must do its own work before anything else happens.
     match std::env::args_os().nth(1) {
         Some(arg) if arg == casemate_wasm::worker::ARGUMENT => {
             return casemate_wasm::worker::main();
         }
         Some(arg) if arg == casemate_jail::init::ARGUMENT => return casemate_jail::init::main(),
+        Some(arg) if arg == casemate_jail::zygote::process::ARGUMENT => {
+            return casemate_jail::zygote::process::main();
+        }
         Some(arg) if arg == casemate_container::docker::keeper::ARGUMENT => {
             return casemate_container::docker::keeper::main();
         }

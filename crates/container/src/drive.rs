@@ -16,6 +16,7 @@ use casemate_backend::plan::Plan;
 use casemate_driver::handover::{ENDED, FAILED, GO, READY, START, hand_over, hear_walls};
 use casemate_driver::listen::{Lines, Processes, READY_WITHIN, Running};
 use casemate_driver::lowered::{Lowered, Watched};
+use casemate_driver::outside::number_of;
 use casemate_driver::packages::{Store, guest, python};
 use casemate_driver::packets::{Received, wait_readable};
 use casemate_driver::walls as shared;
@@ -275,7 +276,7 @@ impl Making {
         self.sandbox.processes.init = Some(handoff::receive(&self.handed)?);
         self.sandbox.scratch = handoff::receive(&self.handed)?;
         let container = handoff::receive(&self.handed)?;
-        measure::number_of(&container).map_err(io::Error::other)
+        number_of(&container).map_err(io::Error::other)
     }
 
     fn has_gap(&self, kind: Kind) -> bool {
@@ -297,7 +298,7 @@ impl Making {
         let sandbox = &self.sandbox;
         let mut ours = vec![sandbox.processes.child.pid()];
         if let Some(init) = &sandbox.processes.init {
-            ours.push(measure::number_of(init).map_err(fault)?);
+            ours.push(number_of(init).map_err(fault)?);
         }
         let cgroup = sandbox.cgroup.as_ref();
         self.steps

@@ -17,15 +17,14 @@ mod mounts;
 mod process;
 mod sentry;
 
+use casemate_driver::outside::{Found, Process};
+
 use checks::{
     descriptors, environment, filtered, identity, network, no_capabilities, no_new_privs,
     not_dumpable, pid_namespace, rlimits, set_open_files, user_namespace,
 };
 use mounts::{check_mounts, only_scratch_is_writable};
-use process::{Found, Process, member};
 use sentry::sentry;
-
-pub(crate) use process::number_of;
 
 /// What is expected of the container's first process.
 #[derive(Debug, Clone)]
@@ -69,7 +68,7 @@ pub(crate) fn created(expected: &Expected, pid: u32, group: Option<&Cgroup>) -> 
         Step::run(
             walls::MEMBERSHIP,
             "its processes are in the control group",
-            || member(group, pid),
+            || process.as_ref().map_err(Clone::clone)?.member(group),
         ),
     ];
     if expected.kind.is_gvisor() {
@@ -249,13 +248,5 @@ mod tests {
                 .iter()
                 .all(|step| step.wall == wall::NOT_DUMPABLE || !step.stands())
         );
-    }
-
-    #[test]
-    fn a_descriptor_gives_its_number() {
-        let own = rustix::process::getpid();
-        let fd = rustix::process::pidfd_open(own, rustix::process::PidfdFlags::empty()).unwrap();
-        assert_eq!(number_of(&fd), Ok(std::process::id()));
-        assert!(number_of(std::io::stdin()).is_err());
     }
 }

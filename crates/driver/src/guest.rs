@@ -17,10 +17,12 @@ pub const SHARED: &[(&str, &str)] = files![
     "casemate_guest/figures.py",
     "casemate_guest/missing.py",
     "casemate_guest/observe.py",
+    "casemate_guest/plain.py",
     "casemate_guest/runner.py",
     "casemate_guest/shell.py",
     "casemate_guest/tables.py",
     "casemate_guest/threads.py",
+    "casemate_guest/warm.py",
 ];
 
 /// What a guest has beside it whose processes, threads and native code are real.
@@ -29,7 +31,9 @@ pub const NATIVE: &[(&str, &str)] = files![
     "casemate_guest/docker.py",
     "casemate_guest/late.py",
     "casemate_guest/native.py",
+    "casemate_guest/native_shell.py",
     "casemate_guest/session.py",
+    "casemate_guest/zygote.py",
 ];
 
 #[cfg(test)]

@@ -25,14 +25,19 @@ pub const JOB_END: u8 = 2;
 pub const DATA: u8 = 3;
 /// Host to init: start Python.
 pub const START: u8 = 4;
+/// Host to init: the program comes from elsewhere; hold everything until the host ends it.
+pub const HOLD: u8 = 5;
 /// Init to host: a part of the list of walls, as JSON.
 pub const WALLS: u8 = 10;
 /// Init to host: that was all of it; the walls stand, and nothing has run.
 pub const ARMED: u8 = 11;
-/// Init to host: the program has ended.
+/// Init, or a zygote, to host: the program has ended.
 pub const ENDED: u8 = 12;
 /// Init to host: it failed, in words.
 pub const FAILED: u8 = 13;
+
+/// A zygote to host: a child was forked; its number.
+pub const BORN: u8 = 20;
 
 /// Guest to host: a part of a message.
 pub const MESSAGE_PART: u8 = 0;

@@ -23,6 +23,7 @@ mod job;
 pub mod listen;
 pub mod lowered;
 mod messages;
+pub mod outside;
 pub mod packages;
 pub mod packets;
 mod tally;

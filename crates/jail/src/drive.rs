@@ -1,32 +1,54 @@
 //! A jail from the host's side: building it, starting it, listening to it, taking it down.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use casemate_backend::contract::{
     Backend, Cancel, CreateError, Fault, Finish, Offer, Sandbox, Signal,
 };
 use casemate_backend::plan::Plan;
-use casemate_driver::handover::{FAILED, START, hand_over, hear_walls};
+use casemate_driver::handover::{FAILED, GO, HOLD, READY, START};
 use casemate_driver::listen::{Lines, Processes, READY_WITHIN, Running};
 use casemate_driver::lowered::{Lowered, Watched};
-use casemate_driver::packages::{Store, guest, python};
-use casemate_driver::packets::Received;
+use casemate_driver::outside::number_of;
+use casemate_driver::packages::{Opened, Store, guest, python};
+use casemate_driver::packets::{Packets, Received, wait_readable};
 use casemate_driver::walls::{self as shared, Counting};
+use casemate_linux::Step;
 use casemate_linux::cgroup::Cgroup;
-use casemate_linux::{Exit as ProcessExit, Spawn, Step, handoff};
+use casemate_linux::jail::enter::calls;
+use casemate_linux::lockdown::Identity;
+use casemate_model::guarantee::Guarantee;
+use casemate_model::job::TenantId;
 use casemate_model::receipt::Receipt;
 
+use crate::init::confinement;
 use crate::lower::lower;
-use crate::{init, probe, walls};
+use crate::measure::{self, Expected};
+use crate::spare::{GuestEnds, Handed, Spare, Spares};
+use crate::zygote::{Born, Taken, Zygote, Zygotes, borrow};
+use crate::{probe, walls};
+
+/// How often the two channels are looked at while a child comes into its jail.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// What a backend keeps ready between runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Warm {
+    /// Jails that wait for a job.
+    pub spares: usize,
+    /// Zygotes, one a tenant, of about 110 MiB each.
+    pub zygotes: usize,
+}
 
 /// The jail backend.
 pub struct JailBackend {
     store: Store,
     program: PathBuf,
+    warm: Option<(Spares, Arc<Zygotes>)>,
 }
 
 /// A jail whose walls stand and in which nothing has run.
@@ -35,18 +57,113 @@ pub struct JailBackend {
 struct JailSandbox {
     processes: Processes,
     lines: Lines,
+    begin: Begin,
     scratch: OwnedFd,
     cgroup: Option<Cgroup>,
     watched: Watched,
 }
 
+/// How the program is to begin.
+enum Begin {
+    /// Process 1 starts the interpreter.
+    Cold,
+    /// A child of the zygote waits. Process 1 ends when nobody holds its channel any more, and the child
+    /// when the zygote does.
+    Warm {
+        _init: Packets,
+        _zygote: Arc<Zygote>,
+    },
+}
+
+/// With which interpreter a run is to begin.
+enum Start {
+    Zygote(Arc<Zygote>),
+    /// A new one, and why.
+    Cold(String),
+}
+
+/// Why there is no child in a jail whose walls stand.
+struct Unentered(String);
+
 impl JailBackend {
     /// The backend over a cache, with `program` as the program of a jail's first process: this one,
-    /// unless a test says otherwise.
+    /// unless a test says otherwise. Every run starts cold: this is for a process that makes one.
     pub fn new(store: Store, program: impl Into<PathBuf>) -> Self {
         Self {
             store,
             program: program.into(),
+            warm: None,
+        }
+    }
+
+    /// The same for a process that makes many runs: jails are made in advance, and programs start in
+    /// children of a zygote.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn warm(mut self, warm: Warm) -> io::Result<Self> {
+        let spares = Spares::new(self.program.clone(), warm.spares)?;
+        let zygotes = Zygotes::new(self.program.clone(), warm.zygotes);
+        self.warm = Some((spares, zygotes));
+        Ok(self)
+    }
+
+    /// Waits until a tenant's zygote is loaded and jails wait; without this the first runs start cold.
+    ///
+    /// # Errors
+    /// Why there is no zygote, in words.
+    pub fn wait_warm(&self, tenant: &TenantId) -> Result<u32, String> {
+        let (spares, zygotes) = self.warm.as_ref().ok_or("every run starts cold here")?;
+        let packages = self.store.opened().map_err(|error| error.to_string())?;
+        let zygote = zygotes.get_ready(tenant, &packages)?;
+        spares.wait_full(&packages)?;
+        Ok(zygote.pid())
+    }
+
+    fn start(&self, plan: &Plan, packages: &Opened) -> Start {
+        let Some((_, zygotes)) = &self.warm else {
+            return Start::Cold("this process makes one run".to_owned());
+        };
+        if plan.asked.contains(Guarantee::LayoutFresh) {
+            return Start::Cold("the policy asks for a layout of its own".to_owned());
+        }
+        match zygotes.get(&plan.tenant, packages) {
+            Ok(zygote) => Start::Zygote(zygote),
+            Err(why) => Start::Cold(why),
+        }
+    }
+
+    fn build(
+        &self,
+        lowered: &Lowered<'_>,
+        packages: &Opened,
+        start: Start,
+    ) -> Result<(JailSandbox, Vec<Step>), CreateError> {
+        let taken = self
+            .warm
+            .as_ref()
+            .and_then(|(spares, _)| spares.take(packages));
+        let mut spare = match taken {
+            Some(spare) => spare,
+            None => Spare::make(&self.program, packages)
+                .map_err(|error| CreateError::Fault(format!("starting the jail: {error}")))?,
+        };
+        let mut steps = spare.limit(lowered);
+        let armed = spare.arm(lowered);
+        let (built, handed) = armed.map_err(|error| CreateError::Fault(spare.failed(&error)))?;
+        steps.extend(built);
+        let made = Made {
+            spare,
+            handed,
+            steps,
+        };
+        match start {
+            Start::Cold(why) => Ok(made.cold(lowered, &why)),
+            Start::Zygote(zygote) => match made.enter(lowered, zygote) {
+                Ok(made) => Ok(made),
+                // Never a jail in which something else was tried: another one.
+                Err(Unentered(why)) => self.build(lowered, packages, Start::Cold(why)),
+            },
         }
     }
 }
@@ -57,7 +174,7 @@ impl Backend for JailBackend {
     }
 
     fn probe(&self) -> Offer {
-        probe::offer(&self.store)
+        probe::offer(&self.store, self.warm.is_some())
     }
 
     fn rests_on(&self) -> Vec<(String, String)> {
@@ -78,21 +195,9 @@ impl Backend for JailBackend {
             .to_str()
             .ok_or_else(|| CreateError::Fault("the cache folder's name is not UTF-8".to_owned()))?;
         let lowered = lower(plan, path).map_err(CreateError::Plan)?;
-        let (mut sandbox, handed, around) = self
-            .start(&lowered, &packages.folder)
-            .map_err(|error| CreateError::Fault(format!("starting the jail: {error}")))?;
-        let steps = sandbox
-            .arm(&lowered)
-            .map_err(|error| sandbox.failed(&error))?;
-        let steps = around.iter().chain(&steps);
-        let walls = shared::all(walls::WALLS, Counting::Host, &lowered.watched, steps);
-        // Both are handed over before the walls are reported.
-        let init = handoff::receive(&handed);
-        sandbox.processes.init = Some(init.map_err(|error| sandbox.failed(&error))?);
-        // Where there is no scratch its wall is missing.
-        if let Ok(scratch) = handoff::receive(&handed) {
-            sandbox.scratch = scratch;
-        }
+        let start = self.start(plan, &packages);
+        let (sandbox, steps) = self.build(&lowered, &packages, start)?;
+        let walls = shared::all(walls::WALLS, Counting::Host, &lowered.watched, &steps);
         let receipt = Receipt {
             backend: probe::NAME.to_owned(),
             guest: guest(),
@@ -102,76 +207,159 @@ impl Backend for JailBackend {
     }
 }
 
-impl JailBackend {
-    /// Starts the process that will build the walls, in its control groups.
-    fn start(
-        &self,
-        lowered: &Lowered<'_>,
-        packages: &File,
-    ) -> io::Result<(JailSandbox, OwnedFd, Vec<Step>)> {
-        let (cgroup, mut steps) = match Cgroup::create("jail", &lowered.cgroup) {
-            Ok(cgroup) => {
-                let steps = cgroup.steps().to_vec();
-                (Some(cgroup), steps)
-            }
-            Err(missing) => (None, missing.steps),
-        };
-        steps.push(shared::accounting(cgroup.as_ref()));
-        let (lines, ends) = Lines::make()?;
-        let (handed, handing) = std::os::unix::net::UnixStream::pair()?;
-        handed.set_nonblocking(true)?;
-        let mut spawn = Spawn::new(&self.program)
-            .arg(init::ARGUMENT)
-            .fd(&ends.control, init::CONTROL)
-            .fd(&handing, init::HANDOFF)
-            .fd(&ends.messages, init::MESSAGES)
-            .fd(&ends.stdout, init::STDOUT)
-            .fd(&ends.stderr, init::STDERR)
-            .fd(packages, init::PACKAGES);
-        if let Some(cgroup) = &cgroup {
-            spawn = spawn.cgroup(cgroup);
-        }
-        let child = spawn.spawn()?;
-        let sandbox = JailSandbox {
-            processes: Processes { child, init: None },
+/// A jail whose walls stand, before it is known how the program begins.
+struct Made {
+    spare: Spare,
+    handed: Handed,
+    steps: Vec<Step>,
+}
+
+impl Made {
+    fn cold(self, lowered: &Lowered<'_>, why: &str) -> (JailSandbox, Vec<Step>) {
+        let mut steps = self.steps;
+        steps.push(walls::fresh_layout(why));
+        let Spare {
+            processes,
             lines,
-            // Until scratch is handed over, a descriptor that holds nothing.
-            scratch: File::open("/dev/null")?.into(),
             cgroup,
-            watched: lowered.watched.clone(),
+            ..
+        } = self.spare;
+        let parts = (processes, lines, cgroup);
+        (sandbox(parts, self.handed, lowered, Begin::Cold), steps)
+    }
+
+    /// Has a child of the zygote come into the jail, and measures what stands around it.
+    fn enter(
+        self,
+        lowered: &Lowered<'_>,
+        zygote: Arc<Zygote>,
+    ) -> Result<(JailSandbox, Vec<Step>), Unentered> {
+        let Self {
+            spare,
+            handed,
+            steps,
+        } = self;
+        let number = spare.number();
+        let Spare {
+            processes,
+            mut lines,
+            ends,
+            cgroup,
+            ..
+        } = spare;
+        lines
+            .control
+            .send(HOLD, &[])
+            .map_err(|error| Unentered(format!("process 1: {error}")))?;
+        let (line, measured) = {
+            let entering = Entering {
+                lines: &mut lines,
+                ends: &ends,
+                handed: &handed,
+                cgroup: cgroup.as_ref().ok(),
+                zygote: &zygote,
+            };
+            entering.enter(lowered, number).map_err(Unentered)?
         };
-        Ok((sandbox, handed.into(), steps))
+        let mut steps = measure::merge(steps, measured).map_err(Unentered)?;
+        steps.push(walls::shared_layout(zygote.pid()));
+        let begin = Begin::Warm {
+            _init: std::mem::replace(&mut lines.control, line),
+            _zygote: zygote,
+        };
+        let parts = (processes, lines, cgroup);
+        Ok((sandbox(parts, handed, lowered, begin), steps))
     }
 }
 
-impl JailSandbox {
-    /// Hands over the job and hears which walls stand.
-    fn arm(&mut self, lowered: &Lowered<'_>) -> io::Result<Vec<Step>> {
-        hand_over(&self.lines.control, &lowered.job, lowered)?;
-        hear_walls(&mut self.lines.control, Instant::now() + READY_WITHIN)
+fn sandbox(
+    (mut processes, lines, cgroup): (Processes, Lines, Result<Cgroup, String>),
+    handed: Handed,
+    lowered: &Lowered<'_>,
+    begin: Begin,
+) -> JailSandbox {
+    processes.init = Some(handed.init);
+    JailSandbox {
+        processes,
+        lines,
+        begin,
+        scratch: handed.scratch,
+        cgroup: cgroup.ok(),
+        watched: lowered.watched.clone(),
     }
+}
 
-    /// A jail that could not be built, in words: what it said, or how it ended.
-    fn failed(&mut self, error: &io::Error) -> CreateError {
-        let mut said = error.to_string();
-        if error.kind() != io::ErrorKind::Other
-            && let Ok(Received::Packet(FAILED, why)) = self.lines.control.receive(false)
-        {
-            said = String::from_utf8_lossy(&why).into_owned();
-        }
-        let ended = self
-            .processes
-            .child
-            .wait_timeout(Duration::from_millis(200));
-        let how = match ended.ok().flatten().map(|finished| finished.exit) {
-            Some(exit) if exit.is_forbidden_call() => {
-                "; its own filter killed it: this C library makes a call the filter does not know"
-                    .to_owned()
-            }
-            Some(ProcessExit::Signal(signal)) => format!("; signal {signal} ended it"),
-            _ => String::new(),
+/// A child on its way into a jail.
+struct Entering<'a> {
+    lines: &'a mut Lines,
+    ends: &'a GuestEnds,
+    handed: &'a Handed,
+    cgroup: Option<&'a Cgroup>,
+    zygote: &'a Zygote,
+}
+
+impl Entering<'_> {
+    fn enter(self, lowered: &Lowered<'_>, number: u32) -> Result<(Packets, Vec<Step>), String> {
+        let confinement = confinement(&lowered.job, Identity::of_process(number), number);
+        let groups = self.cgroup.map(|cgroup| cgroup.open_procs().collect());
+        let groups: Vec<OwnedFd> = groups
+            .unwrap_or_else(|| Ok(Vec::new()))
+            .map_err(|error: io::Error| format!("the control groups: {error}"))?;
+        let calls = calls(&confinement, groups.len())?;
+        let Handed { init, stdin, .. } = self.handed;
+        let rules = self.handed.rules.as_ref();
+        let taken = Taken {
+            messages: self.ends.messages.as_fd(),
+            stdin: stdin.as_fd(),
+            stdout: self.ends.stdout.as_fd(),
+            stderr: self.ends.stderr.as_fd(),
+            init: init.as_fd(),
+            rules: rules.ok_or("the kernel has no Landlock")?.as_fd(),
+            groups: borrow(&groups),
         };
-        CreateError::Fault(format!("the jail could not be built: {said}{how}"))
+        let mut born = self.zygote.fork(&calls, &taken)?;
+        hear_ready(&mut self.lines.messages, &mut born)?;
+        let expected = Expected {
+            pid: born.pid,
+            init: number_of(init)?,
+            zygote: self.zygote.pid(),
+            confinement: &confinement,
+            calls: &calls,
+            descriptors: [taken.stdin, taken.stdout, taken.stderr, taken.messages],
+            cgroup: self.cgroup,
+        };
+        let measured = measure::entered(&expected);
+        // After the child has made its calls: from now on it dies with the zygote, if that dies.
+        self.zygote.usable()?;
+        Ok((born.line, measured))
+    }
+}
+
+/// Waits until the child has made all calls; what it or the zygote said instead is the error.
+fn hear_ready(messages: &mut Packets, born: &mut Born) -> Result<(), String> {
+    let deadline = Instant::now() + READY_WITHIN;
+    let said = |why: &[u8]| format!("coming into the jail: {}", String::from_utf8_lossy(why));
+    loop {
+        match messages.receive(false) {
+            Ok(Received::Packet(READY, _)) => return Ok(()),
+            Ok(Received::Packet(FAILED, why)) => return Err(said(&why)),
+            Ok(Received::Nothing) => {}
+            Ok(_) => return Err("the child said something else".to_owned()),
+            Err(error) => return Err(format!("hearing the child: {error}")),
+        }
+        match born.line.receive(false) {
+            Ok(Received::Nothing) => {}
+            // What it said before it ended is on the other channel.
+            _ => match messages.receive(false) {
+                Ok(Received::Packet(FAILED, why)) => return Err(said(&why)),
+                _ => return Err("the child ended before it was in the jail".to_owned()),
+            },
+        }
+        if Instant::now() > deadline {
+            return Err("the child does not come into the jail".to_owned());
+        }
+        let fds = [messages.as_fd(), born.line.as_fd()];
+        wait_readable(&fds, LOOK_EVERY).map_err(|error| error.to_string())?;
     }
 }
 
@@ -182,17 +370,20 @@ impl Sandbox for JailSandbox {
         sink: &mut dyn FnMut(Signal),
         cancel: &Cancel,
     ) -> Result<Finish, Fault> {
-        self.lines
-            .control
-            .send(START, &[])
-            .map_err(|error| Fault(format!("starting the jail: {error}")))?;
+        let stands = matches!(self.begin, Begin::Warm { .. });
+        let told = if stands {
+            self.lines.messages.send(GO, &[])
+        } else {
+            self.lines.control.send(START, &[])
+        };
+        told.map_err(|error| Fault(format!("starting the program: {error}")))?;
         let running = Running {
             lines: &mut self.lines,
             processes: &mut self.processes,
             watched: &self.watched,
             cgroup: self.cgroup.as_ref(),
             scratch: &self.scratch,
-            stands: false,
+            stands,
         };
         running.finish(sink, cancel)
     }

@@ -1,25 +1,29 @@
 //! The other process: this program once more, which builds the walls from a plan it is given as data, and
-//! then starts Python.
+//! then starts Python, or holds the jail for one that was forked elsewhere.
 //!
-//! One thread, from beginning to end. It is in its control groups before it runs; it says which walls
-//! stand before anything of the guest's runs; it starts Python only when it is told to, and what Python
-//! starts cannot outlive it.
+//! One thread, from beginning to end. It is in its control groups before it runs. What is the same for every
+//! job it builds before it has one, so that it can be started in advance; it takes one job and no second. It
+//! says which walls stand before anything of the guest's runs; it starts Python only when it is told to, and
+//! whatever runs in the jail cannot outlive it.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use casemate_driver::handover::{
-    ENDED, START, Told, WireEnd, WireJob, copy_in, receive_job, report, tell,
+    ENDED, HOLD, START, Told, WireEnd, WireJob, copy_in, receive_job, report, tell,
 };
 use casemate_driver::lowered::STDIN_FILE;
 use casemate_driver::packages::PYTHON;
 use casemate_driver::packets::{Packets, Received};
 use casemate_driver::walls::ENVIRONMENT;
-use casemate_linux::jail::root::{Builder, Plan};
-use casemate_linux::jail::{self, Confinement, Forked, Parent, confine, fork_init, reap_until};
+use casemate_linux::jail::root::{Bare, Plan};
+use casemate_linux::jail::{
+    self, Confinement, Forked, Parent, confine, fork_init, leave_children_to_kernel, prepare,
+    reap_until,
+};
 use casemate_linux::lockdown::Identity;
 use casemate_linux::{Limit, Spawn, Step, handoff, take_fd};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
@@ -39,11 +43,23 @@ pub(crate) const STDERR: i32 = 7;
 /// The folder of the packages, as the host checked it.
 pub(crate) const PACKAGES: i32 = 8;
 
+/// What a descriptor that is handed over is.
+pub(crate) mod handed {
+    /// Process 1.
+    pub(crate) const INIT: u8 = b'i';
+    /// The top of scratch.
+    pub(crate) const SCRATCH: u8 = b's';
+    /// The guest's standard input.
+    pub(crate) const STDIN: u8 = b'0';
+    /// The Landlock rules.
+    pub(crate) const RULES: u8 = b'r';
+}
+
 /// What starts the driver, and nothing else.
 const BOOT: &str = "import sys; sys.path.append('/opt/casemate/site-packages'); \
     from casemate_guest.native import main; main()";
 /// The interpreter's environment; nothing of the host's is in it.
-const ENVIRON: [(&str, &str); 6] = [
+pub(crate) const ENVIRON: [(&str, &str); 6] = [
     ("HOME", "/tmp"),
     ("LANG", "C.UTF-8"),
     ("MPLBACKEND", "agg"),
@@ -86,17 +102,18 @@ impl Given {
             packages: take_fd(PACKAGES)?,
         })
     }
+
+    /// Hands a descriptor to the host.
+    fn hand(&self, what: u8, fd: &impl AsFd) -> Result<(), String> {
+        handoff::send_with(&self.handoff, &[what], &[fd.as_fd()])
+            .map_err(|error| format!("handing over: {error}"))
+    }
 }
 
 /// An error here has been told to the host.
 fn run(mut given: Given) -> Result<u8, Told> {
     // What is made here is for the guest to read, whatever the user's own mask says.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let job = tell(&given.control, |control| {
-        let job: WireJob = receive_job(control.as_fd())?;
-        job.check()?;
-        Ok(job)
-    })?;
     let identity = Identity::of_this_process();
     let number = std::process::id();
     let keep = [
@@ -110,23 +127,39 @@ fn run(mut given: Given) -> Result<u8, Told> {
             .map(|code| u8::try_from(code).unwrap_or(u8::MAX))
             .map_err(|_| Told),
         Forked::Init(parent) => {
-            let mut plan = Inside {
-                job,
+            let inside = Inside {
                 identity,
                 number,
                 parent,
             };
-            match plan.run(&mut given, steps) {
-                Ok(()) => Ok(0),
-                Err(why) => tell(&given.control, |_| Err(why)),
+            let armed = inside.arm(&mut given, steps);
+            let (python, stdin) = tell(&given.control, |_| armed)?;
+            match given.control.receive(true) {
+                Ok(Received::Packet(START, _)) => {
+                    let ended = start(&mut given, python, stdin);
+                    tell(&given.control, |_| ended)?;
+                }
+                Ok(Received::Packet(HOLD, _)) => {
+                    drop((python, stdin));
+                    hold(given)?;
+                }
+                // The host has gone, or has found a gap: nothing runs.
+                _ => {}
             }
+            Ok(0)
         }
     }
 }
 
+/// The folder of the packages: what this process is told before it has a job.
+fn packages() -> Result<PathBuf, String> {
+    let path = std::env::args_os().nth(2).map(PathBuf::from);
+    path.filter(|path| path.is_absolute())
+        .ok_or_else(|| "the folder of the packages is not named".to_owned())
+}
+
 /// Process 1.
 struct Inside {
-    job: WireJob,
     identity: Identity,
     /// The number of the process outside, which no other jail has at the same time.
     number: u32,
@@ -134,21 +167,35 @@ struct Inside {
 }
 
 impl Inside {
-    fn run(&mut self, given: &mut Given, mut steps: Vec<Step>) -> Result<(), String> {
+    /// Puts up and reports all walls. What is left to do is to start the interpreter, with its input.
+    fn arm(mut self, given: &mut Given, mut steps: Vec<Step>) -> Result<(Spawn, File), String> {
         self.parent.confined()?;
         let own = pidfd_open(getpid(), PidfdFlags::empty())
             .map_err(|error| format!("pidfd_open: {error}"))?;
-        handoff::send(&given.handoff, &own).map_err(|e| format!("handing over: {e}"))?;
-        let builder = Builder::begin(self.root_plan(), given.packages.as_fd(), &mut steps)?;
+        given.hand(handed::INIT, &own)?;
+        let packages = packages()?;
+        let bare = Bare::begin(&packages, given.packages.as_fd(), &mut steps)?;
+        // Here it waits, when it was started in advance.
+        let job: WireJob = receive_job(given.control.as_fd())?;
+        job.check()?;
+        if Path::new(&job.packages) != packages {
+            return Err("the job has other packages than the jail".to_owned());
+        }
+        let builder = bare.furnish(self.root_plan(&job))?;
         let inputs = builder.inputs().ok_or("there is no place for the inputs")?;
-        copy_in(&mut given.control, &self.job.files, inputs)?;
+        copy_in(&mut given.control, &job.files, inputs)?;
         let built = builder.finish(&mut steps);
         let stdin = File::open(Path::new("/").join(STDIN_FILE))
             .map_err(|error| format!("standard input: {error}"))?;
         if let Some(scratch) = &built.scratch {
-            handoff::send(&given.handoff, scratch).map_err(|e| format!("handing over: {e}"))?;
+            given.hand(handed::SCRATCH, scratch)?;
         }
         drop(built);
+        let prepared = prepare();
+        given.hand(handed::STDIN, &stdin)?;
+        if let Some(rules) = prepared.rules() {
+            given.hand(handed::RULES, &rules)?;
+        }
         // Before the limits: a descriptor that is placed may lie above the one on their number.
         let python = python(given, &stdin);
         steps.push(Step::run(
@@ -161,19 +208,13 @@ impl Inside {
                 ))
             },
         ));
-        steps.extend(confine(&self.confinement(), &self.parent));
+        steps.extend(confine(&self.confinement(&job), &self.parent, prepared));
         report(&given.control, &steps)?;
-        match given.control.receive(true) {
-            Ok(Received::Packet(START, _)) => {}
-            // The host has gone, or has found a gap: nothing runs.
-            _ => return Ok(()),
-        }
-        start(given, python, stdin)
+        Ok((python, stdin))
     }
 
-    fn root_plan(&self) -> Plan {
+    fn root_plan(&self, job: &WireJob) -> Plan {
         let limit = |amount: Option<u64>| amount.map_or(Limit::Unlimited, Limit::At);
-        let job = &self.job;
         Plan {
             packages: job.packages.clone().into(),
             input_bytes: job.input_bytes(),
@@ -191,27 +232,36 @@ impl Inside {
         }
     }
 
-    fn confinement(&self) -> Confinement {
-        let limit = |amount: Option<u64>| amount.map_or(Limit::Unlimited, Limit::At);
-        Confinement {
-            identity: self.identity,
-            open_files: limit(self.job.open_files),
-            tasks: limit(self.job.tasks),
-            processors: self.job.processors,
-            first_processor: self.number as usize,
-        }
+    fn confinement(&self, job: &WireJob) -> Confinement {
+        confinement(job, self.identity, self.number)
+    }
+}
+
+/// What a job allows its processes, in the jail that the process of this number was started for.
+pub(crate) fn confinement(job: &WireJob, identity: Identity, number: u32) -> Confinement {
+    let limit = |amount: Option<u64>| amount.map_or(Limit::Unlimited, Limit::At);
+    Confinement {
+        identity,
+        open_files: limit(job.open_files),
+        tasks: limit(job.tasks),
+        processors: job.processors,
+        first_processor: number as usize,
     }
 }
 
 /// The interpreter: isolated from the environment and from whatever is installed beside it.
-fn python(given: &Given, stdin: &File) -> Spawn {
-    let options = ["-I", "-S", "-B", "-c", BOOT];
+pub(crate) fn interpreter(boot: &str) -> Spawn {
+    let options = ["-I", "-S", "-B", "-c", boot];
     let spawn = options
         .iter()
         .fold(Spawn::new(PYTHON), |spawn, option| spawn.arg(option));
     ENVIRON
         .iter()
         .fold(spawn, |spawn, (name, value)| spawn.env(name, value))
+}
+
+fn python(given: &Given, stdin: &File) -> Spawn {
+    interpreter(BOOT)
         .fd(stdin, 0)
         .fd(&given.stdout, 1)
         .fd(&given.stderr, 2)
@@ -227,4 +277,13 @@ fn start(given: &mut Given, python: Spawn, stdin: File) -> Result<(), String> {
         .control
         .send(ENDED, &end)
         .map_err(|error| format!("reporting the end: {error}"))
+}
+
+/// Keeps the jail for a program that was forked elsewhere: the kernel reaps what is left to process 1, and
+/// everything in here ends with it, and it with the host.
+fn hold(given: Given) -> Result<(), Told> {
+    let Given { mut control, .. } = given;
+    tell(&control, |_| leave_children_to_kernel())?;
+    // Whatever comes, or an end of the channel, is the end.
+    control.receive(true).map(drop).map_err(|_| Told)
 }

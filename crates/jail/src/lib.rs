@@ -2,7 +2,8 @@
 //! control groups, with real processes, threads and native code.
 //!
 //! `probe`, `lower` and `drive` are the backend as every backend has them; `init` is the other process,
-//! which builds the walls and then starts Python. What is not peculiar to a jail is in `casemate-driver`.
+//! which builds the walls and then starts Python. `spare` keeps some of them waiting; `zygote` keeps
+//! interpreters that are forked into jails, and `measure` looks at what came of that. What is not peculiar to a jail is in `casemate-driver`.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -13,9 +14,12 @@
 mod drive;
 pub mod init;
 mod lower;
+mod measure;
 mod probe;
+mod spare;
 mod walls;
+pub mod zygote;
 
 pub use casemate_driver::packages as setup;
-pub use drive::JailBackend;
+pub use drive::{JailBackend, Warm};
 pub use probe::NAME;

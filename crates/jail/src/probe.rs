@@ -13,7 +13,7 @@ pub const NAME: &str = "jail";
 /// The offer. Whether the walls really stand is found out by each jail when it is built, and is in each
 /// run's receipt; this says whether there is a guest, and leaves out what only control groups give where
 /// none can be had.
-pub(crate) fn offer(store: &Store) -> Offer {
+pub(crate) fn offer(store: &Store, warm: bool) -> Offer {
     let usable = match (python(), store.installed()) {
         (Err((why, fix)), _) => Usable::No { why, fix },
         (_, Ok(_)) => Usable::Yes,
@@ -31,6 +31,7 @@ pub(crate) fn offer(store: &Store) -> Offer {
     let mut notes = vec![
         guest(),
         "real processes, threads and native code; clocks are as fine as the machine's".to_owned(),
+        start(warm).to_owned(),
         "shares the host's kernel and shows its /usr, read-only: weaker than WebAssembly against a hole in the kernel"
             .to_owned(),
     ];
@@ -45,5 +46,15 @@ pub(crate) fn offer(store: &Store) -> Offer {
         memory_ceiling: ByteSize(MEMORY_CEILING),
         cost: 20,
         notes,
+    }
+}
+
+/// With which interpreter a program begins.
+const fn start(warm: bool) -> &'static str {
+    if warm {
+        "starts in a child of its tenant's zygote, which shares a memory layout with the tenant's other runs; cold under a \
+         policy that requires layout_fresh"
+    } else {
+        "starts cold: an interpreter of its own for each run"
     }
 }

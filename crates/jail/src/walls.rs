@@ -1,13 +1,19 @@
 //! From what the kernel gave to the walls of a receipt: which are required and what each guarantees.
 
 use casemate_driver::walls as shared;
+use casemate_linux::Step;
 use casemate_linux::cgroup::wall as group;
 use casemate_linux::jail::wall as jail;
 use casemate_linux::lockdown::wall;
 use casemate_model::guarantee::Guarantee::{
-    EnvironmentEmpty, HostFilesHidden, InputsReadOnly, NetworkAbsent, SyscallsFiltered,
+    EnvironmentEmpty, HostFilesHidden, InputsReadOnly, LayoutFresh, NetworkAbsent, SyscallsFiltered,
 };
 use casemate_model::known::{KnownWall, KnownWalls};
+
+/// The program's process is in the jail's control groups; told where it was not started in them.
+pub(crate) const MEMBERSHIP: &str = "cgroup_membership";
+/// No other run has had the interpreter's memory.
+pub(crate) const LAYOUT: &str = "memory_layout";
 
 /// Every wall there can be.
 pub(crate) const WALLS: KnownWalls = KnownWalls(&[&[
@@ -43,13 +49,30 @@ pub(crate) const WALLS: KnownWalls = KnownWalls(&[&[
     KnownWall::additional(group::PIDS, &[]),
     KnownWall::additional(group::CPU, &[]),
     KnownWall::additional(shared::ACCOUNTING, &[]),
+    KnownWall::additional(MEMBERSHIP, &[]),
+    KnownWall::additional(LAYOUT, &[LayoutFresh]),
 ]]);
+
+/// The interpreter is started for this run.
+pub(crate) fn fresh_layout(why: &str) -> Step {
+    Step::run(LAYOUT, "of this run alone", || {
+        Ok(format!("started cold: {why}"))
+    })
+}
+
+/// The program runs in a child of a zygote.
+pub(crate) fn shared_layout(zygote: u32) -> Step {
+    let why = format!(
+        "forked from zygote {zygote}: its tenant's runs share where things lie in memory and the hash secret; random \
+         state is renewed"
+    );
+    Step::missing(LAYOUT, "of this run alone", why)
+}
 
 #[cfg(test)]
 mod tests {
     use casemate_driver::lowered::Watched;
     use casemate_driver::walls::Counting;
-    use casemate_linux::Step;
     use casemate_model::guarantee::{Guarantee, Guarantees};
     use casemate_model::policy::base_guarantees;
     use casemate_model::receipt::{Need, Receipt};

@@ -50,6 +50,13 @@ pub struct CgroupLimits {
     pub cpu_millicores: Limit,
 }
 
+/// What a group may use that waits for its job.
+const WAITING: CgroupLimits = CgroupLimits {
+    memory_bytes: Limit::At(64 << 20),
+    pids: Limit::At(16),
+    cpu_millicores: Limit::At(1000),
+};
+
 /// No group could be made at all. The steps say why, one a limit.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("no control group: {why}")]
@@ -66,6 +73,8 @@ pub struct Missing {
 pub struct Cgroup {
     layout: Layout,
     places: BTreeMap<Controller, Place>,
+    /// Why a controller has no place.
+    reasons: BTreeMap<Controller, String>,
     steps: Vec<Step>,
     /// The group's directory in a hierarchy that a container runtime makes its own part in.
     runtime: Option<PathBuf>,
@@ -122,6 +131,14 @@ fn write_existing(path: &Path, value: &str) -> io::Result<()> {
     file.write_all(value.as_bytes())
 }
 
+impl Missing {
+    /// No group for this reason, with limits that were asked of it later.
+    #[must_use]
+    pub fn of(why: &str, limits: &CgroupLimits) -> Self {
+        missing(why.to_owned(), limits)
+    }
+}
+
 impl Cgroup {
     /// Makes a group on this machine. `name` is for people: lower-case letters, digits, `-` and
     /// `_`, at most 32; what makes it unique is added.
@@ -132,6 +149,19 @@ impl Cgroup {
     pub fn create(name: &str, limits: &CgroupLimits) -> Result<Self, Missing> {
         let layout = Layout::detect().map_err(|error| missing(plain(&error), limits))?;
         layout.create(name, limits)
+    }
+
+    /// Makes a group for what is made before its job is known, with limits under which it can wait.
+    ///
+    /// # Errors
+    /// As [`Cgroup::create`].
+    pub fn reserve(name: &str) -> Result<Self, Missing> {
+        Self::create(name, &WAITING)
+    }
+
+    /// Sets all limits, and makes them those of [`Cgroup::steps`].
+    pub fn limit(&mut self, limits: &CgroupLimits) {
+        self.steps = limits::apply(&self.places, &self.reasons, limits);
     }
 
     /// What was asked of the group and what the kernel gave, one step a limit.
@@ -161,7 +191,10 @@ impl Cgroup {
     /// What the kernel says instead.
     pub fn set_pids(&self, tasks: u64) -> Result<String, String> {
         let place = self.places.get(&Controller::Pids);
-        limits::set_pids(place.ok_or("there is no pids controller")?, tasks)
+        limits::set_pids(
+            place.ok_or("there is no pids controller")?,
+            Limit::At(tasks),
+        )
     }
 
     /// Moves a process into the group, with all its threads.
@@ -316,8 +349,8 @@ impl Cgroup {
         self.take_down()
     }
 
-    /// The files through which a child enters the group, open for writing.
-    pub(crate) fn open_procs(&self) -> impl Iterator<Item = io::Result<OwnedFd>> + '_ {
+    /// The files through which a process enters the group, open for writing.
+    pub fn open_procs(&self) -> impl Iterator<Item = io::Result<OwnedFd>> + '_ {
         self.dirs().map(|dir| {
             let file = std::fs::OpenOptions::new()
                 .write(true)
@@ -397,6 +430,7 @@ impl Layout {
         Ok(Cgroup {
             layout: self.clone(),
             places,
+            reasons,
             steps,
             runtime: None,
             owned: true,

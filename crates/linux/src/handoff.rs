@@ -1,32 +1,46 @@
-//! One descriptor, passed over a unix socket from a process to another.
+//! Descriptors, passed over a unix socket from a process to another.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
+/// Descriptors that one message may carry.
+pub const MOST: usize = 32;
+
 /// Sends a descriptor with one byte of data. The sender keeps its own.
 ///
 /// # Errors
 /// Those of `sendmsg`.
 pub fn send(socket: impl AsFd, fd: impl AsFd) -> io::Result<()> {
-    let fds = [fd.as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    send_with(socket, b"d", &[fd.as_fd()])
+}
+
+/// Sends data with descriptors, at most [`MOST`]. The sender keeps its own.
+///
+/// # Errors
+/// Those of `sendmsg`, too many descriptors, and data that did not go as a whole.
+pub fn send_with(socket: impl AsFd, data: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+    if !control.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(io::Error::other("no room for a descriptor in a message"));
     }
-    sendmsg(
+    let sent = sendmsg(
         socket,
-        &[IoSlice::new(b"d")],
+        &[IoSlice::new(data)],
         &mut control,
         SendFlags::NOSIGNAL,
     )?;
-    Ok(())
+    if sent == data.len() {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::WriteZero.into())
+    }
 }
 
 /// Receives one descriptor, close-on-exec. More than one, or none, is an error.
@@ -34,6 +48,14 @@ pub fn send(socket: impl AsFd, fd: impl AsFd) -> io::Result<()> {
 /// # Errors
 /// Those of `recvmsg`, and a message that carries anything but one descriptor.
 pub fn receive(socket: impl AsFd) -> io::Result<OwnedFd> {
+    receive_marked(socket).map(|(_, fd)| fd)
+}
+
+/// The same with the byte that came with it, which says what it is.
+///
+/// # Errors
+/// As [`receive`].
+pub fn receive_marked(socket: impl AsFd) -> io::Result<(u8, OwnedFd)> {
     let mut byte = [0];
     // Room for more than one, so that a sender that passes several is seen and what it passed closed.
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
@@ -52,7 +74,7 @@ pub fn receive(socket: impl AsFd) -> io::Result<OwnedFd> {
         }
     }
     match (got.bytes, fds.pop(), fds.is_empty()) {
-        (1, Some(fd), true) => Ok(fd),
+        (1, Some(fd), true) => Ok((byte[0], fd)),
         _ => Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "not one descriptor",

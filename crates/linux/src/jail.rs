@@ -10,20 +10,29 @@
 //! 4. [`confine`] in process 1: limits, user, capabilities, Landlock, seccomp. Whatever it starts
 //!    inherits all of them.
 //!
+//! A process that was forked from a [`zygote`] comes in by [`enter`] instead, when all of that stands.
+//!
 //! As in [`lockdown`], nothing here decides that a missing wall is acceptable.
 
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 
 use crate::limit::Limit;
 use crate::lockdown::{self, Identity, wall as base};
+use crate::seccomp::Compiled;
 use crate::step::{Step, failed};
 
+pub mod enter;
 mod landlocked;
 mod limits;
 pub(crate) mod namespaces;
 pub mod root;
+pub mod zygote;
 
-pub use namespaces::{Forked, Init, Parent, fork_init, reap_until, reap_until_pid};
+pub use landlocked::standing as landlock_standing;
+pub use limits::{Rlimit, rlimits};
+pub use namespaces::{
+    Forked, Init, Parent, fork_init, leave_children_to_kernel, reap_until, reap_until_pid,
+};
 
 /// The names of the walls that only a jail has; the others are those of
 /// [`lockdown::wall`].
@@ -78,11 +87,36 @@ pub fn leave(keep_fds: &[RawFd]) -> Vec<Step> {
     steps
 }
 
+/// What has to be made before anything is given up.
+#[derive(Debug)]
+pub struct Prepared {
+    filter: Result<Compiled, String>,
+    rules: landlocked::Rules,
+}
+
+/// Compiles the filter and makes the rules, of the paths in the root as it now is.
+#[must_use]
+pub fn prepare() -> Prepared {
+    Prepared {
+        filter: lockdown::compile(crate::seccomp::JAIL),
+        rules: landlocked::Rules::make(),
+    }
+}
+
+impl Prepared {
+    /// The Landlock rules, for a process that comes into the jail from elsewhere; none where the kernel has no
+    /// Landlock.
+    #[must_use]
+    pub fn rules(&self) -> Option<OwnedFd> {
+        self.rules.descriptor()
+    }
+}
+
 /// Gives up what process 1 no longer needs once its root stands, then every system call that no
 /// program needs.
 #[must_use = "a wall that is missing is only told here"]
-pub fn confine(plan: &Confinement, parent: &Parent) -> Vec<Step> {
-    let filter = lockdown::compile(crate::seccomp::JAIL);
+pub fn confine(plan: &Confinement, parent: &Parent, prepared: Prepared) -> Vec<Step> {
+    let Prepared { filter, rules } = prepared;
     let mut steps = vec![
         Step::run(
             wall::AFFINITY,
@@ -104,7 +138,7 @@ pub fn confine(plan: &Confinement, parent: &Parent) -> Vec<Step> {
         "dumpable 0",
         lockdown::not_dumpable,
     ));
-    landlocked::restrict(&mut steps);
+    landlocked::restrict(rules, &mut steps);
     steps.push(lockdown::install_with(
         base::SECCOMP,
         filter,
@@ -121,21 +155,31 @@ fn affinity(plan: &Confinement) -> Result<String, String> {
 pub(crate) fn show_processors(processors: usize, first: usize) -> Result<String, String> {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
     let have = sched_getaffinity(None).map_err(|e| failed("sched_getaffinity", e))?;
-    let usable: Vec<usize> = (0..CpuSet::MAX_CPU)
-        .filter(|cpu| have.is_set(*cpu))
-        .collect();
-    let count = processors.clamp(1, usable.len().max(1));
     let mut wanted = CpuSet::new();
-    for offset in 0..count {
-        let index = first.wrapping_add(offset) % usable.len().max(1);
-        let cpu = usable.get(index).ok_or("no processor may be used")?;
-        wanted.set(*cpu);
-    }
+    let shown = self::processors(processors, first)?;
+    shown.iter().for_each(|cpu| wanted.set(*cpu));
     sched_setaffinity(None, &wanted).map_err(|e| failed("sched_setaffinity", e))?;
     let now = sched_getaffinity(None).map_err(|e| failed("sched_getaffinity", e))?;
-    if now.count() == wanted.count() {
-        Ok(format!("{count} of {}", usable.len()))
+    if now == wanted {
+        Ok(format!("{} of {}", shown.len(), have.count()))
     } else {
         Err("the kernel kept another set".to_owned())
     }
+}
+
+/// Of the processors that this process may use, as many as are wanted, from one of them on.
+fn processors(count: usize, first: usize) -> Result<Vec<usize>, String> {
+    use rustix::thread::{CpuSet, sched_getaffinity};
+    let have = sched_getaffinity(None).map_err(|e| failed("sched_getaffinity", e))?;
+    let usable: Vec<usize> = (0..CpuSet::MAX_CPU)
+        .filter(|cpu| have.is_set(*cpu))
+        .collect();
+    let count = count.clamp(1, usable.len().max(1));
+    (0..count)
+        .map(|offset| {
+            let index = first.wrapping_add(offset) % usable.len().max(1);
+            let cpu = usable.get(index).copied();
+            cpu.ok_or_else(|| "no processor may be used".to_owned())
+        })
+        .collect()
 }

@@ -115,7 +115,13 @@ impl Identity {
     /// another number in its own process table.
     #[must_use]
     pub fn of_this_process() -> Self {
-        let own = identity::private_number();
+        Self::of_process(std::process::id())
+    }
+
+    /// The same for another process.
+    #[must_use]
+    pub fn of_process(number: u32) -> Self {
+        let own = identity::private_number(number);
         Self::Fixed { uid: own, gid: own }
     }
 }

@@ -139,6 +139,20 @@ impl Spawn {
         start(&launch, &mut vec![0u128; STACK_UNITS])
     }
 
+    /// Becomes the program, in this very process, which must have one thread and has no control groups to
+    /// enter. What fails after the descriptors were placed ends the process with code 127.
+    ///
+    /// # Errors
+    /// A description that cannot be carried out, as [`Spawn::spawn`].
+    pub fn exec(self) -> io::Result<std::convert::Infallible> {
+        let launch = self.prepare()?;
+        let (argv, envp, fds) = launch.tables();
+        let recipe = launch.recipe(&argv, &envp, &fds, &[]);
+        reset_signals(&recipe);
+        place_descriptors(&recipe);
+        become_program(&recipe)
+    }
+
     fn prepare(mut self) -> io::Result<Launch> {
         if let Some(target) = self.fds.keys().find(|fd| !(0..TARGETS).contains(*fd)) {
             return Err(io::Error::new(
@@ -229,7 +243,8 @@ fn serve(requests: &mpsc::Receiver<Request>) {
 /// 64 KiB: the child calls nothing deeper than `execve`.
 const STACK_UNITS: usize = 4096;
 
-/// What the child reads, as plain numbers and addresses, and the two words it writes.
+/// What the child reads, as plain numbers and addresses, and the two words it writes. The tables it points
+/// at must outlive it.
 struct Recipe {
     exe: *const c_char,
     argv: *const *const c_char,
@@ -254,27 +269,41 @@ const STAGES: [&str; 8] = [
     "execve",
 ];
 
+type Tables = (Vec<*const c_char>, Vec<*const c_char>, Vec<(RawFd, RawFd)>);
+
+impl Launch {
+    /// Arguments, variables and descriptors as the kernel takes them.
+    fn tables(&self) -> Tables {
+        let fds = self.fds.iter().map(|(s, t)| (s.as_raw_fd(), *t));
+        (pointers(&self.args), pointers(&self.env), fds.collect())
+    }
+
+    fn recipe(
+        &self,
+        argv: &[*const c_char],
+        envp: &[*const c_char],
+        fds: &[(RawFd, RawFd)],
+        cgroups: &[RawFd],
+    ) -> Recipe {
+        Recipe {
+            exe: self.exe.as_ptr(),
+            argv: argv.as_ptr(),
+            envp: envp.as_ptr(),
+            fds: fds.as_ptr(),
+            fds_len: fds.len(),
+            cgroups: cgroups.as_ptr(),
+            cgroups_len: cgroups.len(),
+            parent: rustix::process::getpid().as_raw_nonzero().get(),
+            stage: AtomicI32::new(0),
+            errno: AtomicI32::new(0),
+        }
+    }
+}
+
 fn start(launch: &Launch, stack: &mut [u128]) -> io::Result<Child> {
-    let argv = pointers(&launch.args);
-    let envp = pointers(&launch.env);
-    let fds: Vec<(RawFd, RawFd)> = launch
-        .fds
-        .iter()
-        .map(|(s, t)| (s.as_raw_fd(), *t))
-        .collect();
+    let (argv, envp, fds) = launch.tables();
     let cgroups: Vec<RawFd> = launch.cgroups.iter().map(AsRawFd::as_raw_fd).collect();
-    let recipe = Recipe {
-        exe: launch.exe.as_ptr(),
-        argv: argv.as_ptr(),
-        envp: envp.as_ptr(),
-        fds: fds.as_ptr(),
-        fds_len: fds.len(),
-        cgroups: cgroups.as_ptr(),
-        cgroups_len: cgroups.len(),
-        parent: rustix::process::getpid().as_raw_nonzero().get(),
-        stage: AtomicI32::new(0),
-        errno: AtomicI32::new(0),
-    };
+    let recipe = launch.recipe(&argv, &envp, &fds, &cgroups);
     let arg = std::ptr::from_ref(&recipe).cast::<c_void>().cast_mut();
     // SAFETY: `child_main` makes only raw system calls on the numbers and addresses in `recipe`,
     // writes only its two atomics, and ends in `execve` or `_exit`. `recipe` and everything it
@@ -317,8 +346,12 @@ extern "C" fn child_main(arg: *mut c_void) -> libc::c_int {
     leave_parent(recipe);
     reset_signals(recipe);
     place_descriptors(recipe);
+    become_program(recipe)
+}
+
+fn become_program(recipe: &Recipe) -> ! {
     // SAFETY: three NUL-terminated strings or NULL-terminated arrays of such, prepared and kept
-    // alive by `start`.
+    // alive by the owner of the recipe, which is not changed while it is carried out.
     let rc = unsafe { libc::execve(recipe.exe, recipe.argv, recipe.envp) };
     must(recipe, 7, rc);
     // `execve` returns only to fail, and `must` does not come back from a failure.

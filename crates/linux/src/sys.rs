@@ -349,3 +349,13 @@ pub(crate) unsafe fn fork() -> io::Result<Option<i32>> {
         _ => Ok(Some(pid)),
     }
 }
+
+/// Ignores `SIGCHLD`, so that children are reaped by the kernel as they end.
+pub(crate) fn ignore_children() -> io::Result<()> {
+    // SAFETY: SIG_IGN is no function, so no code of ours can run on the signal.
+    let before = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+    if before == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

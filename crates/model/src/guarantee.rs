@@ -50,6 +50,8 @@ pub enum Guarantee {
     ProcessesAbsent,
     /// No native code chosen by the guest can be loaded.
     NativeCodeAbsent,
+    /// Where things lie in the guest's memory, and its hash secret, were drawn for this run alone.
+    LayoutFresh,
 }
 
 impl Guarantee {
@@ -74,6 +76,7 @@ impl Guarantee {
             Self::ClockCoarse => "clock coarse",
             Self::ProcessesAbsent => "no processes",
             Self::NativeCodeAbsent => "no native code",
+            Self::LayoutFresh => "fresh memory layout",
         }
     }
 }

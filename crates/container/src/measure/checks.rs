@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use casemate_linux::seccomp::installed::Installed;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use super::process::{Found, Process};
+use casemate_driver::outside::{Found, Process};
 
 /// A runtime cannot make a container with as few descriptors as a program may be given, so the limit is
 /// set to what it is to be now.

@@ -15,7 +15,9 @@ use super::checks::{
     not_dumpable, pid_namespace, rlimits,
 };
 use super::mounts::{MountLine, check_mounts, mount_lines};
-use super::process::{Found, Process, member, processes};
+use casemate_driver::outside::{Found, Process};
+
+use super::process::processes;
 use super::sentry::{empty_root, sentry};
 use crate::bundle::ENVIRON;
 use crate::walls;
@@ -265,12 +267,19 @@ fn devices(table: &str) -> Found {
     Ok("null, zero, full, random, urandom; read-only".to_owned())
 }
 
+/// The name a process was started by.
+fn started_as(process: &Process) -> Found {
+    let command = process.file("cmdline")?;
+    let first = command.split('\0').next().unwrap_or_default();
+    Ok(first.to_owned())
+}
+
 /// The process that opens files for gVisor's kernel.
 fn gofer(group: &Cgroup) -> Result<Process, String> {
     let all = processes(Some(group), &[])?;
     let mut found = all
         .into_iter()
-        .filter(|process| process.name().is_ok_and(|name| name == "runsc-gofer"));
+        .filter(|process| started_as(process).is_ok_and(|name| name == "runsc-gofer"));
     found
         .next()
         .ok_or_else(|| "nobody opens files for gVisor's kernel".to_owned())
@@ -280,7 +289,7 @@ fn member_step(pid: u32, group: &Cgroup) -> Step {
     Step::run(
         walls::MEMBERSHIP,
         "its processes are in the control group",
-        || member(Some(group), pid),
+        || Process::open(pid)?.member(Some(group)),
     )
 }
 

@@ -1,6 +1,6 @@
 //! A process's table of mounts, held against what it is to be.
 
-use super::process::Found;
+use casemate_driver::outside::Found;
 
 /// One line of a process's table of mounts.
 #[derive(Debug, Clone, Copy)]

@@ -7,7 +7,9 @@ use casemate_linux::lockdown::wall;
 
 use super::checks::{no_capabilities, no_new_privs};
 use super::mounts::mount_lines;
-use super::process::{Found, Process, processes};
+use casemate_driver::outside::{Found, Process};
+
+use super::process::processes;
 use crate::kind::Platform;
 use crate::walls;
 

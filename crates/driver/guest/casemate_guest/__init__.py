@@ -4,6 +4,11 @@ The host writes one job to `/dev/casemate` and reads messages back from it; `mai
 Nothing here is a wall. The walls are outside; this package makes what happens inside legible.
 """
 
-from .runner import main
-
 __all__ = ["main"]
+
+
+def main():
+    """Run the one job the host's device holds."""
+    from .runner import main as run
+
+    run()

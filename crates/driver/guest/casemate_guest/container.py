@@ -12,7 +12,6 @@ from . import native
 
 STDIN = "/run/casemate/stdin"
 _PR_SET_DUMPABLE = 4
-_GO = b"\6"
 
 
 def main():
@@ -25,10 +24,4 @@ def main():
     # Other processes of the same user do not look into this one, and what `/proc` shows of it is not its own.
     if ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         raise OSError("prctl PR_SET_DUMPABLE was refused")
-    native.main(_wait)
-
-
-def _wait():
-    if os.read(native.CHANNEL, 1) != _GO:
-        # The host is gone, or found a wall missing: nothing runs.
-        os._exit(125)
+    native.main(native.wait_for_word)

@@ -3,7 +3,6 @@
 In a guest that starts from nothing each time, what is not loaded is time that is not spent.
 """
 
-import importlib.util
 import sys
 
 
@@ -18,7 +17,7 @@ class AfterImport:
         if name != self.name:
             return None
         sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        spec = _find(name, path, target)
         if spec is None or spec.loader is None:
             return spec
         load = spec.loader.exec_module
@@ -29,6 +28,30 @@ class AfterImport:
 
         spec.loader.exec_module = exec_module
         return spec
+
+
+def _find(name, path, target):
+    for finder in sys.meta_path:
+        spec = finder.find_spec(name, path, target)
+        if spec is not None:
+            return spec
+    return None
+
+
+def load(name, elsewhere):
+    """One of our modules and what it needs, which are not looked for where the program keeps its own."""
+    before = sys.path
+    sys.path = [entry for entry in before if entry not in elsewhere]
+    try:
+        return __import__(f"{__package__}.{name}", fromlist=[name])
+    finally:
+        sys.path = before
+
+
+def keep_cache(matplotlib, cache):
+    """The list of fonts was made by set-up: making it takes longer than most programs."""
+    if cache is not None:
+        matplotlib.get_cachedir = lambda: cache
 
 
 class Figures:
@@ -53,10 +76,7 @@ class Figures:
             self._loaded.flush_at_end()
 
     def _keep_cache(self, matplotlib):
-        """The list of fonts was made by set-up: making it takes longer than most programs."""
-        cache = self._cache
-        if cache is not None:
-            matplotlib.get_cachedir = lambda: cache
+        keep_cache(matplotlib, self._cache)
 
     def _arrived(self, pyplot):
         from . import figures

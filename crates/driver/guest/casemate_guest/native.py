@@ -8,21 +8,19 @@ import errno
 import json
 import os
 import sys
-import threading
-
-from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.profiledir import ProfileDir
+from _thread import allocate_lock
 
 from . import channel as channels
-from . import display, errors, observe, runner, shell
-from .late import Figures
+from . import errors, observe, runner
+from .late import AfterImport, Figures, load
+from .plain import PlainShell
 
 JOB = "/run/casemate/job.json"
 FONTS = "/opt/casemate/matplotlib"
 CHANNEL = 3
 # Bytes of one packet; a message is as many as it needs.
 PART = 64 * 1024
-_MORE, _LAST, _READY = b"\0", b"\1", b"\2"
+_MORE, _LAST, _READY, _GO = b"\0", b"\1", b"\2", b"\6"
 _AF_UNIX = 1
 _EAI_FAIL = -4
 
@@ -34,7 +32,7 @@ class Packets:
     """Writes messages to the host as packets. A program that closes or replaces the descriptor is not followed."""
 
     def __init__(self, fd):
-        self._fd, self._lock = fd, threading.Lock()
+        self._fd, self._lock = fd, allocate_lock()
         os.set_inheritable(fd, False)
         self._what = self._which()
 
@@ -60,7 +58,7 @@ class Packets:
 
     def forked(self):
         """In a child the lock may be held by a thread that is not there."""
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
 
 
 class NativeChannel(channels.Channel):
@@ -80,40 +78,6 @@ class NativeChannel(channels.Channel):
         """The last message of a run."""
         if not self.in_child:
             super().end(exit_code)
-
-
-class _NoProfile(ProfileDir):
-    """A profile that is not a folder: nothing is read from one and nothing is kept in one."""
-
-    def check_dirs(self):
-        """There is none."""
-
-
-class NativeShell(shell.Shell):
-    """The guest's shell, with the shell's commands."""
-
-    system = system_piped = system_raw = InteractiveShell.system_raw
-    getoutput = InteractiveShell.getoutput
-
-    def init_ipython_dir(self, ipython_dir):
-        """There is none."""
-
-    def init_profile_dir(self, profile_dir):
-        """There is none."""
-        self.profile_dir = _NoProfile()
-
-    def init_magics(self):
-        """All of IPython's magics; those that would fetch packages say so at once."""
-        super(shell.Shell, self).init_magics()
-        for name in shell._INSTALLERS:
-            self.magics_manager.magics["line"][name] = _no_installer(name)
-
-
-def _no_installer(name):
-    def magic(line, cell=""):
-        raise observe.network_denied(f"%{name} {line}".strip())
-
-    return magic
 
 
 def _on_socket(args):
@@ -174,29 +138,44 @@ _HANDLERS = {
 }
 
 
-def _end_threads():
+def end_threads():
     """Wait for the program's threads, as the interpreter does before its exit functions."""
-    threading._shutdown()
+    threading = sys.modules.get("threading")
+    if threading is not None:
+        threading._shutdown()
 
 
-def _prepare():
+def prepare(figures):
+    """Make the shell, with what hands figures over."""
     # A program finds modules beside itself, as it would if it were a file there.
     sys.path.insert(0, runner.WORK)
     # What was printed before a limit ended the run must have left the interpreter.
     sys.stdout.reconfigure(line_buffering=True)
     sys.stderr.reconfigure(line_buffering=True)
-    figures = Figures(FONTS if os.path.isdir(FONTS) else None)
-    made = shell.create(NativeShell, display.register_by_name)
-    runner.prepare(made, figures, _end_threads)
+    made = PlainShell(lambda module: load("native_shell", (runner.WORK,)).make(module))
+    # A program that asks for IPython finds its shell.
+    sys.meta_path.insert(0, AfterImport("IPython", lambda _: made.whole()))
+    runner.prepare(made, figures, end_threads)
     observe.install(_HANDLERS)
+    return made
+
+
+def fonts():
+    """The folder in which set-up left the list of fonts, if it did."""
+    return FONTS if os.path.isdir(FONTS) else None
 
 
 def main(wait=None):
     """Run the one job there is, after `wait` if given, and end the process."""
+    prepare(Figures(fonts()))
+    run(wait)
+
+
+def run(wait=None):
+    """The same where everything is prepared."""
     packets = Packets(CHANNEL)
     with open(JOB, "rb") as file:
         job = json.load(file)
-    _prepare()
     out = NativeChannel(packets, job.get("max_result_bytes") or channels.DEFAULT_RESULT_BYTES)
 
     def forked():
@@ -215,3 +194,10 @@ def main(wait=None):
         status = 1
     out.end(status)
     _exit(status)
+
+
+def wait_for_word():
+    """Wait until the host, which looks at this process meanwhile, says that the program may begin."""
+    if os.read(CHANNEL, 1) != _GO:
+        # The host is gone, or found a wall missing: nothing runs.
+        _exit(125)

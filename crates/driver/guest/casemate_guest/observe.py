@@ -8,8 +8,7 @@ import errno
 import os
 import posixpath
 import sys
-from collections.abc import Mapping
-from urllib.parse import urlsplit
+from _collections_abc import Mapping
 
 from .errors import is_library
 
@@ -70,6 +69,8 @@ def address(host, port):
 
 def address_of_url(url):
     """`host:port` of a URL that would leave the machine, or None for `file:` and `data:`."""
+    from urllib.parse import urlsplit
+
     try:
         parts = urlsplit(url)
         port = parts.port

@@ -5,17 +5,13 @@ import atexit
 import builtins
 import gc
 import io
-import logging
 import os
-import random
 import sys
-import tempfile
 import time
-import weakref
 
 from . import channel as channels
 from . import errors, observe
-from .shell import flush, remember_source
+from .plain import flush, remember_source
 
 WORK = "/work"
 INTERRUPTED = 130
@@ -75,13 +71,20 @@ def run(job, out):
 
 def _reseed():
     """A snapshot holds the random state of the moment it was taken; every run needs its own."""
-    random.seed()
-    numpy = sys.modules.get("numpy")
+    # What is not loaded yet has no state.
+    loaded = sys.modules.get
+    if loaded("random") is not None:
+        loaded("random").seed()
+    numpy = loaded("numpy")
     if numpy is not None:
         # Seeding with no argument gives the same strength through a path twenty-five times as slow.
         numpy.random.seed(numpy.frombuffer(os.urandom(32), numpy.uint32))
-    tempfile._name_sequence = None
-    logging._startTime = time.time_ns()
+    if loaded("tempfile") is not None:
+        loaded("tempfile")._name_sequence = None
+    if loaded("logging") is not None:
+        # Nanoseconds since Python 3.13.
+        seconds = isinstance(loaded("logging")._startTime, float)
+        loaded("logging")._startTime = time.time() if seconds else time.time_ns()
 
 
 def _enter_main(name, source, cell):
@@ -145,7 +148,9 @@ def _finish(cell):
                 _before_exit()
             atexit._run_exitfuncs()
             # Finalizers ran with the exit functions and think that the interpreter is gone.
-            weakref.finalize._shutdown = weakref.finalize._registered_with_atexit = False
+            weakref = sys.modules.get("weakref")
+            if weakref is not None:
+                weakref.finalize._shutdown = weakref.finalize._registered_with_atexit = False
             _shell.user_ns.clear()
     except BaseException as error:
         print(f"error while the program was closed: {type(error).__name__}: {error}", file=sys.stderr)

@@ -12,7 +12,7 @@ import threading
 from IPython.core.interactiveshell import InteractiveShell
 
 from . import channel as channels
-from . import display, errors, native, runner, shell
+from . import display, errors, native, native_shell, runner, shell
 from .late import AfterImport, Figures
 
 COLUMNS = "e2b/data"
@@ -29,7 +29,7 @@ class Channel(native.NativeChannel):
     """What one cell sends. It ends the cell, not the interpreter."""
 
 
-class SessionShell(native.NativeShell):
+class SessionShell(native_shell.NativeShell):
     """The guest's shell, cell after cell."""
 
     def init_magics(self):

@@ -5,7 +5,6 @@ import asyncio
 import atexit
 import builtins
 import inspect
-import linecache
 import os
 import sys
 
@@ -17,6 +16,7 @@ from traitlets.config import Config
 
 from . import display, errors
 from .observe import process_denied
+from .plain import UNREADABLE, ends_quietly, flush, remember_source, with_line
 
 _AWAIT = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
@@ -44,20 +44,6 @@ class Compiler(CachingCompiler):
         """The tree of `source`, from the parse that decided how to read it if there was one."""
         parsed, self.parsed = self.parsed, (None, None)
         return parsed[1] if parsed[0] is source else super().ast_parse(source, filename, symbol)
-
-
-def remember_source(name, source):
-    """Let `linecache`, and so tracebacks, warnings and `inspect`, find the program's lines."""
-    linecache.cache[name] = (len(source), None, source.splitlines(True), name)
-
-
-def flush(stream):
-    """Flush a stream the program may have closed or replaced with something that is none."""
-    try:
-        stream.flush()
-    except (OSError, ValueError, AttributeError):
-        # There is nothing left to write.
-        pass
 
 
 class Shell(InteractiveShell):
@@ -101,7 +87,7 @@ class Shell(InteractiveShell):
         self.compile.name = name
         try:
             source = self._readable(source, name)
-        except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
+        except UNREADABLE as error:
             remember_source(name, source)
             return error
         self._program = source
@@ -109,7 +95,7 @@ class Shell(InteractiveShell):
             result = self._run_in_loop(source)
         else:
             result = _drive(self.run_cell_async(source, transformed_cell=source))
-        return _with_line(result.error_before_exec, source, name) or result.error_in_exec
+        return with_line(result.error_before_exec, source, name) or result.error_in_exec
 
     def _readable(self, source, name):
         """The source as plain Python: as it is when it parses, else with IPython's syntax translated."""
@@ -123,7 +109,7 @@ class Shell(InteractiveShell):
             # `%cd` and its relatives keep the folders they visited here.
             self.user_ns.setdefault("_dh", [os.getcwd()])
         self.compile.parsed = (source, tree)
-        self.last_is_quiet = _ends_quietly(source, tree)
+        self.last_is_quiet = ends_quietly(source, tree)
         return source
 
     def _translated(self, source):
@@ -161,7 +147,7 @@ class Shell(InteractiveShell):
                     units.append(compiler(ast.Module(body, []), cell_name, "exec"))
                 if shown:
                     units.append(compiler(ast.Interactive(nodelist[-1:]), cell_name, "single"))
-        except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
+        except UNREADABLE as error:
             result.error_before_exec = error
             return True
         for code in units:
@@ -236,34 +222,15 @@ def _drive(coroutine):
     raise RuntimeError("the program waited for an event loop where there is none")
 
 
-def _with_line(error, source, name):
-    """A syntax error found in a tree does not carry its line of the source: add it."""
-    if isinstance(error, SyntaxError) and error.text is None and error.filename == name and error.lineno:
-        lines = source.splitlines()
-        if error.lineno <= len(lines):
-            error.text = lines[error.lineno - 1]
-    return error
-
-
-def _ends_quietly(source, tree):
-    """Whether the last expression is followed by a semicolon, which hides its value."""
-    if not tree.body or not isinstance(tree.body[-1], ast.Expr) or ";" not in source:
-        return False
-    last = tree.body[-1]
-    lines = source.splitlines()
-    rest = lines[last.end_lineno - 1].encode()[last.end_col_offset :].decode("utf-8", "replace")
-    return rest.lstrip().startswith(";")
-
-
-def create(kind=Shell, register=display.register):
-    """Make the shell. It writes nothing and keeps nothing between programs."""
+def create(kind=Shell, register=display.register, **around):
+    """Make the shell, `around` a module if given. It writes nothing and keeps nothing between programs."""
     config = Config()
     config.HistoryManager.enabled = False
     config.InteractiveShell.cache_size = 0
     config.InteractiveShell.autoindent = False
     config.InteractiveShell.colors = "nocolor"
     config.InteractiveShell.history_load_length = 0
-    shell = kind.instance(config=config)
+    shell = kind.instance(config=config, **around)
     # It would close the history, and every program ends by running the exit functions.
     atexit.unregister(shell.atexit_operations)
     shell.autoawait = True

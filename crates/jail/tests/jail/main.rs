@@ -7,6 +7,7 @@ mod escapes;
 mod rootless;
 mod support;
 mod walls;
+mod warm;
 
 use casemate_backend::suite;
 use support::{jail, lacking};
@@ -19,13 +20,24 @@ fn main() {
     if first.as_deref() == Some(std::ffi::OsStr::new(casemate_jail::init::ARGUMENT)) {
         std::process::exit(support::init());
     }
+    if first.as_deref()
+        == Some(std::ffi::OsStr::new(
+            casemate_jail::zygote::process::ARGUMENT,
+        ))
+    {
+        std::process::exit(support::zygote());
+    }
     if first.as_deref() == Some(std::ffi::OsStr::new(rootless::AS_NOBODY)) {
         return rootless::as_nobody();
+    }
+    if first.as_deref() == Some(std::ffi::OsStr::new(warm::ENGINE)) {
+        return warm::engine();
     }
     let all: Vec<_> = TESTS
         .iter()
         .chain(walls::TESTS)
         .chain(escapes::TESTS)
+        .chain(warm::TESTS)
         .chain(rootless::TESTS)
         .copied()
         .collect();

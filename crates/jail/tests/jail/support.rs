@@ -17,6 +17,12 @@ pub(crate) fn init() -> i32 {
     i32::from(code != std::process::ExitCode::SUCCESS)
 }
 
+/// This program as a zygote.
+pub(crate) fn zygote() -> i32 {
+    let code = casemate_jail::zygote::process::main();
+    i32::from(code != std::process::ExitCode::SUCCESS)
+}
+
 /// The backend, with this program.
 pub(crate) fn jail() -> JailBackend {
     JailBackend::new(Store::open().unwrap(), this_program())

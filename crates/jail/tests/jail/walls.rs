@@ -89,7 +89,7 @@ fn a_receipt_names_every_wall() {
 }
 
 /// Groups, mounts and processes of this test's jails.
-fn traces() -> (usize, usize, usize) {
+pub(crate) fn traces() -> (usize, usize, usize) {
     let mut groups = 0;
     for controller in fs::read_dir("/sys/fs/cgroup")
         .into_iter()
@@ -114,6 +114,15 @@ fn traces() -> (usize, usize, usize) {
 
 /// Processes below one, however deep.
 fn below(root: u32) -> usize {
+    all_below(root, &|_| true).len()
+}
+
+/// The same without those that have ended and that nobody has waited for.
+pub(crate) fn living_below(root: u32) -> BTreeSet<u32> {
+    all_below(root, &|state| state != "Z")
+}
+
+fn all_below(root: u32, counts: &dyn Fn(&str) -> bool) -> BTreeSet<u32> {
     let parents: Vec<(u32, u32)> = fs::read_dir("/proc")
         .unwrap()
         .flatten()
@@ -121,6 +130,9 @@ fn below(root: u32) -> usize {
             let pid = entry.file_name().to_str()?.parse().ok()?;
             let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
             let rest = stat.rsplit_once(')')?.1;
+            if !counts(rest.split_whitespace().next()?) {
+                return None;
+            }
             Some((pid, rest.split_whitespace().nth(1)?.parse().ok()?))
         })
         .collect();
@@ -132,7 +144,8 @@ fn below(root: u32) -> usize {
             .map(|(pid, _)| *pid)
             .collect();
         if more.is_empty() {
-            return found.len() - 1;
+            found.remove(&root);
+            return found;
         }
         found.extend(more);
     }

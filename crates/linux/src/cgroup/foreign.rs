@@ -40,6 +40,7 @@ impl Cgroup {
         Self {
             layout,
             places,
+            reasons: BTreeMap::new(),
             steps: Vec::new(),
             runtime: None,
             owned: false,

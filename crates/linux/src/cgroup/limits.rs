@@ -49,13 +49,13 @@ pub(super) fn apply(
             Step::run(name, words, || match name {
                 wall::MEMORY => set_memory(place(Controller::Memory)?, limits.memory_bytes),
                 wall::SWAP => no_swap(place(Controller::Memory)?, limits.memory_bytes),
-                wall::PIDS => match limits.pids {
-                    Limit::Unlimited => Ok(NOT_LIMITED.to_owned()),
-                    Limit::At(count) => set_pids(place(Controller::Pids)?, count),
+                wall::PIDS => match (limits.pids, place(Controller::Pids)) {
+                    (Limit::Unlimited, Err(_)) => Ok(NOT_LIMITED.to_owned()),
+                    (limit, place) => set_pids(place?, limit),
                 },
-                _ => match limits.cpu_millicores {
-                    Limit::Unlimited => Ok(NOT_LIMITED.to_owned()),
-                    Limit::At(milli) => set_cpu(place(Controller::Cpu)?, milli),
+                _ => match (limits.cpu_millicores, place(Controller::Cpu)) {
+                    (Limit::Unlimited, Err(_)) => Ok(NOT_LIMITED.to_owned()),
+                    (limit, place) => set_cpu(place?, limit),
                 },
             })
         })
@@ -205,28 +205,36 @@ fn machine_has_no_swap() -> bool {
     std::fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() <= 1)
 }
 
-pub(super) fn set_pids(place: &Place, count: u64) -> Result<String, String> {
-    set(place, "pids.max", &count.to_string())?;
-    verify(place, "pids.max", Limit::At(count))?;
-    Ok(format!("{count} tasks, read back"))
+pub(super) fn set_pids(place: &Place, limit: Limit) -> Result<String, String> {
+    let value = word(limit, "max");
+    set(place, "pids.max", &value)?;
+    expect(place, "pids.max", &value)?;
+    Ok(match limit {
+        Limit::Unlimited => NOT_LIMITED.to_owned(),
+        Limit::At(count) => format!("{count} tasks, read back"),
+    })
 }
 
-fn set_cpu(place: &Place, millicores: u64) -> Result<String, String> {
-    let quota = (millicores.saturating_mul(PERIOD_US) / 1000).max(SMALLEST_QUOTA_US);
+fn set_cpu(place: &Place, millicores: Limit) -> Result<String, String> {
+    let quota = |milli: u64| (milli.saturating_mul(PERIOD_US) / 1000).max(SMALLEST_QUOTA_US);
+    let quota = millicores.value().map(quota).map(|quota| quota.to_string());
     match place.version {
         Version::V1 => {
+            let quota = quota.clone().unwrap_or_else(|| "-1".to_owned());
             set(place, "cpu.cfs_period_us", &PERIOD_US.to_string())?;
-            set(place, "cpu.cfs_quota_us", &quota.to_string())?;
-            expect(place, "cpu.cfs_quota_us", &quota.to_string())?;
+            set(place, "cpu.cfs_quota_us", &quota)?;
+            expect(place, "cpu.cfs_quota_us", &quota)?;
         }
         Version::V2 => {
+            let quota = quota.clone().unwrap_or_else(|| "max".to_owned());
             let line = format!("{quota} {PERIOD_US}");
             set(place, "cpu.max", &line)?;
             expect(place, "cpu.max", &line)?;
         }
     }
-    Ok(format!(
-        "{quota} of every {PERIOD_US} microseconds, read back"
+    Ok(quota.map_or_else(
+        || NOT_LIMITED.to_owned(),
+        |quota| format!("{quota} of every {PERIOD_US} microseconds, read back"),
     ))
 }
 

@@ -1,9 +1,11 @@
 //! Landlock for a jail: what the mounts allow, said once more by paths.
 
+use std::os::fd::OwnedFd;
+
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus,
-    PathBeneath, PathFd, RestrictionStatus, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetStatus, Scope,
+    PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus,
+    Scope,
 };
 
 use crate::lockdown::wall;
@@ -26,22 +28,54 @@ const DEVICES: [&str; 5] = [
     "/dev/random",
     "/dev/urandom",
 ];
-/// A file that Landlock alone keeps from being read: the process's own environment in `/proc`.
-const WITNESS: &str = "/proc/self/environ";
+/// A file that everybody may read but for Landlock.
+pub(super) const WITNESS: &str = "/proc/self/status";
+/// What is asked, and since which version of the interface.
+const ROWS: [(&str, &str, i64); 3] = [
+    (
+        wall::LANDLOCK_FILES,
+        "reading the system and the inputs, writing scratch",
+        1,
+    ),
+    (wall::LANDLOCK_NETWORK, "every right, no port", 4),
+    (wall::LANDLOCK_SCOPES, "abstract sockets and signals", 6),
+];
 
-pub(super) fn restrict(steps: &mut Vec<Step>) {
-    let status = restricted();
+/// Rules that are made and hold for nobody yet.
+#[derive(Debug)]
+pub(super) struct Rules(Result<RulesetCreated, String>);
+
+impl Rules {
+    /// Makes them of the paths as this process sees them.
+    pub(super) fn make() -> Self {
+        Self(ruleset().map_err(|error| error.to_string()))
+    }
+
+    /// The same rules for another process to put itself under; none where the kernel has no Landlock.
+    pub(super) fn descriptor(&self) -> Option<OwnedFd> {
+        self.0.as_ref().ok()?.try_clone().ok()?.into()
+    }
+}
+
+/// What stands for a process that was put under the rules and could not read the witness after it.
+pub fn standing(how: &str) -> Vec<Step> {
     let abi = sys::landlock_abi().unwrap_or_default();
-    let rows = [
-        (
-            wall::LANDLOCK_FILES,
-            "reading the system and the inputs, writing scratch",
-            1,
-        ),
-        (wall::LANDLOCK_NETWORK, "every right, no port", 4),
-        (wall::LANDLOCK_SCOPES, "abstract sockets and signals", 6),
-    ];
-    for (wall, asked, since) in rows {
+    let row = |(wall, asked, since)| {
+        Step::run(wall, asked, || {
+            if abi >= since {
+                Ok(format!("ABI {abi}; {how}"))
+            } else {
+                Err(format!("the kernel has ABI {abi}, this needs {since}"))
+            }
+        })
+    };
+    ROWS.into_iter().map(row).collect()
+}
+
+pub(super) fn restrict(rules: Rules, steps: &mut Vec<Step>) {
+    let status = restricted(rules);
+    let abi = sys::landlock_abi().unwrap_or_default();
+    for (wall, asked, since) in ROWS {
         steps.push(Step::run(wall, asked, || match &status {
             Ok(()) if abi >= since => {
                 if wall == wall::LANDLOCK_FILES {
@@ -66,8 +100,8 @@ fn refuses_the_witness() -> Result<(), String> {
     }
 }
 
-fn restricted() -> Result<(), String> {
-    let status = ruleset().map_err(|error| error.to_string())?;
+fn restricted(rules: Rules) -> Result<(), String> {
+    let status = rules.0?.restrict_self().map_err(|e| e.to_string())?;
     match (status.ruleset, status.landlock) {
         (RulesetStatus::NotEnforced, LandlockStatus::NotEnabled) => {
             Err("landlock is built in but switched off at boot".to_owned())
@@ -78,7 +112,7 @@ fn restricted() -> Result<(), String> {
     }
 }
 
-fn ruleset() -> Result<RestrictionStatus, landlock::RulesetError> {
+fn ruleset() -> Result<RulesetCreated, landlock::RulesetError> {
     let all = AccessFs::from_all(NEWEST);
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let devices = AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev;
@@ -104,5 +138,5 @@ fn ruleset() -> Result<RestrictionStatus, landlock::RulesetError> {
             }
         }
     }
-    ruleset.restrict_self()
+    Ok(ruleset)
 }

@@ -31,6 +31,17 @@ const HOST_NAME: &str = "casemate";
 
 /// Unshares each name space on its own, so that each is reported on its own.
 pub(super) fn leave(steps: &mut Vec<Step>) {
+    leave_these(&KINDS, steps);
+}
+
+/// The same for a process whose children are to be in process tables of other processes.
+pub(super) fn leave_but_processes(steps: &mut Vec<Step>) {
+    let kinds = KINDS.map(|kind| (kind.1 != UnshareFlags::NEWPID).then_some(kind));
+    let kinds: Vec<_> = kinds.into_iter().flatten().collect();
+    leave_these(&kinds, steps);
+}
+
+fn leave_these(kinds: &[(&'static str, UnshareFlags)], steps: &mut Vec<Step>) {
     if !rustix::process::geteuid().is_root() {
         steps.push(Step::run(
             base::USER_NAMESPACE,
@@ -38,7 +49,7 @@ pub(super) fn leave(steps: &mut Vec<Step>) {
             user_namespace,
         ));
     }
-    for (wall, flag) in KINDS {
+    for &(wall, flag) in kinds {
         steps.push(Step::run(wall, "a namespace of its own", || {
             unshare(flag)?;
             if flag == UnshareFlags::NEWUTS {
@@ -177,6 +188,14 @@ pub fn fork_init() -> Result<Forked, String> {
         None if std::process::id() == 1 => Ok(Forked::Init(Parent { alive: reader })),
         None => Err("the child is not process 1".to_owned()),
     }
+}
+
+/// Lets the kernel reap whatever ends in here, for a process 1 that waits for nobody.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn leave_children_to_kernel() -> Result<(), String> {
+    sys::ignore_children().map_err(|e| failed("sigaction SIGCHLD", e))
 }
 
 /// Waits, as process 1 must, for whatever ends, until `main` has.

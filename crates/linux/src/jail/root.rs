@@ -64,13 +64,19 @@ pub struct Plan {
     pub owner: (u32, u32),
 }
 
+/// A fresh file system with the host's system in it, made before it is known for which job.
+#[derive(Debug)]
+pub struct Bare {
+    /// Where it is put together.
+    at: PathBuf,
+    place: OwnedFd,
+}
+
 /// A root that is being built.
 #[derive(Debug)]
 pub struct Builder {
     plan: Plan,
-    /// Where it is put together.
-    at: PathBuf,
-    place: OwnedFd,
+    bare: Bare,
     /// Where the inputs are written.
     inputs: Option<OwnedFd>,
 }
@@ -82,103 +88,64 @@ pub struct Built {
     pub scratch: Option<OwnedFd>,
 }
 
-impl Builder {
-    /// Begins: a fresh file system with the host's system in it, and room for the inputs.
-    /// `packages` is the folder of that path, opened and checked by whoever started this process.
+impl Bare {
+    /// Begins with what is the same for every job. `packages` is the folder of the path `shown`, opened
+    /// and checked by whoever started this process.
     ///
     /// # Errors
     /// When there is no file system to build on; then nothing of the rest can be.
     pub fn begin(
-        plan: Plan,
+        shown: &Path,
         packages: BorrowedFd<'_>,
         steps: &mut Vec<Step>,
     ) -> Result<Self, String> {
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         mount_change("/", private).map_err(|e| failed("mount --make-rprivate /", e))?;
-        Self::begin_at(Path::new(PLACE), plan, packages, steps)
+        Self::begin_at(Path::new(PLACE), shown, packages, steps)
     }
 
-    /// The same at an empty folder of this process's mounts, whoever shares them: for a stage that a
-    /// program outside is to see. What is mounted there stays until [`keeper::clear`](crate::keeper::clear).
-    ///
-    /// # Errors
-    /// As [`Builder::begin`].
-    pub fn begin_at(
+    fn begin_at(
         at: &Path,
-        plan: Plan,
+        shown: &Path,
         packages: BorrowedFd<'_>,
         steps: &mut Vec<Step>,
     ) -> Result<Self, String> {
         // The trees are taken before the place is covered, whatever folder it is.
-        let trees = system_trees(&plan.packages, packages)?;
+        let trees = system_trees(shown, packages)?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         let options = c"size=1m,nr_inodes=256,mode=0755";
         mount("none", at, "tmpfs", flags, options).map_err(|e| failed("mount tmpfs", e))?;
         let place = directory(at).map_err(|e| failed(&at.display().to_string(), e))?;
-        let mut builder = Self {
-            plan,
+        let bare = Self {
             at: at.to_owned(),
             place,
-            inputs: None,
         };
         for name in TOP.into_iter().chain([MAKING]) {
-            builder.mkdir(name)?;
+            bare.mkdir(name)?;
         }
         steps.push(Step::run(
             wall::SYSTEM,
             "the host's system, read-only, no rights, no devices",
-            || builder.system(trees),
+            || bare.system(trees),
         ));
         steps.push(Step::run(wall::DEVICES, DEVICES.join(", "), || {
-            builder.devices()
+            bare.devices()
         }));
+        Ok(bare)
+    }
+
+    /// Makes room for the inputs of a job.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn furnish(self, plan: Plan) -> Result<Builder, String> {
+        let mut builder = Builder {
+            plan,
+            bare: self,
+            inputs: None,
+        };
         builder.begin_inputs()?;
         Ok(builder)
-    }
-
-    /// The folder that the inputs are written below; it becomes read-only in [`Builder::finish`].
-    #[must_use]
-    pub fn inputs(&self) -> Option<BorrowedFd<'_>> {
-        self.inputs.as_ref().map(AsFd::as_fd)
-    }
-
-    /// Closes the inputs, makes scratch and the process file system, and becomes the root.
-    pub fn finish(mut self, steps: &mut Vec<Step>) -> Built {
-        let built = self.finish_parts(steps);
-        steps.push(Step::run(wall::PROC, "processes of the jail only", || {
-            self.proc()
-        }));
-        steps.push(Step::run(
-            wall::ROOT,
-            "a root of its own, the host's detached",
-            || self.pivot(),
-        ));
-        built
-    }
-
-    fn finish_parts(&mut self, steps: &mut Vec<Step>) -> Built {
-        steps.push(Step::run(
-            wall::INPUTS,
-            "copies, in a read-only file system",
-            || self.finish_inputs(),
-        ));
-        let mut scratch = None;
-        let asked = format!(
-            "{} bytes, {} files",
-            self.plan.scratch_bytes, self.plan.scratch_files
-        );
-        steps.push(Step::run(wall::SCRATCH, asked, || {
-            let (fd, how) = self.scratch()?;
-            scratch = Some(fd);
-            Ok(how)
-        }));
-        Built { scratch }
-    }
-
-    /// The same without becoming the root and without a process file system: a tree that another
-    /// program shows to a container, part by part.
-    pub fn finish_staged(mut self, steps: &mut Vec<Step>) -> Built {
-        self.finish_parts(steps)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -260,6 +227,79 @@ impl Builder {
         }
         Ok("and no other; no terminal".to_owned())
     }
+}
+
+impl Builder {
+    /// Begins: a fresh file system with the host's system in it, and room for the inputs.
+    ///
+    /// # Errors
+    /// As [`Bare::begin`] and [`Bare::furnish`].
+    pub fn begin(
+        plan: Plan,
+        packages: BorrowedFd<'_>,
+        steps: &mut Vec<Step>,
+    ) -> Result<Self, String> {
+        Bare::begin(&plan.packages.clone(), packages, steps)?.furnish(plan)
+    }
+
+    /// The same at an empty folder of this process's mounts, whoever shares them: for a stage that a
+    /// program outside is to see. What is mounted there stays until [`keeper::clear`](crate::keeper::clear).
+    ///
+    /// # Errors
+    /// As [`Builder::begin`].
+    pub fn begin_at(
+        at: &Path,
+        plan: Plan,
+        packages: BorrowedFd<'_>,
+        steps: &mut Vec<Step>,
+    ) -> Result<Self, String> {
+        Bare::begin_at(at, &plan.packages.clone(), packages, steps)?.furnish(plan)
+    }
+
+    /// The folder that the inputs are written below; it becomes read-only in [`Builder::finish`].
+    #[must_use]
+    pub fn inputs(&self) -> Option<BorrowedFd<'_>> {
+        self.inputs.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Closes the inputs, makes scratch and the process file system, and becomes the root.
+    pub fn finish(mut self, steps: &mut Vec<Step>) -> Built {
+        let built = self.finish_parts(steps);
+        steps.push(Step::run(wall::PROC, "processes of the jail only", || {
+            self.proc()
+        }));
+        steps.push(Step::run(
+            wall::ROOT,
+            "a root of its own, the host's detached",
+            || self.pivot(),
+        ));
+        built
+    }
+
+    fn finish_parts(&mut self, steps: &mut Vec<Step>) -> Built {
+        steps.push(Step::run(
+            wall::INPUTS,
+            "copies, in a read-only file system",
+            || self.finish_inputs(),
+        ));
+        let mut scratch = None;
+        let asked = format!(
+            "{} bytes, {} files",
+            self.plan.scratch_bytes, self.plan.scratch_files
+        );
+        steps.push(Step::run(wall::SCRATCH, asked, || {
+            let (fd, how) = self.scratch()?;
+            scratch = Some(fd);
+            Ok(how)
+        }));
+        Built { scratch }
+    }
+
+    /// The same without becoming the root and without a process file system: a tree that another
+    /// program shows to a container, part by part.
+    pub fn finish_staged(mut self, steps: &mut Vec<Step>) -> Built {
+        self.finish_parts(steps)
+    }
 
     fn begin_inputs(&mut self) -> Result<(), String> {
         let options = format!(
@@ -277,7 +317,7 @@ impl Builder {
 
     /// A file system at the place for those in the making.
     fn make_file_system(&self, options: &str) -> Result<OwnedFd, String> {
-        let making = self.path(MAKING);
+        let making = self.bare.path(MAKING);
         let options = std::ffi::CString::new(options).map_err(|e| e.to_string())?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         mount("none", &making, "tmpfs", flags, options.as_c_str())
@@ -288,15 +328,15 @@ impl Builder {
     fn finish_inputs(&mut self) -> Result<String, String> {
         // Nothing may hold the file system open for writing when it is closed.
         self.inputs = None;
-        let making = self.path(MAKING);
+        let making = self.bare.path(MAKING);
         let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
         mount_remount(&making, flags, "").map_err(|e| failed("mount -o remount,ro", e))?;
         for (part, name) in [("data", "data"), ("run", "run")] {
             let tree = clone_tree(&making.join(part), false)?;
             sys::mount_setattr(tree.as_fd(), false, RDONLY | NOSUID | NODEV | NOEXEC)
                 .map_err(|e| failed("mount_setattr", e))?;
-            self.attach(&tree, name)?;
-            expect_read_only(&self.path(name))?;
+            self.bare.attach(&tree, name)?;
+            expect_read_only(&self.bare.path(name))?;
         }
         self.leave_making()?;
         Ok("read-only for everybody".to_owned())
@@ -304,7 +344,7 @@ impl Builder {
 
     /// Lets the place go; what is bound elsewhere keeps the file system.
     fn leave_making(&self) -> Result<(), String> {
-        unmount(self.path(MAKING), UnmountFlags::DETACH).map_err(|e| failed("umount", e))
+        unmount(self.bare.path(MAKING), UnmountFlags::DETACH).map_err(|e| failed("umount", e))
     }
 
     fn scratch(&self) -> Result<(OwnedFd, String), String> {
@@ -319,7 +359,7 @@ impl Builder {
         let fd = self.make_file_system(&options)?;
         let (uid, gid) = self.plan.owner;
         let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-        let making = self.path(MAKING);
+        let making = self.bare.path(MAKING);
         for (part, _) in SCRATCH {
             mkdirat(&fd, part, Mode::from_raw_mode(0o700)).map_err(|e| failed(part, e))?;
             chownat(&fd, part, uid, gid, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
@@ -330,7 +370,8 @@ impl Builder {
                 .map_err(|e| failed(&format!("symlink {name}"), e))?;
         }
         for (part, name) in SCRATCH {
-            self.attach(&clone_tree(&making.join(part), false)?, name)?;
+            self.bare
+                .attach(&clone_tree(&making.join(part), false)?, name)?;
         }
         self.leave_making()?;
         let how = self.check_quota(&fd)?;
@@ -362,10 +403,10 @@ impl Builder {
         let flags =
             MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
         let options = c"subset=pid,hidepid=2";
-        mount("proc", self.path("proc"), "proc", flags, options)
+        mount("proc", self.bare.path("proc"), "proc", flags, options)
             .map_err(|e| failed("mount proc (Linux 5.8 or newer)", e))?;
         for hidden in ["sys", "kcore", "sysrq-trigger", "kallsyms"] {
-            if self.path("proc").join(hidden).exists() {
+            if self.bare.path("proc").join(hidden).exists() {
                 return Err(format!("/proc/{hidden} is still there"));
             }
         }
@@ -373,9 +414,9 @@ impl Builder {
     }
 
     fn pivot(&self) -> Result<String, String> {
-        rustix::fs::unlinkat(&self.place, MAKING, rustix::fs::AtFlags::REMOVEDIR)
+        rustix::fs::unlinkat(&self.bare.place, MAKING, rustix::fs::AtFlags::REMOVEDIR)
             .map_err(|e| failed("rmdir", e))?;
-        rustix::process::fchdir(&self.place).map_err(|e| failed("fchdir", e))?;
+        rustix::process::fchdir(&self.bare.place).map_err(|e| failed("fchdir", e))?;
         rustix::process::pivot_root(".", ".").map_err(|e| failed("pivot_root", e))?;
         // Both roots are now mounted at "/", the old one on top, and "." is it.
         unmount(".", UnmountFlags::DETACH).map_err(|e| failed("umount", e))?;

@@ -23,9 +23,9 @@ pub(crate) fn drop_all(identity: Identity, steps: &mut Vec<Step>) {
     }));
 }
 
-/// The private number of this process.
-pub(super) fn private_number() -> u32 {
-    PRIVATE_BASE.saturating_add(std::process::id())
+/// The private number of a process.
+pub(super) fn private_number(process: u32) -> u32 {
+    PRIVATE_BASE.saturating_add(process)
 }
 
 fn asked(identity: Identity) -> String {
@@ -44,7 +44,7 @@ fn become_nobody(identity: Identity) -> Result<String, String> {
     let (uid, gid) = match identity {
         Identity::Fixed { uid, gid } => (uid, gid),
         Identity::Private => {
-            let own = private_number();
+            let own = private_number(std::process::id());
             (own, own)
         }
     };

@@ -1,0 +1,67 @@
+"""Everything loaded and used once, for a guest whose memory is the start of many runs.
+
+Rules: no open descriptor, no thread and no random state that runs would share may survive.
+"""
+
+import atexit
+import contextlib
+import gc
+import io
+import json
+import linecache
+import logging
+import sys
+import weakref
+
+from . import channel, runner
+
+_PROGRAM = """
+import io, sys
+import numpy as np, pandas as pd, matplotlib.pyplot as plt
+table = pd.read_csv(io.StringIO("day,city,n,x\\n2024-01-01,a,1,1.5\\n2024-01-02,b,2,\\n"), parse_dates=["day"])
+table.describe(); table.groupby("city")["n"].agg(["sum", "mean"]); table.pivot_table(index="city", values="n")
+table.sort_values("n").merge(table, on="city").to_csv(io.StringIO()); str(table); table.info(buf=io.StringIO())
+table.set_index("day")["n"].resample("ME").sum(); table["city"].str.upper().value_counts(); display(table["n"])
+fig, ax = plt.subplots(); ax.plot(table["day"], table["n"], label="n"); ax.bar(table["day"], table["n"])
+ax.set_title("t"); ax.set_xlabel("x"); ax.set_ylabel("y"); ax.legend(); ax.grid(True); fig.tight_layout()
+fig.autofmt_xdate(); plt.savefig(sys.argv[1])
+plt.savefig(io.BytesIO(), format="png", bbox_inches="tight"); plt.show()
+table.plot(x="day", y="n"); plt.show(); plt.scatter([1, 2], [3, 4]); plt.hist([1, 2, 3]); plt.show()
+table
+"""
+
+
+def use(picture):
+    """Run one program of each common kind, so that what libraries load late is loaded.
+
+    `picture` is a name for a file, which is the caller's, as is to remove it: this knows no folder.
+    """
+    sent = []
+    out = channel.Channel(sent.append, 1 << 24)
+    job = {"name": "warm.py", "argv": ["warm.py", picture], "env": {}, "cell": False}
+    for code in (_PROGRAM, "1/0", "x = (", "import asyncio\nawait asyncio.sleep(0)"):
+        # Two of the programs fail on purpose; their tracebacks are nobody's business.
+        with contextlib.redirect_stderr(io.StringIO()):
+            runner.run({**job, "code": code}, out)
+    failures = [json.loads(message.partition(b"\n")[0]) for message in sent if b'"kind":"error"' in message[:16]]
+    if [failure["name"] for failure in failures] != ["ZeroDivisionError", "SyntaxError"]:
+        raise SystemExit(f"the guest's warm-up program failed: {failures}")
+
+
+def forget():
+    """Take back what using it left in memory, and put the rest out of the collector's sight."""
+    from matplotlib import font_manager, pyplot
+
+    pyplot.close("all")
+    # A cached font keeps its file open, and descriptors do not outlive this process.
+    for name in ("_get_font", "get_font", "_cached_realpath"):
+        clear = getattr(getattr(font_manager, name, None), "cache_clear", None)
+        if clear is not None:
+            clear()
+    atexit._clear()
+    weakref.finalize._registry.clear()
+    atexit.register(logging.shutdown)
+    linecache.clearcache()
+    sys.modules["__main__"].__dict__.clear()
+    gc.collect()
+    gc.freeze()

@@ -1,0 +1,234 @@
+"""An interpreter that is forked into jails: the libraries are loaded, and nothing runs in it but what is ours.
+
+The host asks for a child by a message with descriptors. The child makes the system calls that the host wrote
+down, which put it under the walls of a jail, and is then the native driver with its one job. This process
+only waits for its children and tells the host how they ended. Nothing of a program's ever comes back here.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import socket
+import sys
+
+from . import late, native, runner, warm
+
+CONTROL = 3
+_REQUEST_MAX = 64 * 1024
+_MOST_DESCRIPTORS = 32
+# What the host hears: on the control channel once, then on the line that came with each request.
+_READY, _FAILED, _BORN, _ENDED = b"\2", b"\x0d", b"\x14", b"\x0c"
+# The line, process 1 of the jail and the child's channel, among the descriptors of a request.
+_LINE, _PASSED = 0, 1
+_MESSAGES, _INIT = _PASSED + 0, _PASSED + 4
+# Where this lies in the root that was made for it, and how large the folder is that it may write to.
+_PACKAGES, _SCRATCH_MOST = "/opt/casemate/site-packages/", 64 << 20
+_NEW_PROCESS_TABLE = 0x20000000
+
+
+class _Program(ctypes.Structure):
+    """The kernel's `struct sock_fprog`."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+
+@contextlib.contextmanager
+def _scratch():
+    """The folder to write to, by descriptor, once it is known to be the one of the zygote's own root."""
+    scratch = os.open("/tmp", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        state = os.fstatvfs(scratch)
+        if not __file__.startswith(_PACKAGES) or state.f_blocks * state.f_frsize > _SCRATCH_MOST or os.listdir(scratch):
+            raise RuntimeError("this is not a zygote's own root")
+        yield scratch
+    finally:
+        os.close(scratch)
+
+
+def _load():
+    """Load and use the libraries, and keep nothing of the use."""
+    import matplotlib
+
+    late.keep_cache(matplotlib, native.fonts())
+
+    import pandas  # noqa: F401
+
+    from . import figures
+
+    figures.install()
+    shell = native.prepare(figures)
+    shell.whole()
+    # The end of a warm-up program is not the end of the interpreter's threads.
+    runner.prepare(shell, figures)
+    with _scratch() as scratch:
+        warm.use(f"/proc/self/fd/{scratch}/warm.png")
+        os.unlink("warm.png", dir_fd=scratch)
+    runner.prepare(shell, figures, native.end_threads)
+    warm.forget()
+
+
+def main():
+    """Load everything, then serve the host until it is gone."""
+    host = socket.socket(fileno=CONTROL)
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.syscall.restype = ctypes.c_long
+        own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        _load()
+        _check_alone({0, 1, 2, CONTROL, own})
+    except BaseException as error:
+        host.send(_FAILED + f"{type(error).__name__}: {error}".encode()[:4096])
+        os._exit(1)
+    host.send(_READY)
+    _serve(host, libc, own)
+
+
+def _check_alone(descriptors):
+    """One thread, and no descriptor but these: what a child would inherit of others would be a hole."""
+    threads = os.listdir("/proc/self/task")
+    if len(threads) != 1:
+        raise RuntimeError(f"{len(threads)} threads run")
+    # The folder itself is open while it is read.
+    opened = {int(name) for name in os.listdir("/proc/self/fd")}
+    extra = sorted(fd for fd in opened - descriptors if _is_open(fd))
+    if extra:
+        raise RuntimeError(f"the descriptors {extra} were left open")
+
+
+def _is_open(fd):
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def _serve(host, libc, own):
+    poll = select.poll()
+    poll.register(CONTROL, select.POLLIN)
+    children = {}
+    while True:
+        for fd, _ in poll.poll():
+            if fd == CONTROL:
+                message, fds, _, _ = socket.recv_fds(host, _REQUEST_MAX, _MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+                if not message:
+                    # The host is gone, and with this process every child.
+                    os._exit(0)
+                child = _fork(host, libc, own, message, fds)
+                if child is not None:
+                    children[child[0]] = child
+                    poll.register(child[0], select.POLLIN)
+            else:
+                poll.unregister(fd)
+                _end(*children.pop(fd))
+
+
+def _fork(host, libc, own, message, fds):
+    """A child for a request: its descriptor, its number and the line on which its end will be told."""
+    line = fds[_LINE]
+    try:
+        if len(os.listdir("/proc/self/task")) != 1:
+            raise RuntimeError("the zygote has more than one thread")
+        pid = _fork_into(libc, own, fds[_INIT])
+        if pid == 0:
+            _child(host, libc, message, fds)
+        os.write(line, _BORN + str(pid).encode())
+        return os.pidfd_open(pid), pid, line
+    except Exception as error:
+        _tell(line, error)
+        os.close(line)
+        return None
+    finally:
+        for fd in fds[_PASSED:]:
+            os.close(fd)
+
+
+def _fork_into(libc, own, init):
+    """Fork into the process table of a jail, whose process 1 is `init`."""
+    pid = -1
+    try:
+        if libc.setns(init, _NEW_PROCESS_TABLE):
+            raise OSError(ctypes.get_errno(), "setns")
+        pid = os.fork()
+    finally:
+        # Back, so that nothing of that jail is held here.
+        if pid != 0 and libc.setns(own, _NEW_PROCESS_TABLE):
+            os._exit(1)
+    return pid
+
+
+def _end(pidfd, pid, line):
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    how = {"code": code} if code >= 0 else {"signal": -code}
+    try:
+        os.write(line, _ENDED + json.dumps({"exit": how}).encode())
+    except OSError:
+        # Nobody waits for it any more.
+        pass
+    os.close(line)
+    os.close(pidfd)
+
+
+def _tell(fd, error):
+    """Say what failed, if anybody listens there; the end of this process is told either way."""
+    try:
+        return os.write(fd, _FAILED + f"{type(error).__name__}: {error}".encode()[:4096])
+    except OSError:
+        return 0
+
+
+def _child(host, libc, message, fds):
+    """In the child: come under the walls, then be the driver. Never returns."""
+    try:
+        # Its number is about to be the guest's channel.
+        host.detach()
+        for call in json.loads(message)["calls"]:
+            _make(libc, call, fds[_PASSED:])
+        _renew()
+    except BaseException as error:
+        # Until the calls have placed it the channel has the number that it came with.
+        _tell(fds[_MESSAGES], error) or _tell(native.CHANNEL, error)
+        os._exit(125)
+    native.run(native.wait_for_word)
+
+
+def _make(libc, call, fds):
+    """One system call as data. Another answer than the one it must have ends everything."""
+    kept = []
+    arguments = [_argument(value, fds, kept) for value in call["arguments"]]
+    answer = libc.syscall(ctypes.c_long(call["number"]), *arguments)
+    error = ctypes.get_errno() if answer < 0 else 0
+    if error != call["error"]:
+        raise OSError(error, f"{call['what']}: {os.strerror(error)}")
+
+
+def _argument(value, fds, kept):
+    if isinstance(value, int):
+        return ctypes.c_long(value)
+    if "passed" in value:
+        return ctypes.c_long(fds[value["passed"]])
+    data = bytes.fromhex(value.get("bytes") or value.get("program") or "")
+    buffer = ctypes.create_string_buffer(data, len(data))
+    kept.append(buffer)
+    if "program" in value:
+        # An instruction is eight bytes.
+        program = _Program(len(data) // 8, ctypes.addressof(buffer))
+        kept.append(program)
+        return ctypes.byref(program)
+    return buffer
+
+
+def _renew():
+    """Random state that a fork shares; what the driver renews for every run is renewed by it."""
+    modules = sys.modules
+    if "ssl" in modules:
+        modules["ssl"].RAND_add(os.urandom(32), 32.0)
+    if "multiprocessing.process" in modules:
+        process = modules["multiprocessing.process"]
+        process.current_process().authkey = os.urandom(32)
+    if "uuid" in modules:
+        # The number that stands for the machine, where it has no network card.
+        modules["uuid"]._node = None

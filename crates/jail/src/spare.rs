@@ -1,0 +1,305 @@
+//! Jails that are made before their job is known: namespaces, control groups and the system's part of the
+//! root stand, and process 1 waits for a job. Each takes one, and none is used a second time.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, PipeWriter};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use casemate_driver::handover::{FAILED, hand_over, hear_walls};
+use casemate_driver::listen::{Lines, Processes, READY_WITHIN};
+use casemate_driver::lowered::Lowered;
+use casemate_driver::packages::Opened;
+use casemate_driver::packets::{Packets, Received};
+use casemate_driver::walls::accounting;
+use casemate_linux::cgroup::{Cgroup, Missing};
+use casemate_linux::{Exit as ProcessExit, Spawn, Step, handoff};
+
+use crate::init::{self, handed};
+use crate::zygote::place;
+
+/// A jail without a job.
+///
+/// The fields are dropped in their order: first the processes, then what they were in.
+#[derive(Debug)]
+pub(crate) struct Spare {
+    pub(crate) processes: Processes,
+    pub(crate) lines: Lines,
+    /// The guest's ends.
+    pub(crate) ends: GuestEnds,
+    handed: OwnedFd,
+    pub(crate) cgroup: Result<Cgroup, String>,
+    packages: (u64, u64),
+}
+
+/// What the guest itself is given. The end that process 1 has is in nobody else's hands, so that it is heard
+/// when process 1 is gone.
+#[derive(Debug)]
+pub(crate) struct GuestEnds {
+    pub(crate) messages: Packets,
+    pub(crate) stdout: PipeWriter,
+    pub(crate) stderr: PipeWriter,
+}
+
+/// What was handed over by a jail whose walls stand.
+#[derive(Debug)]
+pub(crate) struct Handed {
+    /// Process 1.
+    pub(crate) init: OwnedFd,
+    /// The top of scratch, or what holds nothing: then its wall is missing.
+    pub(crate) scratch: OwnedFd,
+    /// The guest's standard input.
+    pub(crate) stdin: OwnedFd,
+    /// The Landlock rules, where the kernel has Landlock.
+    pub(crate) rules: Option<OwnedFd>,
+}
+
+impl Spare {
+    /// Starts the process that will build the walls, in its control groups.
+    pub(crate) fn make(program: &Path, packages: &Opened) -> io::Result<Self> {
+        let cgroup = Cgroup::reserve("jail").map_err(|missing| missing.why);
+        let (lines, ends) = Lines::make()?;
+        let (handed, handing) = std::os::unix::net::UnixStream::pair()?;
+        handed.set_nonblocking(true)?;
+        let mut spawn = Spawn::new(program)
+            .arg(init::ARGUMENT)
+            .arg(&packages.path)
+            .fd(&ends.control, init::CONTROL)
+            .fd(&handing, init::HANDOFF)
+            .fd(&ends.messages, init::MESSAGES)
+            .fd(&ends.stdout, init::STDOUT)
+            .fd(&ends.stderr, init::STDERR)
+            .fd(&packages.folder, init::PACKAGES);
+        if let Ok(cgroup) = &cgroup {
+            spawn = spawn.cgroup(cgroup);
+        }
+        let child = spawn.spawn()?;
+        Ok(Self {
+            processes: Processes { child, init: None },
+            lines,
+            ends: GuestEnds {
+                messages: ends.messages,
+                stdout: ends.stdout,
+                stderr: ends.stderr,
+            },
+            handed: handed.into(),
+            cgroup,
+            packages: place(&packages.folder)?,
+        })
+    }
+
+    /// The number of the process outside, from which the jail's user is made.
+    pub(crate) fn number(&self) -> u32 {
+        self.processes.child.pid()
+    }
+
+    /// Whether it still waits, and shows these packages.
+    fn fits(&mut self, packages: (u64, u64)) -> bool {
+        packages == self.packages && matches!(self.processes.child.try_wait(), Ok(None))
+    }
+
+    /// Sets the limits of the control groups: what was asked and what the kernel gave.
+    pub(crate) fn limit(&mut self, lowered: &Lowered<'_>) -> Vec<Step> {
+        let mut steps = match &mut self.cgroup {
+            Ok(cgroup) => {
+                cgroup.limit(&lowered.cgroup);
+                cgroup.steps().to_vec()
+            }
+            Err(why) => Missing::of(why, &lowered.cgroup).steps,
+        };
+        steps.push(accounting(self.cgroup.as_ref().ok()));
+        steps
+    }
+
+    /// Hands over the job and hears which walls stand.
+    pub(crate) fn arm(&mut self, lowered: &Lowered<'_>) -> io::Result<(Vec<Step>, Handed)> {
+        hand_over(&self.lines.control, &lowered.job, lowered)?;
+        let deadline = Instant::now() + READY_WITHIN;
+        let steps = hear_walls(&mut self.lines.control, deadline)?;
+        // All of it was handed over before the walls were reported.
+        let mut all = BTreeMap::new();
+        loop {
+            match handoff::receive_marked(&self.handed) {
+                Ok((what, fd)) => drop(all.insert(what, fd)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        let missing = || io::Error::other("process 1 did not hand over all it has");
+        let scratch = match all.remove(&handed::SCRATCH) {
+            Some(scratch) => scratch,
+            None => File::open("/dev/null")?.into(),
+        };
+        let handed = Handed {
+            init: all.remove(&handed::INIT).ok_or_else(missing)?,
+            scratch,
+            stdin: all.remove(&handed::STDIN).ok_or_else(missing)?,
+            rules: all.remove(&handed::RULES),
+        };
+        Ok((steps, handed))
+    }
+
+    /// A jail that could not be built, in words: what it said, or how it ended.
+    pub(crate) fn failed(&mut self, error: &io::Error) -> String {
+        let mut said = error.to_string();
+        if error.kind() != io::ErrorKind::Other
+            && let Ok(Received::Packet(FAILED, why)) = self.lines.control.receive(false)
+        {
+            said = String::from_utf8_lossy(&why).into_owned();
+        }
+        let ended = self
+            .processes
+            .child
+            .wait_timeout(Duration::from_millis(200));
+        let how = match ended.ok().flatten().map(|finished| finished.exit) {
+            Some(exit) if exit.is_forbidden_call() => {
+                "; its own filter killed it: this C library makes a call the filter does not know"
+                    .to_owned()
+            }
+            Some(ProcessExit::Signal(signal)) => format!("; signal {signal} ended it"),
+            _ => String::new(),
+        };
+        format!("the jail could not be built: {said}{how}")
+    }
+}
+
+/// How long it may take until all wait.
+const FULL_WITHIN: Duration = Duration::from_secs(10);
+/// How long the thread that makes them pauses when one could not be made.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Jails that wait, refilled by a thread of their own whenever one was taken. Dropping this takes them down.
+#[derive(Debug)]
+pub(crate) struct Spares {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    program: PathBuf,
+    wanted: usize,
+    waiting: Mutex<Waiting>,
+    /// Something for the thread to look at.
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    jails: Vec<Spare>,
+    /// For which packages more are to be made.
+    packages: Option<Arc<Opened>>,
+    /// Nobody wants them any more.
+    over: bool,
+}
+
+impl Spares {
+    /// As many as are wanted wait, once the first was asked for.
+    pub(crate) fn new(program: PathBuf, wanted: usize) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            program,
+            wanted,
+            waiting: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let own = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("spares".to_owned())
+            .spawn(move || own.refill())?;
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    /// One that waits, if there is one, and a word to make another.
+    pub(crate) fn take(&self, packages: &Opened) -> Option<Spare> {
+        let mut waiting = self.for_these(packages).ok()?;
+        let spare = waiting.jails.pop();
+        drop(waiting);
+        self.shared.changed.notify_one();
+        spare
+    }
+
+    /// Waits until as many wait as are wanted.
+    ///
+    /// # Errors
+    /// When they are not made in time.
+    pub(crate) fn wait_full(&self, packages: &Opened) -> Result<(), String> {
+        let deadline = Instant::now() + FULL_WITHIN;
+        loop {
+            let waiting = self.for_these(packages).map_err(|e| e.to_string())?;
+            if waiting.jails.len() >= self.shared.wanted {
+                return Ok(());
+            }
+            drop(waiting);
+            if Instant::now() > deadline {
+                return Err("no jail can be made in advance".to_owned());
+            }
+            self.shared.changed.notify_one();
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// What waits, without jails that have ended or show other packages; from now on they are made of these.
+    fn for_these(&self, packages: &Opened) -> io::Result<MutexGuard<'_, Waiting>> {
+        let these = place(&packages.folder)?;
+        let mut waiting = self.shared.waiting();
+        waiting.jails.retain_mut(|spare| spare.fits(these));
+        let known = waiting.packages.as_ref().map(|known| place(&known.folder));
+        if !matches!(known, Some(Ok(known)) if known == these) {
+            let folder = packages.folder.try_clone()?;
+            let path = packages.path.clone();
+            waiting.packages = Some(Arc::new(Opened { folder, path }));
+        }
+        Ok(waiting)
+    }
+}
+
+impl Drop for Spares {
+    fn drop(&mut self) {
+        self.shared.waiting().over = true;
+        self.shared.changed.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // It does not panic; if it did there is nothing left of it to wait for.
+            thread.join().ok();
+        }
+    }
+}
+
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refill(&self) {
+        let mut waiting = self.waiting();
+        while !waiting.over {
+            let wanted = match &waiting.packages {
+                Some(packages) if waiting.jails.len() < self.wanted => Arc::clone(packages),
+                _ => {
+                    let woken = self.changed.wait(waiting);
+                    waiting = woken.unwrap_or_else(PoisonError::into_inner);
+                    continue;
+                }
+            };
+            drop(waiting);
+            // Where none can be made now, a run that needs one tries itself, and says why it cannot.
+            match Spare::make(&self.program, &wanted) {
+                Ok(spare) => {
+                    waiting = self.waiting();
+                    waiting.jails.push(spare);
+                }
+                Err(_) => {
+                    let pause = self.changed.wait_timeout(self.waiting(), PAUSE);
+                    waiting = pause.unwrap_or_else(PoisonError::into_inner).0;
+                }
+            }
+        }
+        waiting.jails.clear();
+    }
+}

@@ -1,0 +1,325 @@
+//! Zygotes from the host's side: interpreters with the libraries loaded, one a tenant, that are forked into
+//! jails. Whatever is wrong with one, a run starts without it.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use casemate_driver::handover::{BORN, FAILED, READY};
+use casemate_driver::outside::Process;
+use casemate_driver::packages::Opened;
+use casemate_driver::packets::{Packets, Received, wait_readable};
+use casemate_linux::jail::enter::{Call, passed};
+use casemate_linux::{Child, Spawn, handoff};
+use casemate_model::job::TenantId;
+use rustix::process::Pid;
+use rustix::thread::{sched_getaffinity, sched_setaffinity};
+use serde::Serialize;
+
+pub mod process;
+
+/// How long the libraries may take to load.
+const LOADED_WITHIN: Duration = Duration::from_secs(60);
+/// How long a fork may take on a busy machine.
+const BORN_WITHIN: Duration = Duration::from_secs(10);
+/// How long after a failure none is started again.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// An interpreter that waits to be forked. Dropping it ends it; its children hold on to it.
+#[derive(Debug)]
+pub(crate) struct Zygote {
+    child: Child,
+    control: Packets,
+    /// The packages it has loaded, by their folder.
+    packages: (u64, u64),
+}
+
+/// A child of a zygote, in a jail and not yet told to begin.
+#[derive(Debug)]
+pub(crate) struct Born {
+    /// Its number here.
+    pub(crate) pid: u32,
+    /// Where the zygote tells how it ended.
+    pub(crate) line: Packets,
+}
+
+/// What a child takes with it, in the order that its calls count on.
+#[derive(Debug)]
+pub(crate) struct Taken<'a> {
+    pub(crate) messages: BorrowedFd<'a>,
+    pub(crate) stdin: BorrowedFd<'a>,
+    pub(crate) stdout: BorrowedFd<'a>,
+    pub(crate) stderr: BorrowedFd<'a>,
+    pub(crate) init: BorrowedFd<'a>,
+    pub(crate) rules: BorrowedFd<'a>,
+    pub(crate) groups: Vec<BorrowedFd<'a>>,
+}
+
+#[derive(Serialize)]
+struct Request<'a> {
+    calls: &'a [Call],
+}
+
+impl Zygote {
+    /// Starts one and waits until the libraries are loaded.
+    fn start(program: &Path, packages: &Opened) -> Result<Self, String> {
+        let failed = |error: io::Error| format!("starting the zygote: {error}");
+        let (mut control, end) = Packets::pair().map_err(failed)?;
+        let child = Spawn::new(program)
+            .arg(process::ARGUMENT)
+            .arg(&packages.path)
+            .fd(&end, process::CONTROL)
+            .fd(&packages.folder, process::PACKAGES)
+            .spawn()
+            .map_err(failed)?;
+        drop(end);
+        match control.receive_until(Instant::now() + LOADED_WITHIN) {
+            Ok(Received::Packet(READY, _)) => {}
+            Ok(Received::Packet(FAILED, why)) => {
+                return Err(format!("the zygote: {}", String::from_utf8_lossy(&why)));
+            }
+            Ok(_) => return Err("the zygote ended before it was loaded".to_owned()),
+            Err(error) => return Err(failed(error)),
+        }
+        // While it loaded it had one processor, so that no library started threads for more.
+        let pid = i32::try_from(child.pid()).ok().and_then(Pid::from_raw);
+        sched_getaffinity(None)
+            .and_then(|all| sched_setaffinity(pid, &all))
+            .map_err(|error| failed(error.into()))?;
+        let zygote = Self {
+            child,
+            control,
+            packages: place(&packages.folder).map_err(failed)?,
+        };
+        zygote.usable()?;
+        Ok(zygote)
+    }
+
+    /// Its number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+
+    /// That it lives and has one thread, as the kernel tells it.
+    pub(crate) fn usable(&self) -> Result<(), String> {
+        if self.ended() {
+            return Err("the zygote has ended".to_owned());
+        }
+        let process = Process::open(self.pid())?;
+        process
+            .single_thread()
+            .map(drop)
+            .map_err(|why| format!("the zygote is not alone: {why}"))
+    }
+
+    /// Whether it runs no more. In doubt it does not.
+    pub(crate) fn ended(&self) -> bool {
+        wait_readable(&[self.child.pidfd()], Duration::ZERO).unwrap_or(true)
+    }
+
+    /// Has a child forked, which makes the calls and then waits on its channel.
+    pub(crate) fn fork(&self, calls: &[Call], taken: &Taken<'_>) -> Result<Born, String> {
+        let failed = |error: io::Error| format!("asking the zygote: {error}");
+        let (mut line, end) = Packets::pair().map_err(failed)?;
+        let request = serde_json::to_vec(&Request { calls }).map_err(|e| e.to_string())?;
+        let mut fds = vec![end.as_fd()];
+        fds.extend(taken.in_order());
+        handoff::send_with(&self.control, &request, &fds).map_err(failed)?;
+        drop(end);
+        match line.receive_until(Instant::now() + BORN_WITHIN) {
+            Ok(Received::Packet(BORN, number)) => {
+                let number = String::from_utf8_lossy(&number).into_owned();
+                let pid = number
+                    .parse()
+                    .map_err(|_| format!("the zygote says that its child is {number:?}"))?;
+                Ok(Born { pid, line })
+            }
+            Ok(Received::Packet(FAILED, why)) => {
+                Err(format!("the zygote: {}", String::from_utf8_lossy(&why)))
+            }
+            Ok(_) => Err("the zygote did not answer".to_owned()),
+            Err(error) => Err(failed(error)),
+        }
+    }
+}
+
+impl Taken<'_> {
+    fn in_order(&self) -> Vec<BorrowedFd<'_>> {
+        let first = [
+            (passed::MESSAGES, self.messages),
+            (passed::STDIN, self.stdin),
+            (passed::STDOUT, self.stdout),
+            (passed::STDERR, self.stderr),
+            (passed::INIT, self.init),
+            (passed::RULES, self.rules),
+        ];
+        let groups = self.groups.iter().copied().enumerate();
+        let groups = groups.map(|(index, fd)| (passed::GROUPS + index, fd));
+        let mut all: Vec<_> = first.into_iter().chain(groups).collect();
+        all.sort_by_key(|(place, _)| *place);
+        all.into_iter().map(|(_, fd)| fd).collect()
+    }
+}
+
+/// A folder, whatever its name is.
+pub(crate) fn place(folder: &File) -> io::Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = folder.metadata()?;
+    Ok((meta.dev(), meta.ino()))
+}
+
+/// The zygotes of an engine, one a tenant.
+#[derive(Debug)]
+pub(crate) struct Zygotes {
+    program: PathBuf,
+    /// How many there may be; beyond it the one that was used longest ago goes.
+    most: usize,
+    of: Mutex<HashMap<TenantId, Slot>>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    state: State,
+    used: Instant,
+}
+
+#[derive(Debug, Clone)]
+enum State {
+    Stands(Arc<Zygote>),
+    /// Somebody is starting it.
+    Starting,
+    Failed(String, Instant),
+}
+
+impl Zygotes {
+    pub(crate) fn new(program: PathBuf, most: usize) -> Arc<Self> {
+        Arc::new(Self {
+            program,
+            most: most.max(1),
+            of: Mutex::new(HashMap::new()),
+        })
+    }
+
+    /// The zygote of a tenant, or why there is none now. One that is missing, broken or of other packages is
+    /// being started when this returns: no run waits for that.
+    pub(crate) fn get(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+        packages: &Opened,
+    ) -> Result<Arc<Zygote>, String> {
+        let why = match self.standing(tenant, packages) {
+            Ok(zygote) => return Ok(zygote),
+            Err(None) => return Err("the zygote is being started".to_owned()),
+            Err(Some(why)) => why,
+        };
+        let (folder, path) = (packages.folder.try_clone(), packages.path.clone());
+        let folder = folder.map_err(|error| error.to_string())?;
+        if self.claim(tenant) {
+            let (all, tenant) = (Arc::clone(self), tenant.clone());
+            let start = move || all.start(&tenant, &Opened { folder, path }).map(drop);
+            std::thread::Builder::new()
+                .name("zygote".to_owned())
+                .spawn(move || drop(start()))
+                .map_err(|error| format!("no thread to start the zygote from: {error}"))?;
+        }
+        Err(why)
+    }
+
+    /// The same, waiting for it.
+    pub(crate) fn get_ready(
+        self: &Arc<Self>,
+        tenant: &TenantId,
+        packages: &Opened,
+    ) -> Result<Arc<Zygote>, String> {
+        loop {
+            match self.standing(tenant, packages) {
+                Ok(zygote) => return Ok(zygote),
+                Err(None) => std::thread::sleep(Duration::from_millis(5)),
+                Err(Some(_)) if self.claim(tenant) => return self.start(tenant, packages),
+                Err(Some(why)) => return Err(why),
+            }
+        }
+    }
+
+    /// No reason: it is being started.
+    fn standing(
+        &self,
+        tenant: &TenantId,
+        packages: &Opened,
+    ) -> Result<Arc<Zygote>, Option<String>> {
+        let mut all = self.all();
+        let Some(slot) = all.get_mut(tenant) else {
+            return Err(Some("the first run of its tenant".to_owned()));
+        };
+        slot.used = Instant::now();
+        match &slot.state {
+            State::Starting => Err(None),
+            State::Failed(why, _) => Err(Some(why.clone())),
+            State::Stands(zygote) => {
+                let same = place(&packages.folder).is_ok_and(|place| place == zygote.packages);
+                if !same {
+                    return Err(Some("the packages were set up anew".to_owned()));
+                }
+                zygote.usable().map_err(Some)?;
+                Ok(Arc::clone(zygote))
+            }
+        }
+    }
+
+    /// Marks a zygote as being started by the caller, unless somebody else does it or one has just failed.
+    fn claim(&self, tenant: &TenantId) -> bool {
+        let mut all = self.all();
+        let state = all.get(tenant).map(|slot| slot.state.clone());
+        match state {
+            Some(State::Starting) => return false,
+            Some(State::Failed(_, when)) if when.elapsed() < PAUSE => return false,
+            _ => {}
+        }
+        all.insert(tenant.clone(), Slot::new(State::Starting));
+        true
+    }
+
+    fn start(&self, tenant: &TenantId, packages: &Opened) -> Result<Arc<Zygote>, String> {
+        let started = Zygote::start(&self.program, packages).map(Arc::new);
+        let state = match &started {
+            Ok(zygote) => State::Stands(Arc::clone(zygote)),
+            Err(why) => State::Failed(why.clone(), Instant::now()),
+        };
+        let mut all = self.all();
+        all.insert(tenant.clone(), Slot::new(state));
+        while all.len() > self.most {
+            let unused = all
+                .iter()
+                .filter(|(_, slot)| !matches!(slot.state, State::Starting))
+                .min_by_key(|(_, slot)| slot.used)
+                .map(|(tenant, _)| tenant.clone());
+            match unused {
+                Some(unused) => drop(all.remove(&unused)),
+                None => break,
+            }
+        }
+        started
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<TenantId, Slot>> {
+        self.of.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slot {
+    fn new(state: State) -> Self {
+        Self {
+            state,
+            used: Instant::now(),
+        }
+    }
+}
+
+/// The other side's descriptors, for a request.
+pub(crate) fn borrow(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
+    fds.iter().map(AsFd::as_fd).collect()
+}

@@ -1,0 +1,71 @@
+//! The zygote's process: this program once more, which gives up what its children do not need and becomes
+//! the interpreter.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use casemate_driver::handover::{Told, tell};
+use casemate_driver::packets::Packets;
+use casemate_linux::jail::root::{Builder, Plan};
+use casemate_linux::jail::zygote::{leave, shed, use_one_processor};
+use casemate_linux::{Limit, take_fd};
+
+use crate::init::interpreter;
+
+/// The first argument that makes this program a zygote; the second is the folder of the packages.
+pub const ARGUMENT: &str = "jail-zygote";
+/// The channel to the host.
+pub(crate) const CONTROL: i32 = 3;
+/// The folder of the packages, as the host checked it.
+pub(crate) const PACKAGES: i32 = 4;
+
+/// What loads the libraries and waits.
+const BOOT: &str = "import sys; sys.path.append('/opt/casemate/site-packages'); \
+    from casemate_guest.zygote import main; main()";
+/// What a warm-up may write.
+const SCRATCH: u64 = 16 << 20;
+const SCRATCH_FILES: u64 = 256;
+
+/// Becomes the interpreter, or says why it could not.
+pub fn main() -> ExitCode {
+    let (Ok(control), Ok(packages)) = (take_fd(CONTROL), take_fd(PACKAGES)) else {
+        // There is nobody to tell: it was started by hand.
+        return ExitCode::from(125);
+    };
+    let control = Packets::new(control);
+    match tell(&control, |control| become_zygote(control, &packages)) {
+        Ok(never) => match never {},
+        Err(Told) => ExitCode::from(125),
+    }
+}
+
+fn become_zygote(control: &Packets, packages: &OwnedFd) -> Result<Infallible, String> {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    let path = std::env::args_os().nth(2).map(PathBuf::from);
+    let path = path.ok_or("the folder of the packages is not named")?;
+    leave(&[0, 1, 2, CONTROL, PACKAGES])?;
+    let plan = Plan {
+        packages: path,
+        input_bytes: 0,
+        input_files: 0,
+        scratch_bytes: Limit::At(SCRATCH),
+        scratch_files: Limit::At(SCRATCH_FILES),
+        links: Vec::new(),
+        owner: (0, 0),
+    };
+    let mut steps = Vec::new();
+    drop(Builder::begin(plan, packages.as_fd(), &mut steps)?.finish(&mut steps));
+    for step in steps {
+        step.got
+            .map_err(|why| format!("{}: {why}", step.wall))
+            .map(drop)?;
+    }
+    use_one_processor()?;
+    shed()?;
+    interpreter(BOOT)
+        .fd(control, CONTROL)
+        .exec()
+        .map_err(|error| error.to_string())
+}
