@@ -1,0 +1,39 @@
+//! Screening alone: what a program would need and what is wrong with it, without running it.
+
+use axum::Json;
+use axum::extract::State as Extract;
+use casemate_model::policy::ScreenMode;
+use serde_json::{Value, json};
+
+use crate::error::{ApiError, ErrorBody};
+use crate::guard::Caller;
+use crate::intake::{self, RunRequest};
+use crate::state::State;
+
+/// Screens a program.
+#[utoipa::path(post, path = "/v1/scans", tag = "scans", security(("key" = [])),
+    request_body = RunRequest,
+    responses(
+    (status = 200, description = "the findings, the manifest and the verdict", body = Value),
+    (status = 400, description = "not understood", body = ErrorBody),
+    (status = 401, description = "no key", body = ErrorBody)))]
+pub(crate) async fn scan(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Json(request): Json<RunRequest>,
+) -> Result<Json<Value>, ApiError> {
+    caller.may("scan")?;
+    let job = intake::job(&state, &caller, &request).await?;
+    let policy = job.policy.name.clone();
+    let screened = tokio::task::spawn_blocking(move || {
+        match casemate_screen::clear(job, ScreenMode::Enforce) {
+            Ok(cleared) => (false, json!(cleared.screening())),
+            Err(refused) => (true, json!(refused.1)),
+        }
+    })
+    .await;
+    let (refused, screening) = screened.map_err(|error| ApiError::fault(error.to_string()))?;
+    Ok(Json(
+        json!({"policy": policy, "refused": refused, "screening": screening}),
+    ))
+}
