@@ -56,13 +56,66 @@ impl TenantId {
 }
 
 /// The language of a program.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Language {
     /// Python 3.
     #[default]
     Python,
+    /// Bash.
+    Bash,
+    /// JavaScript, as node runs it.
+    JavaScript,
+}
+
+impl Language {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Python, Self::Bash, Self::JavaScript];
+
+    /// Its name on the command line and in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Python => "python",
+            Self::Bash => "bash",
+            Self::JavaScript => "javascript",
+        }
+    }
+
+    /// The language that a file's name says it is in; none where it says nothing that is known here.
+    #[must_use]
+    pub fn of_file(name: &str) -> Option<Self> {
+        let (_, extension) = name.rsplit_once('.')?;
+        match extension {
+            "py" => Some(Self::Python),
+            "sh" | "bash" => Some(Self::Bash),
+            "js" | "mjs" | "cjs" => Some(Self::JavaScript),
+            _ => None,
+        }
+    }
+
+    /// The name of a program that came without one.
+    #[must_use]
+    pub const fn default_file(self) -> &'static str {
+        match self {
+            Self::Python => "main.py",
+            Self::Bash => "main.sh",
+            Self::JavaScript => "main.js",
+        }
+    }
+}
+
+impl fmt::Display for Language {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Python => "Python",
+            Self::Bash => "Bash",
+            Self::JavaScript => "JavaScript",
+        })
+    }
 }
 
 /// What is to run.
@@ -469,6 +522,19 @@ mod tests {
                 .build()
                 .is_err()
         );
+    }
+
+    #[test]
+    fn a_language_is_told_from_a_name_and_is_written_as_on_the_command_line() {
+        for language in Language::ALL {
+            assert_eq!(Language::of_file(language.default_file()), Some(language));
+            let json = serde_json::to_value(language).unwrap();
+            assert_eq!(json, language.name());
+        }
+        assert_eq!(Language::of_file("a.tar.mjs"), Some(Language::JavaScript));
+        for name in ["a", "a.txt", "py", ""] {
+            assert_eq!(Language::of_file(name), None, "{name}");
+        }
     }
 
     #[test]
