@@ -12,12 +12,14 @@
 )]
 
 mod choose;
+mod open;
 mod pipeline;
 mod plan;
 pub mod policies;
 mod settle;
 
 pub use choose::{Lack, NoPlace, choose, needs};
+pub use open::{Opening, open, session_plan};
 pub use pipeline::{Engine, Prepared};
 pub use plan::{plan, sha256_hex};
 pub use settle::{Refusal, Settled, refuse, settle};

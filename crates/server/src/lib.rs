@@ -14,6 +14,7 @@
 mod blobs;
 mod config;
 mod docs;
+mod e2b;
 mod error;
 mod guard;
 mod intake;
@@ -28,6 +29,7 @@ mod store;
 pub mod wire;
 
 pub use config::{Config, KeyRules};
+pub use e2b::Template;
 pub use keys::{KeyInfo, NewKey};
 pub use openapi::document;
 pub use serve::{Running, ServeError, start};

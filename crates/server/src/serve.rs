@@ -21,6 +21,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::blobs::Blobs;
 use crate::config::Config;
+use crate::e2b::sandboxes::look_after;
+use crate::e2b::{self, Template};
 use crate::error::ApiError;
 use crate::guard::guard;
 use crate::state::{Shared, State};
@@ -67,7 +69,11 @@ pub struct Running {
 ///
 /// # Errors
 /// [`ServeError`]; nothing is left running.
-pub async fn start(config: Config, engine: Arc<Engine>) -> Result<Running, ServeError> {
+pub async fn start(
+    config: Config,
+    engine: Arc<Engine>,
+    templates: Vec<Template>,
+) -> Result<Running, ServeError> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -86,9 +92,11 @@ pub async fn start(config: Config, engine: Arc<Engine>) -> Result<Running, Serve
     let blobs = Blobs::open(&config.data)?;
     // Whatever an earlier server had begun and not ended, nobody will end now.
     store.mark_lost().await?;
-    let state = Arc::new(Shared::new(config, engine, store, blobs));
+    let state = Arc::new(Shared::new(config, engine, templates, store, blobs));
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(tidy(Arc::clone(&state), stopped.clone()));
+    let sandboxes = Arc::clone(&state.sandboxes);
+    tokio::spawn(look_after(sandboxes, stopped.clone()));
     let app = router(Arc::clone(&state));
     let served = tokio::spawn(async move {
         let mut stopped = stopped;
@@ -120,6 +128,9 @@ impl Running {
             // A cancelled run ends within tens of milliseconds, and stores its outcome.
             let end = self.wait_for_runs();
             tokio::time::timeout(Duration::from_secs(5), end).await.ok();
+        }
+        for sandbox in self.state.sandboxes.list() {
+            self.state.sandboxes.remove(&sandbox.id);
         }
         self.stop.send_replace(true);
         let served = tokio::time::timeout(Duration::from_secs(5), self.served).await;
@@ -159,6 +170,7 @@ fn router(state: State) -> Router {
     let body = state.config.body_bytes;
     let (routes, _) = crate::routes::router().split_for_parts();
     routes
+        .merge(e2b::router())
         .route("/openapi.json", get(|| async move { Json(document) }))
         .route("/docs", get(docs))
         .fallback(|request: axum::extract::Request| async move {
@@ -171,6 +183,11 @@ fn router(state: State) -> Router {
             },
         ))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), guard))
+        // Outside the guard: a request that names a sandbox shows that sandbox's token, not a key.
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&state),
+            e2b::proxy::route,
+        ))
         .with_state(state)
 }
 

@@ -10,6 +10,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::blobs::Blobs;
 use crate::config::Config;
+use crate::e2b::Template;
+use crate::e2b::sandboxes::Sandboxes;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 use crate::store::Store;
@@ -21,6 +23,10 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) blobs: Blobs,
     pub(crate) metrics: Metrics,
+    /// What E2B's SDKs may name.
+    pub(crate) templates: Vec<Arc<Template>>,
+    /// What they made and did not end.
+    pub(crate) sandboxes: Arc<Sandboxes>,
     turns: Arc<Semaphore>,
     tenants: Mutex<HashMap<String, Arc<Tenant>>>,
     /// Runs that have begun here and not ended.
@@ -54,7 +60,13 @@ pub(crate) struct Turn {
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config, engine: Arc<Engine>, store: Store, blobs: Blobs) -> Self {
+    pub(crate) fn new(
+        config: Config,
+        engine: Arc<Engine>,
+        templates: Vec<Template>,
+        store: Store,
+        blobs: Blobs,
+    ) -> Self {
         let turns = Arc::new(Semaphore::new(config.parallel.max(1)));
         Self {
             config,
@@ -62,6 +74,8 @@ impl Shared {
             store,
             blobs,
             metrics: Metrics::new(),
+            templates: templates.into_iter().map(Arc::new).collect(),
+            sandboxes: Arc::default(),
             turns,
             tenants: Mutex::default(),
             live: Mutex::default(),
