@@ -28,7 +28,7 @@ pub(crate) fn command(args: ServeArgs) -> anyhow::Result<i32> {
     }
     runtime()?.block_on(async {
         let stop = stop_signal()?;
-        let running = casemate_server::start(config, engine).await?;
+        let running = casemate_server::start(config, engine, Vec::new()).await?;
         eprintln!("casemate: serving http://{} (API: /docs)", running.address);
         stop.await;
         eprintln!("casemate: shutting down");

@@ -28,6 +28,7 @@ pub const NATIVE: &[(&str, &str)] = files![
     "casemate_guest/container.py",
     "casemate_guest/late.py",
     "casemate_guest/native.py",
+    "casemate_guest/session.py",
 ];
 
 #[cfg(test)]

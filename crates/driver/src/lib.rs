@@ -30,4 +30,5 @@ pub mod walls;
 pub mod watch;
 
 pub use job::{alias, job_json};
+pub use messages::{Message, decode};
 pub use tally::{Ceilings, Over, TOLD_MAX, Tally};

@@ -20,7 +20,7 @@ const TRACEBACK_MAX: usize = 64 << 10;
 
 /// What a message says.
 #[derive(Debug)]
-pub(crate) enum Message {
+pub enum Message {
     /// Something for the trace.
     Signal(Signal),
     /// The program's exit code.
@@ -75,8 +75,11 @@ enum GuestEvent {
     FileWrite,
 }
 
-/// Decodes one message, or says what is wrong with it.
-pub(crate) fn decode(bytes: &[u8], at_us: u64) -> Result<Message, &'static str> {
+/// Decodes one message that came this long after the start of the program.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn decode(bytes: &[u8], at_us: u64) -> Result<Message, &'static str> {
     let head = &bytes[..bytes.len().min(HEADER_MAX)];
     let end = head
         .iter()

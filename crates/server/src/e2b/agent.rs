@@ -32,7 +32,9 @@ where
         .map_err(|error| error.to_string())?
         .map_err(|error| error.to_string())?;
     let stream = StdStream::from(stream);
-    stream.set_nonblocking(true).map_err(|error| error.to_string())?;
+    stream
+        .set_nonblocking(true)
+        .map_err(|error| error.to_string())?;
     let stream = UnixStream::from_std(stream).map_err(|error| error.to_string())?;
     let made = http1::Builder::new()
         .max_buf_size(64 << 10)
@@ -79,7 +81,9 @@ pub(super) async fn begin(
             return Ok(());
         }
         let status = answer.status();
-        let said = http_body_util::Limited::new(answer.into_body(), 4096).collect().await;
+        let said = http_body_util::Limited::new(answer.into_body(), 4096)
+            .collect()
+            .await;
         let said = said.map(|said| String::from_utf8_lossy(&said.to_bytes()).into_owned());
         Err(format!("{status}: {}", said.unwrap_or_default()))
     };

@@ -70,6 +70,7 @@ pub(crate) fn router() -> Router<State> {
         .route("/sandboxes/{id}/resume", post(resume))
         .route("/sandboxes/{id}/refreshes", post(refresh))
         .route("/sandboxes/{id}/metrics", get(metrics))
+        .route("/v1/sandboxes/{id}/receipt", get(receipt))
         .route("/templates/aliases/{alias}", get(alias))
         .route("/templates", get(templates))
 }
@@ -87,11 +88,19 @@ fn required<T: DeserializeOwned>(bytes: &Bytes) -> Answer<T> {
         .map_err(|error| E2bError::new(StatusCode::BAD_REQUEST, format!("the body: {error}")))
 }
 
-async fn create_v1(Extract(state): Extract<State>, caller: Caller, bytes: Bytes) -> Answer<Response> {
+async fn create_v1(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    bytes: Bytes,
+) -> Answer<Response> {
     create(state, caller, &bytes, 15).await
 }
 
-async fn create_v2(Extract(state): Extract<State>, caller: Caller, bytes: Bytes) -> Answer<Response> {
+async fn create_v2(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    bytes: Bytes,
+) -> Answer<Response> {
     create(state, caller, &bytes, 300).await
 }
 
@@ -124,11 +133,17 @@ async fn create(state: State, caller: Caller, bytes: &Bytes, default_s: i64) -> 
         .find(|template| template.name == new.template)
         .map(Arc::clone)
         .ok_or_else(|| {
-            let known = state.templates.iter().map(|template| template.name.as_str());
+            let known = state
+                .templates
+                .iter()
+                .map(|template| template.name.as_str());
             let known = known.collect::<Vec<_>>().join(", ");
             E2bError::new(
                 StatusCode::NOT_FOUND,
-                format!("template {:?} not found; this server has: {known}", new.template),
+                format!(
+                    "template {:?} not found; this server has: {known}",
+                    new.template
+                ),
             )
         })?;
     let policy = policy(&state, &caller, &template.policy)?;
@@ -142,29 +157,46 @@ async fn create(state: State, caller: Caller, bytes: &Bytes, default_s: i64) -> 
     };
     let backend = Arc::clone(&template.sessions);
     let opened = tokio::task::spawn_blocking(move || open(backend.as_ref(), &opening)).await;
-    let opened = opened.map_err(|error| E2bError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let opened = opened
+        .map_err(|error| E2bError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     let (session, receipt) = opened
         .map_err(|error| E2bError::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
-    let public = new.network.as_ref().and_then(|network| network.allow_public_traffic);
+    let public = new
+        .network
+        .as_ref()
+        .and_then(|network| network.allow_public_traffic);
     let sandbox = Arc::new(Sandbox::new(Parts {
         id,
         tenant: caller.name().to_owned(),
         template: template.name.clone(),
         metadata: new.metadata.unwrap_or_default(),
         token: random(20)?,
-        traffic_token: if public == Some(false) { Some(random(20)?) } else { None },
+        traffic_token: if public == Some(false) {
+            Some(random(20)?)
+        } else {
+            None
+        },
         limits,
         lifecycle: Lifecycle {
             auto_resume: new.auto_resume.unwrap_or_default().enabled,
-            on_timeout: if new.auto_pause == Some(true) { OnTimeout::Pause } else { OnTimeout::Kill },
+            on_timeout: if new.auto_pause == Some(true) {
+                OnTimeout::Pause
+            } else {
+                OnTimeout::Kill
+            },
         },
         receipt,
         session,
         timeout_ms,
     }));
-    super::agent::begin(&sandbox, &new.env.unwrap_or_default()).await.map_err(|why| {
-        E2bError::new(StatusCode::SERVICE_UNAVAILABLE, format!("the sandbox's agent: {why}"))
-    })?;
+    super::agent::begin(&sandbox, &new.env.unwrap_or_default())
+        .await
+        .map_err(|why| {
+            E2bError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("the sandbox's agent: {why}"),
+            )
+        })?;
     state.sandboxes.insert(Arc::clone(&sandbox));
     Ok((StatusCode::CREATED, Json(made(&sandbox))).into_response())
 }
@@ -173,9 +205,14 @@ async fn create(state: State, caller: Caller, bytes: &Bytes, default_s: i64) -> 
 fn checked(new: &NewSandbox) -> Answer<()> {
     let bad = |message: &str| Err(E2bError::new(StatusCode::BAD_REQUEST, message));
     if new.auto_pause_memory == Some(false) {
-        return bad("autoPauseMemory false needs a machine that can be booted again; this sandbox is frozen whole");
+        return bad(
+            "autoPauseMemory false needs a machine that can be booted again; this sandbox is frozen whole",
+        );
     }
-    let masks = new.network.as_ref().is_some_and(|network| network.mask_request_host.is_some());
+    let masks = new
+        .network
+        .as_ref()
+        .is_some_and(|network| network.mask_request_host.is_some());
     if masks {
         return bad("network.maskRequestHost: this server does not rewrite hosts");
     }
@@ -238,11 +275,29 @@ fn found(state: &State, caller: &Caller, id: &str) -> Answer<Arc<Sandbox>> {
     sandbox.ok_or_else(|| E2bError::unknown(id))
 }
 
-async fn show(Extract(state): Extract<State>, caller: Caller, Path(id): Path<String>) -> Answer<Json<Shown>> {
+async fn show(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Answer<Json<Shown>> {
     Ok(Json(shown(&*found(&state, &caller, &id)?, true)))
 }
 
-async fn kill(Extract(state): Extract<State>, caller: Caller, Path(id): Path<String>) -> Answer<StatusCode> {
+/// Which walls stand around a sandbox: what an SDK does not ask for, and an operator does.
+async fn receipt(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Answer<Response> {
+    let sandbox = found(&state, &caller, &id)?;
+    Ok(Json(json!({"sandbox": sandbox.id, "receipt": sandbox.receipt})).into_response())
+}
+
+async fn kill(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Answer<StatusCode> {
     caller.may("run")?;
     let sandbox = found(&state, &caller, &id)?;
     if state.sandboxes.remove(&sandbox.id) {
@@ -262,7 +317,11 @@ async fn connect(
     let timeout_ms = seconds(asked.timeout, 300)?;
     let sandbox = found(&state, &caller, &id)?;
     let resumed = waken(&sandbox, timeout_ms).await?;
-    let status = if resumed { StatusCode::CREATED } else { StatusCode::OK };
+    let status = if resumed {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
     Ok((status, Json(made(&sandbox))).into_response())
 }
 
@@ -271,7 +330,9 @@ pub(crate) async fn waken(sandbox: &Arc<Sandbox>, timeout_ms: i64) -> Answer<boo
     let waking = Arc::clone(sandbox);
     let woken = tokio::task::spawn_blocking(move || waking.wake(timeout_ms)).await;
     let fault = |why: String| E2bError::new(StatusCode::SERVICE_UNAVAILABLE, why);
-    woken.map_err(|error| fault(error.to_string()))?.map_err(fault)
+    woken
+        .map_err(|error| fault(error.to_string()))?
+        .map_err(fault)
 }
 
 async fn timeout(
@@ -305,11 +366,16 @@ async fn pause(
     let sandbox = found(&state, &caller, &id)?;
     let paused = tokio::task::spawn_blocking(move || sandbox.pause()).await;
     let fault = |why: String| E2bError::new(StatusCode::SERVICE_UNAVAILABLE, why);
-    let paused = paused.map_err(|error| fault(error.to_string()))?.map_err(fault)?;
+    let paused = paused
+        .map_err(|error| fault(error.to_string()))?
+        .map_err(fault)?;
     if paused {
         return Ok(StatusCode::NO_CONTENT);
     }
-    Err(E2bError::new(StatusCode::CONFLICT, format!("sandbox {id} is already paused")))
+    Err(E2bError::new(
+        StatusCode::CONFLICT,
+        format!("sandbox {id} is already paused"),
+    ))
 }
 
 async fn resume(
@@ -323,7 +389,10 @@ async fn resume(
     let timeout_ms = seconds(asked.timeout, 15)?;
     let sandbox = found(&state, &caller, &id)?;
     if !sandbox.life().paused {
-        return Err(E2bError::new(StatusCode::CONFLICT, format!("sandbox {id} is already running")));
+        return Err(E2bError::new(
+            StatusCode::CONFLICT,
+            format!("sandbox {id} is already running"),
+        ));
     }
     waken(&sandbox, timeout_ms).await?;
     Ok((StatusCode::CREATED, Json(made(&sandbox))).into_response())
@@ -399,11 +468,21 @@ async fn metrics(
     Ok(Json(asked).into_response())
 }
 
-async fn alias(Extract(state): Extract<State>, _caller: Caller, Path(alias): Path<String>) -> Answer<Response> {
-    let known = state.templates.iter().find(|template| template.name == alias);
+async fn alias(
+    Extract(state): Extract<State>,
+    _caller: Caller,
+    Path(alias): Path<String>,
+) -> Answer<Response> {
+    let known = state
+        .templates
+        .iter()
+        .find(|template| template.name == alias);
     let known = known.ok_or_else(|| {
         let alias: String = alias.chars().take(80).collect();
-        E2bError::new(StatusCode::NOT_FOUND, format!("template {alias:?} not found"))
+        E2bError::new(
+            StatusCode::NOT_FOUND,
+            format!("template {alias:?} not found"),
+        )
     })?;
     Ok(Json(json!({"templateID": known.name, "public": false})).into_response())
 }

@@ -57,18 +57,37 @@ pub(crate) fn page(
     let after = listing
         .started_after
         .as_deref()
-        .map(|text| text.parse::<jiff::Timestamp>().map_err(|_| bad("startedAfter is no RFC 3339 time")))
+        .map(|text| {
+            text.parse::<jiff::Timestamp>()
+                .map_err(|_| bad("startedAfter is no RFC 3339 time"))
+        })
         .transpose()?
         .map(jiff::Timestamp::as_millisecond);
-    let wanted = listing.metadata.as_deref().map(metadata).unwrap_or_default();
-    let states: Vec<&str> = listing.state.as_deref().map_or(vec!["running", "paused"], |text| text.split(',').collect());
+    let wanted = listing
+        .metadata
+        .as_deref()
+        .map(metadata)
+        .unwrap_or_default();
+    let states: Vec<&str> = listing
+        .state
+        .as_deref()
+        .map_or(vec!["running", "paused"], |text| text.split(',').collect());
     let fits = |sandbox: &&Arc<Sandbox>| {
-        let state = if sandbox.life().paused { "paused" } else { "running" };
+        let state = if sandbox.life().paused {
+            "paused"
+        } else {
+            "running"
+        };
         sandbox.tenant == tenant
             && states.contains(&state)
             && after.is_none_or(|after| sandbox.started_ms >= after)
-            && listing.template.as_ref().is_none_or(|name| *name == sandbox.template)
-            && wanted.iter().all(|(key, value)| sandbox.metadata.get(key) == Some(value))
+            && listing
+                .template
+                .as_ref()
+                .is_none_or(|name| *name == sandbox.template)
+            && wanted
+                .iter()
+                .all(|(key, value)| sandbox.metadata.get(key) == Some(value))
     };
     let mut found: Vec<&Arc<Sandbox>> = all.iter().filter(fits).collect();
     found.sort_by(|a, b| {
@@ -76,22 +95,37 @@ pub(crate) fn page(
         let order = if ascending { order } else { order.reverse() };
         order.then_with(|| a.id.cmp(&b.id))
     });
-    let running = found.iter().filter(|sandbox| !sandbox.life().paused).count();
+    let running = found
+        .iter()
+        .filter(|sandbox| !sandbox.life().paused)
+        .count();
     let begin = match listing.next.as_deref() {
         None => 0,
         Some(token) => after_token(&found, token, ascending)?,
     };
     let rest = found.get(begin..).unwrap_or_default();
-    let next = rest.get(limit).and_then(|_| rest.get(limit - 1)).map(|last| {
-        URL_SAFE_NO_PAD.encode(format!("{}__{}", last.started_ms, last.id))
-    });
-    let shown = rest.iter().take(limit).map(|sandbox| shown(sandbox, false)).collect();
-    Ok(Page { shown, next, running })
+    let next = rest
+        .get(limit)
+        .and_then(|_| rest.get(limit - 1))
+        .map(|last| URL_SAFE_NO_PAD.encode(format!("{}__{}", last.started_ms, last.id)));
+    let shown = rest
+        .iter()
+        .take(limit)
+        .map(|sandbox| shown(sandbox, false))
+        .collect();
+    Ok(Page {
+        shown,
+        next,
+        running,
+    })
 }
 
 /// Where the list goes on behind the one that a token names, whether that one still lives or not.
 fn after_token(found: &[&Arc<Sandbox>], token: &str, ascending: bool) -> Result<usize, E2bError> {
-    let decoded = URL_SAFE_NO_PAD.decode(token).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let decoded = URL_SAFE_NO_PAD
+        .decode(token)
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok());
     let (ms, id) = decoded
         .as_deref()
         .and_then(|text| text.split_once("__"))
@@ -108,7 +142,9 @@ fn after_token(found: &[&Arc<Sandbox>], token: &str, ascending: bool) -> Result<
 fn metadata(text: &str) -> BTreeMap<String, String> {
     let whole = decoded(text);
     let pairs = whole.split('&').filter_map(|pair| pair.split_once('='));
-    pairs.map(|(key, value)| (decoded(key), decoded(value))).collect()
+    pairs
+        .map(|(key, value)| (decoded(key), decoded(value)))
+        .collect()
 }
 
 fn decoded(text: &str) -> String {

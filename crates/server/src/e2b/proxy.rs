@@ -30,7 +30,13 @@ const HOPS: [header::HeaderName; 5] = [
 ];
 /// What only we may say to an agent.
 const OURS: [&str; 7] = [
-    "/init", "/freeze", "/unfreeze", "/collapse", "/fsfreeze", "/fsthaw", "/upgrade",
+    "/init",
+    "/freeze",
+    "/unfreeze",
+    "/collapse",
+    "/fsfreeze",
+    "/fsthaw",
+    "/upgrade",
 ];
 
 /// Where a request is to go.
@@ -70,7 +76,9 @@ fn target(headers: &HeaderMap) -> Option<Result<Target, ()>> {
 
 fn parsed(id: &str, port: &str) -> Result<Target, ()> {
     let good = (1..=64).contains(&id.len())
-        && id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
     match port.parse() {
         Ok(port) if good && port != 0 => Ok(Target {
             id: id.to_owned(),
@@ -93,7 +101,9 @@ async fn signed(state: &State, request: Request, next: Next) -> Response {
         casemate_envd::signature::Operation::Write
     };
     let all = state.sandboxes.list();
-    let signer = all.iter().find(|sandbox| signing.is_by(&sandbox.token, operation));
+    let signer = all
+        .iter()
+        .find(|sandbox| signing.is_by(&sandbox.token, operation));
     match signer {
         // Its agent checks the signature again, and the time.
         Some(sandbox) => {
@@ -192,12 +202,17 @@ fn may_pass(sandbox: &Sandbox, headers: &HeaderMap) -> bool {
     };
     let shown = headers.get("e2b-traffic-access-token");
     shown.is_some_and(|shown| {
-        shown.to_str().is_ok_and(|shown| casemate_envd::signature::same(shown, token))
+        shown
+            .to_str()
+            .is_ok_and(|shown| casemate_envd::signature::same(shown, token))
     })
 }
 
 async fn forward(sandbox: &Arc<Sandbox>, target: Target, mut request: Request) -> Response {
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let path = request
+        .uri()
+        .path_and_query()
+        .map_or("/", |path| path.as_str());
     let Ok(uri) = path.parse() else {
         return (StatusCode::BAD_REQUEST, "malformed path").into_response();
     };
@@ -240,9 +255,13 @@ fn streamed(sandbox: &Arc<Sandbox>, answer: Response<hyper::body::Incoming>) -> 
     });
     let cut = futures_util::stream::once(gone)
         .map(|()| Err::<_, axum::Error>(axum::Error::new("the sandbox has ended")));
-    let frames = body.into_data_stream().map(|frame| frame.map_err(axum::Error::new));
+    let frames = body
+        .into_data_stream()
+        .map(|frame| frame.map_err(axum::Error::new));
     // Ends with the answer, or with an error as soon as the sandbox goes.
-    let ended = frames.map(Some).chain(futures_util::stream::once(future::ready(None)));
+    let ended = frames
+        .map(Some)
+        .chain(futures_util::stream::once(future::ready(None)));
     let either = futures_util::stream::select(ended, cut.map(Some));
     let until = either.scan(false, |over, item| {
         let stop = *over || item.is_none();
@@ -259,7 +278,12 @@ mod tests {
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         pairs
             .iter()
-            .map(|(name, value)| (header::HeaderName::from_static(name), value.parse().unwrap()))
+            .map(|(name, value)| {
+                (
+                    header::HeaderName::from_static(name),
+                    value.parse().unwrap(),
+                )
+            })
             .collect()
     }
 
@@ -270,13 +294,26 @@ mod tests {
             port: 49983,
         }));
         let by = |pairs: &[(&'static str, &str)]| target(&headers(pairs));
-        assert_eq!(by(&[("e2b-sandbox-id", "iabc"), ("e2b-sandbox-port", "49983")]), named);
+        assert_eq!(
+            by(&[("e2b-sandbox-id", "iabc"), ("e2b-sandbox-port", "49983")]),
+            named
+        );
         assert_eq!(by(&[("host", "49983-iabc.example.test:8443")]), named);
         assert_eq!(by(&[("host", "49983-iabc-client.example.test")]), named);
         assert_eq!(by(&[("host", "127.0.0.1:3000")]), None);
         assert_eq!(by(&[("host", "localhost")]), None);
-        for (id, port) in [("../x", "1"), ("iabc", "0"), ("iabc", "x"), ("", "1"), ("iABC", "1")] {
-            assert_eq!(by(&[("e2b-sandbox-id", id), ("e2b-sandbox-port", port)]), Some(Err(())), "{id} {port}");
+        for (id, port) in [
+            ("../x", "1"),
+            ("iabc", "0"),
+            ("iabc", "x"),
+            ("", "1"),
+            ("iABC", "1"),
+        ] {
+            assert_eq!(
+                by(&[("e2b-sandbox-id", id), ("e2b-sandbox-port", port)]),
+                Some(Err(())),
+                "{id} {port}"
+            );
         }
     }
 }

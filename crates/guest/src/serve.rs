@@ -1,0 +1,141 @@
+//! Connections: where they come from, and how many there may be.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use casemate_linux::{handoff, take_fd};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::unix::AsyncFd;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+use crate::agent::Agent;
+use crate::config::{Config, Source};
+use crate::readiness::watched;
+use crate::routes::router;
+
+/// Connections at the same time. More wait to be taken.
+const CONNECTIONS: usize = 512;
+/// How long a caller may take over the head of a request, and may keep a connection for the next.
+const HEAD_WITHIN: Duration = Duration::from_secs(640);
+/// Bytes of a request's head.
+const HEAD_MAX: usize = 64 << 10;
+/// Headers of a request.
+const HEADERS_MAX: usize = 128;
+/// How long to wait when there are no more descriptors.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until it is told to stop, or the host has gone.
+pub(crate) async fn run(config: Config) -> Result<(), String> {
+    let mut connections = Connections::open(&config.source)
+        .map_err(|error| format!("opening {:?}: {error}", config.source))?;
+    let agent = Agent::new(config);
+    if agent.config.warm {
+        agent.contexts.warm(&agent);
+    }
+    let router = router(Arc::clone(&agent));
+    let free = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut stop = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .map_err(|error| format!("signals: {error}"))?;
+    loop {
+        let Ok(place) = Arc::clone(&free).acquire_owned().await else {
+            return Ok(());
+        };
+        let stream = tokio::select! {
+            stream = connections.next() => stream,
+            _ = stop.recv() => return Ok(()),
+        };
+        match stream {
+            Ok(Some(stream)) => {
+                let router = router.clone();
+                tokio::spawn(async move {
+                    serve(stream, router).await;
+                    drop(place);
+                });
+            }
+            Ok(None) => return Ok(()),
+            // What one caller did to its connection, or no more descriptors: neither is the end.
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+async fn serve(stream: UnixStream, router: Router) {
+    let service = TowerToHyperService::new(router);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .max_buf_size(HEAD_MAX)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    // A caller that breaks its connection off is told nothing.
+    drop(connection.await);
+}
+
+/// Where connections come from.
+enum Connections {
+    Listening(UnixListener),
+    Handed(AsyncFd<OwnedFd>),
+}
+
+impl Connections {
+    fn open(source: &Source) -> io::Result<Self> {
+        let listening = |listener: StdListener| {
+            listener.set_nonblocking(true)?;
+            UnixListener::from_std(listener).map(Self::Listening)
+        };
+        match source {
+            Source::Path(path) => listening(bind(path)?),
+            Source::Listening(number) => listening(StdListener::from(take_fd(*number)?)),
+            Source::Handoff(number) => {
+                let fd = take_fd(*number)?;
+                rustix::io::ioctl_fionbio(&fd, true)?;
+                watched(fd).map(Self::Handed)
+            }
+        }
+    }
+
+    /// The next one; none when there will be no more.
+    async fn next(&mut self) -> io::Result<Option<UnixStream>> {
+        match self {
+            Self::Listening(listener) => listener.accept().await.map(|(stream, _)| Some(stream)),
+            Self::Handed(socket) => loop {
+                let mut ready = socket.readable().await?;
+                match ready.try_io(|socket| handoff::receive(socket.get_ref())) {
+                    Err(_not_yet) => {}
+                    // The host has closed its end.
+                    Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                        return Ok(None);
+                    }
+                    Ok(Err(error)) => return Err(error),
+                    Ok(Ok(fd)) => {
+                        let stream = std::os::unix::net::UnixStream::from(fd);
+                        stream.set_nonblocking(true)?;
+                        return UnixStream::from_std(stream).map(Some);
+                    }
+                }
+            },
+        }
+    }
+}
+
+/// Makes the socket; one that an ended agent left is replaced.
+fn bind(path: &Path) -> io::Result<StdListener> {
+    match StdListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                return Err(error);
+            }
+            std::fs::remove_file(path)?;
+            StdListener::bind(path)
+        }
+        other => other,
+    }
+}
