@@ -19,6 +19,7 @@ mod error;
 mod guard;
 mod intake;
 mod keys;
+mod listen;
 mod metrics;
 mod openapi;
 mod routes;

@@ -25,6 +25,7 @@ use crate::e2b::sandboxes::look_after;
 use crate::e2b::{self, Template};
 use crate::error::ApiError;
 use crate::guard::guard;
+use crate::listen::{Break, Resettable};
 use crate::state::{Shared, State};
 use crate::store::{Store, StoreError, now_ms};
 
@@ -100,7 +101,8 @@ pub async fn start(
     let app = router(Arc::clone(&state));
     let served = tokio::spawn(async move {
         let mut stopped = stopped;
-        axum::serve(listener, app)
+        let app = app.into_make_service_with_connect_info::<Break>();
+        axum::serve(Resettable(listener), app)
             .with_graceful_shutdown(async move {
                 stopped.wait_for(|stop| *stop).await.ok();
             })

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Request, State as Extract};
+use axum::extract::{ConnectInfo, Request, State as Extract};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
@@ -16,6 +16,7 @@ use serde_json::json;
 use super::agent::send;
 use super::control::waken;
 use super::sandboxes::Sandbox;
+use crate::listen::Break;
 use crate::state::State;
 
 const ENVD: u16 = 49983;
@@ -209,6 +210,8 @@ fn may_pass(sandbox: &Sandbox, headers: &HeaderMap) -> bool {
 }
 
 async fn forward(sandbox: &Arc<Sandbox>, target: Target, mut request: Request) -> Response {
+    let broken = request.extensions().get::<ConnectInfo<Break>>();
+    let broken = broken.map(|info| info.0.clone()).unwrap_or_default();
     let path = request
         .uri()
         .path_and_query()
@@ -231,14 +234,18 @@ async fn forward(sandbox: &Arc<Sandbox>, target: Target, mut request: Request) -
         () = cut => return not_found(&target.id),
     };
     match answered {
-        Ok(answer) => streamed(sandbox, answer),
+        Ok(answer) => streamed(sandbox, broken, answer),
         Err(_) if sandbox.is_gone() || sandbox.session.ended().is_some() => not_found(&target.id),
         Err(_) => not_open(&target.id, target.port),
     }
 }
 
 /// The agent's answer as it comes; cut off, not ended, when the sandbox goes.
-fn streamed(sandbox: &Arc<Sandbox>, answer: Response<hyper::body::Incoming>) -> Response {
+fn streamed(
+    sandbox: &Arc<Sandbox>,
+    broken: Break,
+    answer: Response<hyper::body::Incoming>,
+) -> Response {
     let (mut parts, body) = answer.into_parts();
     for hop in HOPS {
         parts.headers.remove(hop);
@@ -253,8 +260,10 @@ fn streamed(sandbox: &Arc<Sandbox>, answer: Response<hyper::body::Incoming>) -> 
             cut.await;
         }
     });
-    let cut = futures_util::stream::once(gone)
-        .map(|()| Err::<_, axum::Error>(axum::Error::new("the sandbox has ended")));
+    let cut = futures_util::stream::once(gone).map(move |()| {
+        broken.off();
+        Err::<_, axum::Error>(axum::Error::new("the sandbox has ended"))
+    });
     let frames = body
         .into_data_stream()
         .map(|frame| frame.map_err(axum::Error::new));
