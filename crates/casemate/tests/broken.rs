@@ -10,7 +10,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use served::{Server, command, heard, send, sha256, start, start_as, until};
+use served::{Server, command, folder, heard, send, sha256, start, start_as, until};
 
 #[test]
 fn errors_say_what_why_and_what_to_do() {
@@ -264,7 +264,7 @@ fn a_reader_that_stops_reading_does_not_stop_the_run() {
 
 /// A server on a disk of a few MiB, in mounts of its own; none where such cannot be made.
 fn on_a_small_disk() -> Option<Server> {
-    let data = tempfile::tempdir().unwrap();
+    let data = folder();
     let mut probe = command("unshare");
     let made = probe
         .args(["--mount", "true"])

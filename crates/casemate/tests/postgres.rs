@@ -10,7 +10,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use served::{command, sha256, start_in};
+use served::{command, folder, sha256, start_in};
 use tempfile::TempDir;
 
 /// A Postgres in a folder, stopped when it is dropped.
@@ -111,7 +111,7 @@ fn what_holds_on_sqlite_holds_on_postgres() {
         return;
     };
     let database = ["--database", postgres.url.as_str()];
-    let mut server = start_in(tempfile::tempdir().unwrap(), &database);
+    let mut server = start_in(folder(), &database);
     let alice = server.key(&["--tenant", "alice", database[0], database[1]]);
     let bob = server.key(&["--tenant", "bob", database[0], database[1]]);
     assert!(!server.data.path().join("casemate.db").exists());
@@ -155,7 +155,7 @@ fn what_holds_on_sqlite_holds_on_postgres() {
     server.kill();
     let elsewhere = other_folder(&postgres.url);
     assert!(elsewhere.contains("another data folder"), "{elsewhere}");
-    let data = std::mem::replace(&mut server.data, tempfile::tempdir().unwrap());
+    let data = std::mem::replace(&mut server.data, folder());
     let server = start_in(data, &database);
     assert_eq!(
         ask(&server, &alice, "GET", &place, b"").json()["stdout"],
@@ -170,7 +170,7 @@ fn what_holds_on_sqlite_holds_on_postgres() {
 }
 
 fn other_folder(url: &str) -> String {
-    let data = tempfile::tempdir().unwrap();
+    let data = folder();
     let output = support::casemate()
         .args([
             "serve",

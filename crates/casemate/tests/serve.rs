@@ -10,7 +10,7 @@ use std::net::TcpStream;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use served::{send, sha256, start, start_in, until};
+use served::{folder, send, sha256, start, start_in, until};
 
 #[test]
 fn a_program_with_its_data_in_one_call() {
@@ -354,7 +354,7 @@ fn a_killed_server_loses_nothing_that_was_accepted() {
     );
     let cut = cut.header("location").to_owned();
     server.kill();
-    let data = std::mem::replace(&mut server.data, tempfile::tempdir().unwrap());
+    let data = std::mem::replace(&mut server.data, folder());
     let server = start_in(data, &[]);
     let place = format!("/v1/runs/{}", done["run"].as_str().unwrap());
     assert_eq!(server.get(&place).json()["stdout"], "kept\n");

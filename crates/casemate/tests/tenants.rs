@@ -10,7 +10,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use served::{sha256, start, until};
+use served::{folder, sha256, start, until};
 use support::casemate;
 
 #[test]
@@ -265,7 +265,7 @@ fn one_tenant_s_queue_is_full_and_another_s_is_not() {
 #[test]
 fn a_key_ends_keeps_to_its_backends_and_to_its_quota() {
     let server = start(&[]);
-    let brief = server.key(&["--expires", "1s"]);
+    let brief = server.key(&["--tenant", "brief", "--expires", "1s"]);
     let bound = server.key(&["--backend", "jail", "--backend", "runc", "--quota", "64k"]);
     let run = |key: &str, body: &str| {
         server.ask("POST", "/v1/runs", &[("X-API-Key", key)], body.as_bytes())
@@ -319,7 +319,7 @@ fn a_key_ends_keeps_to_its_backends_and_to_its_quota() {
 
 #[test]
 fn a_data_folder_is_one_server_s_and_nobody_else_s_to_enter() {
-    let server = start(&[]);
+    let mut server = start(&[]);
     let refused = |data: &std::path::Path| {
         let output = casemate()
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
@@ -337,19 +337,18 @@ fn a_data_folder_is_one_server_s_and_nobody_else_s_to_enter() {
     let said = refused(open.path());
     assert!(said.contains("chmod 700"), "{said}");
     // A database that goes with another folder's contents.
-    let other = tempfile::tempdir().unwrap();
-    std::fs::copy(
-        server.data.path().join("casemate.db"),
-        other.path().join("casemate.db"),
-    )
-    .unwrap();
+    server.kill();
+    let other = folder();
+    for name in ["casemate.db", "casemate.db-wal"] {
+        std::fs::copy(server.data.path().join(name), other.path().join(name)).unwrap();
+    }
     let said = refused(other.path());
     assert!(said.contains("another data folder"), "{said}");
 }
 
 #[test]
 fn no_other_address_without_a_key() {
-    let data = tempfile::tempdir().unwrap();
+    let data = folder();
     let output = casemate()
         .args(["serve", "--listen", "0.0.0.0:0", "--data-dir"])
         .arg(data.path())

@@ -39,6 +39,15 @@ impl Answer {
     }
 }
 
+/// A folder for a server's data: nobody else's to enter.
+pub(crate) fn folder() -> TempDir {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    tempfile::Builder::new()
+        .permissions(mode)
+        .tempdir()
+        .unwrap()
+}
+
 /// A server in a folder of data.
 pub(crate) fn start_in(data: TempDir, more: &[&str]) -> Server {
     let mut command = casemate();
@@ -75,7 +84,7 @@ pub(crate) fn start_as(mut command: Command, data: TempDir) -> Server {
 
 /// A server.
 pub(crate) fn start(more: &[&str]) -> Server {
-    start_in(tempfile::tempdir().unwrap(), more)
+    start_in(folder(), more)
 }
 
 impl Server {
