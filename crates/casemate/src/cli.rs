@@ -34,6 +34,11 @@ pub(crate) enum Command {
     Attack(AttackArgs),
     /// Check the signed result of an attack, and say what it says.
     Verify(VerifyArgs),
+    /// Serve runs over HTTP.
+    Serve(ServeArgs),
+    /// Make, list and revoke the keys of a server.
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Look at policies.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -115,6 +120,103 @@ pub(crate) struct RunArgs {
     /// Arguments for the program.
     #[arg(last = true)]
     pub(crate) args: Vec<String>,
+}
+
+/// Where a server keeps what it remembers.
+#[derive(Debug, Args)]
+pub(crate) struct DataArgs {
+    /// The folder for the database, uploads and artifacts [default: casemate under the user's data folder].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// A database by URL, such as postgres://user@host/casemate [default: SQLite in the data folder].
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "CASEMATE_DATABASE_URL",
+        hide_env_values = true
+    )]
+    pub(crate) database: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// The address to listen on. Another than loopback needs a key (`casemate key create`).
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:3000")]
+    pub(crate) listen: std::net::SocketAddr,
+    /// The policy of every request whose key names none: a preset or a policy file.
+    #[arg(long, value_name = "FILE|PRESET", default_value = "data-analysis")]
+    pub(crate) policy: String,
+    /// Programs that run at once [default: one a processor].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) parallel: Option<u16>,
+    /// How long ended runs and what they left are kept.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "24h")]
+    pub(crate) keep: Duration,
+    /// How long uploads are kept [default: until they are deleted].
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) keep_uploads: Option<Duration>,
+    /// What a tenant may keep, uploads and runs together.
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "4g")]
+    pub(crate) quota: ByteSize,
+    /// Requests of one tenant that may wait for their turn.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(crate) waiting: u16,
+    /// The largest body of a request.
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "64m")]
+    pub(crate) body: ByteSize,
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make a key and print it, once.
+    Create {
+        /// Whom it belongs to: keys of one tenant see the same runs and uploads.
+        #[arg(long, default_value = "default")]
+        tenant: String,
+        /// What it is for.
+        #[arg(long, default_value = "")]
+        name: String,
+        /// The policy of every run; a request may only narrow it [default: the server's].
+        #[arg(long, value_name = "PRESET")]
+        policy: Option<String>,
+        /// A backend that may be asked for; repeatable [default: all].
+        #[arg(long, value_name = "NAME")]
+        backend: Vec<String>,
+        /// What it may do: run, scan; repeatable [default: both].
+        #[arg(long, value_name = "SCOPE", value_parser = ["run", "scan"])]
+        scope: Vec<String>,
+        /// Programs at once.
+        #[arg(long, value_name = "N")]
+        running: Option<u32>,
+        /// Programs and scans started a minute.
+        #[arg(long, value_name = "N")]
+        per_minute: Option<u32>,
+        /// What its tenant may keep, uploads and runs together [default: the server's].
+        #[arg(long, value_name = "SIZE", value_parser = size)]
+        quota: Option<ByteSize>,
+        /// How long it is one [default: until it is revoked].
+        #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+        expires: Option<Duration>,
+        #[command(flatten)]
+        data: DataArgs,
+    },
+    /// List keys.
+    Ls {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        data: DataArgs,
+    },
+    /// Take a key away for good.
+    Revoke {
+        /// Its id, as `ls` shows it.
+        id: String,
+        #[command(flatten)]
+        data: DataArgs,
+    },
 }
 
 /// Ceilings; each has a finite default from the policy.

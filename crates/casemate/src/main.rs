@@ -12,11 +12,13 @@ mod bench;
 mod cli;
 mod doctor;
 mod json;
+mod key;
 mod out;
 mod policy;
 mod progress;
 mod run;
 mod scan;
+mod serve;
 mod setup;
 mod show;
 mod text;
@@ -77,6 +79,8 @@ fn dispatch(command: Command) -> anyhow::Result<i32> {
         Command::Doctor(args) => doctor::command(&args),
         Command::Attack(args) => attack::command(&args),
         Command::Verify(args) => verify::command(&args),
+        Command::Serve(args) => serve::command(args),
+        Command::Key(command) => key::command(command),
         Command::Policy(command) => policy::command(command),
         Command::Bench(command) => bench::command(command),
         Command::Completion { shell } => {

@@ -10,37 +10,13 @@ use casemate_model::receipt::Receipt;
 use casemate_model::screening::{Screening, Verdict};
 use casemate_model::unit::ByteSize;
 
+pub(crate) use casemate_server::wire::cause;
+
 use crate::out::Saved;
 use crate::text::{line, plain};
 
 /// Characters of one line of a report.
 const WIDTH: usize = 110;
-
-/// How a run ended, in one sentence.
-pub(crate) fn cause(ending: &Ending) -> String {
-    match ending {
-        Ending::Exited { code: 0 } => "the program ended normally".to_owned(),
-        Ending::Exited { code } => format!("the program ended with exit code {code}"),
-        Ending::Signalled { signal } => {
-            format!("the process that held the program died of signal {signal}")
-        }
-        Ending::Over {
-            limit,
-            allowed,
-            seen,
-        } => {
-            format!(
-                "over its {limit}: {} allowed, {} seen",
-                limit.show(*allowed),
-                limit.show(*seen)
-            )
-        }
-        Ending::Denied { wall, reason } => format!("stopped by a wall, {wall}: {reason}"),
-        Ending::Refused { by, reason } => format!("refused by {by}: {reason}"),
-        Ending::Cancelled => "cancelled".to_owned(),
-        Ending::Faulted { id, reason } => format!("Casemate failed ({id}): {reason}"),
-    }
-}
 
 /// The six layers, one line each.
 pub(crate) fn layers(outcome: &Outcome, source: &[u8]) -> String {

@@ -65,8 +65,18 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "casemate-server",
+        &[
+            "casemate-model",
+            "casemate-screen",
+            "casemate-backend",
+            "casemate-engine",
+        ],
+    ),
+    (
         "casemate",
         &[
+            "casemate-server",
             "casemate-model",
             "casemate-screen",
             "casemate-backend",

@@ -26,6 +26,20 @@ impl<T: Copy> Limit<T> {
     }
 }
 
+impl<T: Copy + Ord> Limit<T> {
+    /// The lower of two ceilings.
+    #[must_use]
+    pub fn least(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::At(a), Self::At(b)) => Self::At(a.min(b)),
+            (Self::At(value), Self::Unlimited) | (Self::Unlimited, Self::At(value)) => {
+                Self::At(value)
+            }
+            (Self::Unlimited, Self::Unlimited) => Self::Unlimited,
+        }
+    }
+}
+
 impl<T: Serialize> Serialize for Limit<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
@@ -240,6 +254,27 @@ pub struct Limits {
     pub tasks: Limit<u64>,
 }
 
+impl Limits {
+    /// Each ceiling the lower of the two: what may be asked of these by somebody who may not raise them.
+    #[must_use]
+    pub fn narrowed(&self, by: &Self) -> Self {
+        Self {
+            memory: self.memory.least(by.memory),
+            cpu_millis: self.cpu_millis.min(by.cpu_millis),
+            cpu_time: self.cpu_time.least(by.cpu_time),
+            wall_time: self.wall_time.least(by.wall_time),
+            disk: self.disk.least(by.disk),
+            disk_files: self.disk_files.least(by.disk_files),
+            output: self.output.least(by.output),
+            open_files: self.open_files.least(by.open_files),
+            artifacts: self.artifacts.least(by.artifacts),
+            artifact_bytes: self.artifact_bytes.least(by.artifact_bytes),
+            result_bytes: self.result_bytes.least(by.result_bytes),
+            tasks: self.tasks.least(by.tasks),
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -276,6 +311,23 @@ mod tests {
         assert_eq!(limits.memory, Limit::Unlimited);
         assert_eq!(limits.wall_time, Limit::At(Millis(Duration::from_secs(2))));
         assert!(serde_json::from_str::<Limits>(r#"{"memry":1}"#).is_err());
+    }
+
+    #[test]
+    fn narrowing_never_raises_a_ceiling() {
+        let base = Limits::default();
+        let by = Limits {
+            memory: Limit::At(ByteSize::mib(1024)),
+            cpu_millis: 500,
+            wall_time: Limit::Unlimited,
+            tasks: Limit::At(4),
+            ..base.clone()
+        };
+        let narrowed = base.narrowed(&by);
+        assert_eq!(narrowed.memory, base.memory);
+        assert_eq!(narrowed.wall_time, base.wall_time);
+        assert_eq!((narrowed.cpu_millis, narrowed.tasks), (500, Limit::At(4)));
+        assert_eq!(narrowed.narrowed(&base), narrowed);
     }
 
     #[test]

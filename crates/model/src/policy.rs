@@ -9,7 +9,7 @@ use crate::limit::{Limits, Millis};
 use crate::unit::ByteSize;
 
 /// What screening may do with its verdict.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScreenMode {
     /// A refusal stops the job.
@@ -72,6 +72,25 @@ impl Default for Policy {
     }
 }
 
+impl Policy {
+    /// This policy with what another is stricter in: what may be asked by somebody who is bound to this one.
+    /// Which rules screen a program stays this policy's, for rules have no order.
+    #[must_use]
+    pub fn narrowed(&self, by: &Self) -> Self {
+        Self {
+            name: self.name.clone(),
+            description: self.description.clone(),
+            // Enforcing comes first.
+            screen: self.screen.min(by.screen),
+            source: self.source.min(by.source),
+            limits: self.limits.narrowed(&by.limits),
+            clock_granularity: self.clock_granularity.max(by.clock_granularity),
+            require: self.require.union(&by.require),
+            attacked: self.attacked.max(by.attacked),
+        }
+    }
+}
+
 /// The walls that stand around every run unless a policy file says otherwise.
 pub fn base_guarantees() -> Guarantees {
     [
@@ -103,6 +122,24 @@ mod tests {
         assert_eq!(policy, Policy::default());
         assert_eq!(policy.screen, ScreenMode::Enforce);
         assert!(policy.require.contains(Guarantee::NetworkAbsent));
+    }
+
+    #[test]
+    fn narrowing_keeps_what_is_stricter_of_either() {
+        let bound = Policy::default();
+        let loose = Policy {
+            name: "loose".to_owned(),
+            screen: ScreenMode::Off,
+            source: ByteSize::mib(8),
+            require: Guarantees::none(),
+            clock_granularity: Millis(Duration::ZERO),
+            ..Policy::default()
+        };
+        assert_eq!(bound.narrowed(&loose), bound);
+        let back = loose.narrowed(&bound);
+        assert_eq!((back.screen, back.source), (bound.screen, bound.source));
+        assert_eq!(back.require, bound.require);
+        assert_eq!(back.clock_granularity, bound.clock_granularity);
     }
 
     #[test]

@@ -1,0 +1,75 @@
+//! `casemate serve`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use casemate_server::Config;
+use casemate_wasm::setup::Store;
+
+use crate::cli::{DataArgs, ServeArgs};
+use crate::run::{engine, named_policy};
+use crate::setup;
+
+/// Serves until Ctrl-C or SIGTERM.
+pub(crate) fn command(args: ServeArgs) -> anyhow::Result<i32> {
+    let policy = named_policy(&args.policy)?;
+    let store = Store::open()?;
+    drop(setup::ensure(&store)?);
+    let engine = Arc::new(engine(&store)?);
+    let mut config = Config::new(args.listen, data_folder(&args.data)?);
+    config.database.clone_from(&args.data.database);
+    config.policy = policy;
+    config.keep = args.keep;
+    config.keep_uploads = args.keep_uploads;
+    config.rules.stored_bytes = args.quota.0;
+    config.rules.waiting = usize::from(args.waiting);
+    config.body_bytes = usize::try_from(args.body.0).unwrap_or(usize::MAX);
+    if let Some(parallel) = args.parallel {
+        config.parallel = usize::from(parallel);
+        config.rules.running = config.parallel;
+    }
+    runtime()?.block_on(async {
+        let stop = stop_signal()?;
+        let running = casemate_server::start(config, engine).await?;
+        eprintln!("casemate: serving http://{} (API: /docs)", running.address);
+        stop.await;
+        eprintln!("casemate: shutting down");
+        running.shut_down().await.context("serving")
+    })?;
+    Ok(0)
+}
+
+/// A runtime for what is asynchronous.
+pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("starting threads")
+}
+
+/// Set up before the port is open, so that no signal is lost.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt()).context("watching for Ctrl-C")?;
+    let mut terminate = signal(SignalKind::terminate()).context("watching for SIGTERM")?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+/// The folder that was named, or `casemate` in the user's data folder.
+pub(crate) fn data_folder(args: &DataArgs) -> anyhow::Result<PathBuf> {
+    if let Some(folder) = &args.data_dir {
+        return Ok(folder.clone());
+    }
+    let home = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let data = home("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .or_else(|| home("HOME").map(|home| PathBuf::from(home).join(".local/share")));
+    let data = data.context("there is no home folder; name one with --data-dir")?;
+    Ok(data.join("casemate"))
+}

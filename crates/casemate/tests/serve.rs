@@ -1,0 +1,403 @@
+//! The server as a client sees it: the real binary, the real WASM backend, a real socket.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod served;
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use served::{folder, send, sha256, start, start_in, until};
+
+#[test]
+fn a_program_with_its_data_in_one_call() {
+    let server = start(&[]);
+    let answer = server.post(
+        "/v1/runs",
+        &json!({
+            "code": "import pandas as pd\nd = pd.read_csv('/data/s.csv')\nd.sum().to_csv('/tmp/sum.csv')\nprint(len(d))\nd",
+            "files": [{"path": "/data/s.csv", "text": "a,b\n1,2\n3,4\n"}],
+        }),
+    );
+    assert_eq!(answer.status, 200);
+    let outcome = answer.json();
+    assert_eq!(outcome["schema"], "casemate.outcome/1");
+    assert_eq!(outcome["ending"]["status"], "exited", "{outcome:#}");
+    assert_eq!(outcome["stdout"], "2\n");
+    assert_eq!(outcome["placement"]["backend"], "wasm");
+    assert!(outcome["receipt"]["walls"].as_array().unwrap().len() > 10);
+    assert!(!outcome["results"].as_array().unwrap().is_empty());
+
+    let artifact = &outcome["artifacts"][0];
+    assert_eq!(artifact["path"], "/tmp/sum.csv");
+    assert!(artifact.get("base64").is_none(), "by reference alone");
+    let file = server.get(artifact["href"].as_str().unwrap());
+    assert_eq!(file.status, 200);
+    assert!(
+        String::from_utf8_lossy(&file.body).contains("a,4"),
+        "{:?}",
+        file.body
+    );
+    assert_eq!(file.header("content-type"), "text/csv; charset=utf-8");
+    assert_eq!(file.header("x-content-type-options"), "nosniff");
+    assert!(
+        file.header("content-security-policy")
+            .starts_with("sandbox")
+    );
+
+    // The same again by its number, and in the list.
+    let id = outcome["run"].as_str().unwrap();
+    assert_eq!(
+        server.get(&format!("/v1/runs/{id}")).json()["stdout"],
+        "2\n"
+    );
+    let listed = server.get("/v1/runs").json();
+    assert_eq!(listed["runs"][0]["run"], id);
+
+    // Its receipt, by hashes.
+    let receipt = server.get(&format!("/v1/runs/{id}/receipt")).json();
+    assert_eq!(receipt["schema"], "casemate.receipt/1");
+    assert_eq!(receipt["policy"], "data-analysis");
+    assert_eq!(receipt["inputs"][0]["path"], "/data/s.csv");
+    assert_eq!(receipt["inputs"][0]["sha256"], sha256(b"a,b\n1,2\n3,4\n"));
+    assert_eq!(receipt["stdout_sha256"], sha256(b"2\n"));
+    assert_eq!(receipt["artifacts"][0]["sha256"], artifact["sha256"]);
+    assert_eq!(receipt["walls"], outcome["receipt"]);
+
+    // Deleted it is gone, and what it left with it.
+    let gone = server.ask("DELETE", &format!("/v1/runs/{id}"), &[], b"");
+    assert_eq!(gone.status, 204);
+    for path in [
+        format!("/v1/runs/{id}"),
+        format!("/v1/runs/{id}/receipt"),
+        artifact["href"].as_str().unwrap().to_owned(),
+    ] {
+        assert_eq!(server.get(&path).status, 404, "{path}");
+    }
+    assert_eq!(contents(&server), Vec::<String>::new());
+
+    // Who did what is remembered.
+    let audit = server.get("/v1/audit").json();
+    let entries = audit["entries"].as_array().unwrap();
+    let actions: Vec<&str> = entries
+        .iter()
+        .map(|entry| entry["action"].as_str().unwrap())
+        .collect();
+    assert_eq!(actions, ["run.deleted", "run.ended", "run.accepted"]);
+    assert_eq!(entries[1]["detail"], "exited");
+    assert!(entries.iter().all(|entry| entry["subject"] == id));
+}
+
+#[test]
+fn a_run_is_told_as_it_goes_in_lines_or_events() {
+    let server = start(&[]);
+    let body = json!({"code": "print('one')\nprint('two')\n1/0"}).to_string();
+    let lines = server.ask(
+        "POST",
+        "/v1/runs",
+        &[("Accept", "application/x-ndjson")],
+        body.as_bytes(),
+    );
+    assert_eq!(lines.header("content-type"), "application/x-ndjson");
+    let text = String::from_utf8(lines.body).unwrap();
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let kinds: Vec<&str> = lines
+        .iter()
+        .map(|line| line["type"].as_str().unwrap())
+        .collect();
+    assert_eq!(kinds.first(), Some(&"started"));
+    assert!(
+        kinds.contains(&"stdout") && kinds.contains(&"error"),
+        "{kinds:?}"
+    );
+    assert_eq!(kinds.last(), Some(&"outcome"));
+    assert_eq!(
+        lines.last().unwrap()["outcome"]["error"]["name"],
+        "ZeroDivisionError"
+    );
+
+    let events = server.ask(
+        "POST",
+        "/v1/runs",
+        &[("Accept", "text/event-stream")],
+        body.as_bytes(),
+    );
+    assert_eq!(events.header("content-type"), "text/event-stream");
+    let text = String::from_utf8(events.body).unwrap();
+    assert!(text.starts_with("event: started\ndata: {"), "{text}");
+    assert!(text.contains("\n\nevent: outcome\ndata: {"), "{text}");
+}
+
+#[test]
+fn lists_come_in_pages_without_gaps() {
+    let server = start(&[]);
+    for count in 0..7 {
+        server.post("/v1/runs", &json!({"code": format!("print({count})")}));
+    }
+    let (mut seen, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = server.get(&format!("/v1/runs?limit=3{after}")).json();
+        let runs = page["runs"].as_array().unwrap().clone();
+        seen.extend(
+            runs.iter()
+                .map(|run| run["run"].as_str().unwrap().to_owned()),
+        );
+        let Some(next) = page["next"].as_str() else {
+            break;
+        };
+        after = format!("&after={next}");
+    }
+    assert_eq!(seen.len(), 7);
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen.len(), 7, "each once");
+    for bad in ["after=x", "limit=0", "limit=101", "limit=x", "limits=3"] {
+        assert_eq!(server.get(&format!("/v1/runs?{bad}")).status, 400, "{bad}");
+    }
+}
+
+#[test]
+fn accepted_now_asked_for_later_and_cancelled() {
+    let server = start(&[]);
+    let body = json!({"code": "while True: pass"}).to_string();
+    let answer = server.ask(
+        "POST",
+        "/v1/runs",
+        &[("Prefer", "respond-async")],
+        body.as_bytes(),
+    );
+    assert_eq!(answer.status, 202);
+    let place = answer.header("location").to_owned();
+    assert_eq!(server.get(&place).json()["state"], "accepted");
+    assert_eq!(
+        server.ask("DELETE", &place, &[], b"").status,
+        409,
+        "it has not ended"
+    );
+    assert_eq!(
+        server
+            .ask("POST", &format!("{place}/cancel"), &[], b"")
+            .status,
+        202
+    );
+    let outcome = until(|| {
+        let run = server.get(&place).json();
+        (run["ending"]["status"] == "cancelled").then_some(run)
+    });
+    assert_eq!(outcome["exit_code"], 130);
+}
+
+#[test]
+fn the_same_request_again_is_the_same_run() {
+    let server = start(&[]);
+    let body = json!({"code": "import random\nprint(random.random())"}).to_string();
+    let keyed = [("Idempotency-Key", "chart-17")];
+    let first = server
+        .ask("POST", "/v1/runs", &keyed, body.as_bytes())
+        .json();
+    let again = server
+        .ask("POST", "/v1/runs", &keyed, body.as_bytes())
+        .json();
+    assert_eq!(first["run"], again["run"]);
+    assert_eq!(first["stdout"], again["stdout"]);
+    let other = server.ask("POST", "/v1/runs", &keyed, br#"{"code": "print(2)"}"#);
+    assert_eq!(other.status, 409);
+    // As a stream it is that run's outcome alone, and later it is where to ask.
+    let lines = [keyed[0], ("Accept", "application/x-ndjson")];
+    let lines = server
+        .ask("POST", "/v1/runs", &lines, body.as_bytes())
+        .json();
+    assert_eq!(lines["outcome"]["run"], first["run"]);
+    let later = [keyed[0], ("Prefer", "respond-async")];
+    let later = server.ask("POST", "/v1/runs", &later, body.as_bytes());
+    assert_eq!((later.status, &later.json()["run"]), (202, &first["run"]));
+    // Sent many times at once it is one run, and all of them get its outcome.
+    let slow = json!({"code": "import time\nt = time.time()\nwhile time.time() - t < 0.5: pass\nprint('once')"}).to_string();
+    let (server, slow) = (&server, slow.as_bytes());
+    let runs = std::thread::scope(|scope| {
+        let ask = || {
+            server
+                .ask("POST", "/v1/runs", &[("Idempotency-Key", "at-once")], slow)
+                .json()
+        };
+        let all: Vec<_> = (0..6).map(|_| scope.spawn(ask)).collect();
+        let all = all.into_iter().map(|one| one.join().unwrap());
+        all.map(|run| (run["run"].clone(), run["stdout"].clone()))
+            .collect::<Vec<_>>()
+    });
+    assert_eq!(runs[0].1, "once\n");
+    assert!(runs.iter().all(|run| *run == runs[0]), "{runs:?}");
+    let bad = server.ask(
+        "POST",
+        "/v1/runs",
+        &[("Idempotency-Key", "a b")],
+        body.as_bytes(),
+    );
+    assert_eq!(bad.status, 400);
+}
+
+#[test]
+fn a_client_that_goes_away_stops_its_run() {
+    let server = start(&[]);
+    let body = json!({"code": "while True: pass"}).to_string();
+    let mut socket = TcpStream::connect(&server.address).unwrap();
+    write!(
+        socket,
+        "POST /v1/runs HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\r\n{body}",
+        server.address,
+        body.len()
+    )
+    .unwrap();
+    let id = until(|| {
+        let run = server.get("/v1/runs").json()["runs"][0]["run"].clone();
+        run.as_str().map(str::to_owned)
+    });
+    drop(socket);
+    until(|| {
+        let run = server.get(&format!("/v1/runs/{id}")).json();
+        (run["ending"]["status"] == "cancelled").then_some(())
+    });
+
+    // In the middle of a stream too, of a program that says nothing.
+    let mut socket = send(
+        &server,
+        "POST",
+        "/v1/runs",
+        "Accept: text/event-stream\r\n",
+        body.as_bytes(),
+    );
+    let mut some = [0; 512];
+    let mut text = String::new();
+    while !text.contains("event: started") {
+        let length = socket.read(&mut some).unwrap();
+        text.push_str(&String::from_utf8_lossy(&some[..length]));
+    }
+    let id = server.get("/v1/runs").json()["runs"][0]["run"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    drop(socket);
+    until(|| {
+        let run = server.get(&format!("/v1/runs/{id}")).json();
+        (run["ending"]["status"] == "cancelled").then_some(())
+    });
+}
+
+#[test]
+fn an_upload_is_checked_against_its_hash() {
+    let server = start(&[]);
+    let sha = sha256(b"whole");
+    let put = |path: &str, body: &[u8]| server.ask("PUT", path, &[], body);
+    assert_eq!(put(&format!("/v1/uploads/{sha}"), b"whol").status, 400);
+    assert_eq!(put("/v1/uploads/..%2f..%2fetc%2fpasswd", b"x").status, 400);
+    assert_eq!(
+        put(&format!("/v1/uploads/{sha}?name=a"), b"whole").status,
+        201
+    );
+    assert_eq!(
+        put(&format!("/v1/uploads/{sha}?name=b"), b"whole").status,
+        201
+    );
+    let listed = server.get("/v1/uploads").json();
+    assert_eq!(
+        listed["uploads"].as_array().unwrap().len(),
+        1,
+        "stored once: {listed}"
+    );
+    assert_eq!(listed["uploads"][0]["name"], "b");
+    assert_eq!(contents(&server), [sha.clone()]);
+
+    // In many runs, in two places of one, and none of them can change it.
+    let uses = json!({
+        "code": "for p in ['/data/a', '/data/b/c']:\n    print(open(p).read())\ntry:\n    open('/data/a', 'w')\nexcept OSError as e:\n    print('no')",
+        "files": [{"path": "/data/a", "upload": sha}, {"path": "/data/b/c", "upload": sha}],
+    });
+    for _ in 0..2 {
+        let outcome = server.post("/v1/runs", &uses).json();
+        assert_eq!(outcome["stdout"], "whole\nwhole\nno\n", "{outcome:#}");
+    }
+    let path = format!("/v1/uploads/{sha}");
+    assert_eq!(server.ask("DELETE", &path, &[], b"").status, 204);
+    assert_eq!(server.ask("DELETE", &path, &[], b"").status, 404);
+    assert_eq!(contents(&server), Vec::<String>::new());
+    assert_eq!(server.post("/v1/runs", &uses).status, 404);
+}
+
+/// The contents in the server's folder.
+fn contents(server: &served::Server) -> Vec<String> {
+    walkdir::WalkDir::new(server.data.path().join("blobs"))
+        .into_iter()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.file_type().is_file())
+        .map(|entry| entry.file_name().to_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn a_killed_server_loses_nothing_that_was_accepted() {
+    let mut server = start(&[]);
+    let done = server
+        .post("/v1/runs", &json!({"code": "print('kept')"}))
+        .json();
+    let body = json!({"code": "while True: pass"}).to_string();
+    let cut = server.ask(
+        "POST",
+        "/v1/runs",
+        &[("Prefer", "respond-async")],
+        body.as_bytes(),
+    );
+    let cut = cut.header("location").to_owned();
+    server.kill();
+    let data = std::mem::replace(&mut server.data, folder());
+    let server = start_in(data, &[]);
+    let place = format!("/v1/runs/{}", done["run"].as_str().unwrap());
+    assert_eq!(server.get(&place).json()["stdout"], "kept\n");
+    assert_eq!(server.get(&cut).json()["state"], "lost");
+}
+
+#[test]
+fn a_server_that_is_asked_to_stop_ends_what_runs() {
+    let mut server = start(&[]);
+    let body = json!({"code": "import time\nt = time.time()\nwhile time.time() - t < 1: pass\nprint('ended')"}).to_string();
+    let mut socket = TcpStream::connect(&server.address).unwrap();
+    write!(
+        socket,
+        "POST /v1/runs HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        server.address,
+        body.len()
+    )
+    .unwrap();
+    until(|| (server.get("/v1/runs").json()["runs"] != json!([])).then_some(()));
+    let pid = rustix::process::Pid::from_child(&server.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let mut text = String::new();
+    socket.read_to_string(&mut text).unwrap();
+    assert!(text.contains("ended"), "{text}");
+    assert!(server.child.wait().unwrap().success());
+}
+
+#[test]
+fn the_description_is_the_one_that_is_written_down() {
+    let server = start(&[]);
+    let document = server.get("/openapi.json").json();
+    assert_eq!(document["openapi"], "3.1.0");
+    insta::assert_json_snapshot!("openapi", document);
+    assert!(
+        String::from_utf8(server.get("/docs").body)
+            .unwrap()
+            .contains("POST /v1/runs")
+    );
+    let metrics = String::from_utf8(server.get("/metrics").body).unwrap();
+    assert!(
+        metrics.contains("casemate_http_requests_total{"),
+        "{metrics}"
+    );
+    assert_eq!(server.get("/readyz").json()["ready"], true);
+    assert!(Path::new(server.data.path()).join("casemate.db").exists());
+}

@@ -1,0 +1,32 @@
+//! The paths under `/v1`, and those about the server itself.
+
+mod about;
+mod audit;
+mod files;
+mod page;
+mod runs;
+mod scans;
+
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::state::State;
+
+/// Every path, with its description.
+pub(crate) fn router() -> OpenApiRouter<State> {
+    OpenApiRouter::new()
+        .routes(routes!(about::healthz))
+        .routes(routes!(about::readyz))
+        .routes(routes!(about::metrics))
+        .routes(routes!(about::policies))
+        .routes(routes!(about::backends))
+        .routes(routes!(runs::create, runs::list))
+        .routes(routes!(runs::get, runs::delete))
+        .routes(routes!(runs::cancel))
+        .routes(routes!(runs::receipt))
+        .routes(routes!(runs::artifact))
+        .routes(routes!(scans::scan))
+        .routes(routes!(audit::list))
+        .routes(routes!(files::list))
+        .routes(routes!(files::put, files::delete))
+}

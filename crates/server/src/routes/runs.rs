@@ -1,0 +1,461 @@
+//! Runs: one call in, the outcome out; or told as it goes; or asked for later.
+
+use std::convert::Infallible;
+use std::io::{self, Read as _};
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Query, State as Extract};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::page::Page;
+use crate::body::Taken;
+use crate::error::{ApiError, ErrorBody};
+use crate::guard::Caller;
+use crate::intake::{Read, RunRequest};
+use crate::runs::{ACCEPTED, Accepted, Begun, LOST, begin};
+use crate::state::State;
+use crate::store::{Entry, RunRow};
+
+/// What is read of a file at once.
+const PIECE: usize = 64 << 10;
+
+/// How a client wants to hear of its run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hearing {
+    /// The outcome when it is there.
+    Waits,
+    /// A line of JSON for each thing that happens.
+    Lines,
+    /// The same as server-sent events.
+    Events,
+    /// Where to ask later.
+    Later,
+}
+
+impl Hearing {
+    fn of(headers: &HeaderMap) -> Self {
+        let says = |name: header::HeaderName, word: &str| {
+            let value = headers.get(name).and_then(|value| value.to_str().ok());
+            value.is_some_and(|value| value.contains(word))
+        };
+        if says(header::HeaderName::from_static("prefer"), "respond-async") {
+            Self::Later
+        } else if says(header::ACCEPT, "text/event-stream") {
+            Self::Events
+        } else if says(header::ACCEPT, "application/x-ndjson") {
+            Self::Lines
+        } else {
+            Self::Waits
+        }
+    }
+}
+
+/// Runs a program.
+///
+/// The answer is the outcome. With `Accept: application/x-ndjson` or `text/event-stream` it is told as
+/// it happens, the outcome last; with `Prefer: respond-async` the answer is 202 and where to ask. A
+/// client that waits and goes away cancels its run, unless it sent an `Idempotency-Key`: then the same
+/// request gets the same run.
+#[utoipa::path(post, path = "/v1/runs", tag = "runs", security(("key" = [])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "the same request again is the same run"),
+           ("Prefer" = Option<String>, Header, description = "`respond-async` answers at once with 202")),
+    request_body = RunRequest,
+    responses(
+    (status = 200, description = "how it ended: `casemate.outcome/1`", body = Value),
+    (status = 202, description = "accepted; ask at Location", body = Value),
+    (status = 400, description = "not understood", body = ErrorBody),
+    (status = 401, description = "no key", body = ErrorBody),
+    (status = 403, description = "not with this key", body = ErrorBody),
+    (status = 404, description = "an upload or policy that is not there", body = ErrorBody),
+    (status = 409, description = "the Idempotency-Key is another request's", body = ErrorBody),
+    (status = 408, description = "the body did not arrive in time", body = ErrorBody),
+    (status = 413, description = "too large", body = ErrorBody),
+    (status = 429, description = "too many at once", body = ErrorBody),
+    (status = 503, description = "the server goes down, or its database is busy", body = ErrorBody),
+    (status = 507, description = "no room", body = ErrorBody)))]
+pub(crate) async fn create(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    headers: HeaderMap,
+    taken: Taken,
+) -> Result<Response, ApiError> {
+    let read = Read::of(taken).await?;
+    let hearing = Hearing::of(&headers);
+    let listened = matches!(hearing, Hearing::Lines | Hearing::Events);
+    match begin(&state, &caller, &headers, read, listened).await? {
+        Begun::Before(row) => before(&state, &caller, row, hearing).await,
+        Begun::Now(run) => {
+            let keyed = headers.contains_key("idempotency-key");
+            now(run, hearing, keyed).await
+        }
+    }
+}
+
+async fn now(run: Accepted, hearing: Hearing, keyed: bool) -> Result<Response, ApiError> {
+    match hearing {
+        Hearing::Later => Ok(accepted(&run.id)),
+        Hearing::Lines | Hearing::Events => Ok(stream(run, keyed, hearing)),
+        Hearing::Waits => {
+            let mut leaving = CancelOnDrop((!keyed).then_some(run.cancel));
+            let ended = run.ended.await;
+            leaving.0 = None;
+            let text = ended.map_err(|_| ApiError::fault("the run's end was lost"))??;
+            Ok(json_text(text))
+        }
+    }
+}
+
+/// An answer that is JSON already.
+fn json_text(text: String) -> Response {
+    let kind = HeaderValue::from_static("application/json");
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+/// A client that no longer listens has no use for the rest.
+struct CancelOnDrop(Option<casemate_backend::contract::Cancel>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if let Some(cancel) = &self.0 {
+            cancel.cancel();
+        }
+    }
+}
+
+fn accepted(id: &str) -> Response {
+    let place = format!("/v1/runs/{id}");
+    let body = json!({"run": id, "state": ACCEPTED, "href": place});
+    let mut response = (StatusCode::ACCEPTED, Json(body)).into_response();
+    if let Ok(place) = HeaderValue::from_str(&place) {
+        response.headers_mut().insert(header::LOCATION, place);
+    }
+    response
+}
+
+impl Hearing {
+    /// One thing that happened, as this kind of stream says it.
+    fn line(self, kind: &str, value: &str) -> String {
+        match self {
+            Self::Events => format!("event: {kind}\ndata: {value}\n\n"),
+            _ => format!("{value}\n"),
+        }
+    }
+
+    fn last(self, ended: Result<String, ApiError>) -> String {
+        match ended {
+            Ok(outcome) => self.line(
+                "outcome",
+                &format!("{{\"type\":\"outcome\",\"outcome\":{outcome}}}"),
+            ),
+            Err(error) => {
+                let value = json!({"type": "failed", "error": error.body("")});
+                self.line("failed", &value.to_string())
+            }
+        }
+    }
+
+    fn stream(self, lines: impl Stream<Item = String> + Send + 'static) -> Response {
+        let kind = match self {
+            Self::Events => "text/event-stream",
+            _ => "application/x-ndjson",
+        };
+        let mut response = Response::new(Body::from_stream(lines.map(Ok::<_, Infallible>)));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+}
+
+/// Lines until the outcome's. What is queued for a slow client is bounded by the run's own limits.
+fn stream(mut run: Accepted, keyed: bool, hearing: Hearing) -> Response {
+    let (send, receive) = mpsc::channel::<String>(64);
+    tokio::spawn(async move {
+        let mut leaving = CancelOnDrop((!keyed).then(|| run.cancel.clone()));
+        let lines = async {
+            while let Some(value) = run.told.recv().await {
+                let kind = value["type"].as_str().unwrap_or("message");
+                // Nobody listens any more: the other arm sees it too.
+                send.send(hearing.line(kind, &value.to_string())).await.ok();
+            }
+            let lost = |_| Err(ApiError::fault("the run's end was lost"));
+            hearing.last(run.ended.await.unwrap_or_else(lost))
+        };
+        let last = tokio::select! {
+            last = lines => last,
+            // A program that says nothing is stopped too when its listener goes.
+            () = send.closed() => return,
+        };
+        leaving.0 = None;
+        send.send(last).await.ok();
+    });
+    hearing.stream(ReceiverStream::new(receive))
+}
+
+/// The run of an earlier request: its outcome, once it is there.
+async fn before(
+    state: &State,
+    caller: &Caller,
+    row: RunRow,
+    hearing: Hearing,
+) -> Result<Response, ApiError> {
+    if hearing == Hearing::Later {
+        return Ok(accepted(&row.id));
+    }
+    let row = end_of(state, caller, row).await?;
+    let text = shown(&row);
+    Ok(match hearing {
+        Hearing::Lines | Hearing::Events => {
+            let last = hearing.last(Ok(text));
+            hearing.stream(futures_util::stream::once(async { last }))
+        }
+        Hearing::Waits | Hearing::Later => json_text(text),
+    })
+}
+
+/// A run's row when it has ended.
+async fn end_of(state: &State, caller: &Caller, mut row: RunRow) -> Result<RunRow, ApiError> {
+    while row.state == ACCEPTED && state.is_live(&row.id) {
+        let ended = state.ended.notified();
+        // Told at each end of a run; and looked at again for one that ended in between.
+        let moment = std::time::Duration::from_millis(200);
+        tokio::time::timeout(moment, ended).await.ok();
+        row = found(state, caller, &row.id).await?;
+    }
+    found(state, caller, &row.id).await
+}
+
+/// A run of the caller's. One that goes on nowhere, and whose end is not stored, is lost.
+async fn found(state: &State, caller: &Caller, id: &str) -> Result<RunRow, ApiError> {
+    // First whether it goes on: its end is stored before it no longer does.
+    let live = state.is_live(id);
+    let row = state.store.run(caller.name(), id).await?;
+    let mut row = row.ok_or_else(|| ApiError::unknown("run", id))?;
+    if row.state == ACCEPTED && !live {
+        LOST.clone_into(&mut row.state);
+    }
+    Ok(row)
+}
+
+/// A stored run: its outcome, or how it stands.
+fn shown(row: &RunRow) -> String {
+    let outcome = row.outcome.clone();
+    outcome.unwrap_or_else(|| summary(row).to_string())
+}
+
+fn summary(row: &RunRow) -> Value {
+    json!({
+        "run": row.id,
+        "state": row.state,
+        "created_ms": row.created_ms,
+        "ended_ms": row.ended_ms,
+        "href": format!("/v1/runs/{}", row.id),
+    })
+}
+
+/// Your runs, the latest first.
+#[utoipa::path(get, path = "/v1/runs", tag = "runs", security(("key" = [])), params(Page), responses(
+    (status = 200, description = "the runs; `next` asks for the next page", body = Value),
+    (status = 400, description = "not understood", body = ErrorBody),
+    (status = 401, description = "no key", body = ErrorBody)))]
+pub(crate) async fn list(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Query(page): Query<Page>,
+) -> Result<Json<Value>, ApiError> {
+    let rows = state
+        .store
+        .runs(caller.name(), &page.after()?, page.limit())
+        .await?;
+    let next = page.next(&rows, |row| (row.created_ms, &row.id));
+    let runs: Vec<Value> = rows.iter().map(summary).collect();
+    Ok(Json(json!({"runs": runs, "next": next})))
+}
+
+/// A run of yours: its outcome, or how it stands.
+#[utoipa::path(get, path = "/v1/runs/{run}", tag = "runs", security(("key" = [])),
+    params(("run" = String, Path, description = "the run's id")), responses(
+    (status = 200, description = "the outcome, or `state` while there is none", body = Value),
+    (status = 401, description = "no key", body = ErrorBody),
+    (status = 404, description = "you have none such", body = ErrorBody)))]
+pub(crate) async fn get(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let row = found(&state, &caller, &id).await?;
+    Ok(json_text(shown(&row)))
+}
+
+/// What is known of a run of yours, in short: what was run on what, under which policy, which walls were asked
+/// for and which stood, what was used, how it ended and what it left, by hashes.
+#[utoipa::path(get, path = "/v1/runs/{run}/receipt", tag = "runs", security(("key" = [])),
+    params(("run" = String, Path, description = "the run's id")), responses(
+    (status = 200, description = "`casemate.receipt/1`", body = Value),
+    (status = 401, description = "no key", body = ErrorBody),
+    (status = 404, description = "you have none such", body = ErrorBody),
+    (status = 409, description = "it has not ended, or nobody knows how", body = ErrorBody)))]
+pub(crate) async fn receipt(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let row = found(&state, &caller, &id).await?;
+    let Some(outcome) = row.outcome.as_deref() else {
+        return Err(ApiError::conflict(
+            format!("the run is {}: there is no receipt", row.state),
+            "ask again when it has ended",
+        ));
+    };
+    let parsed =
+        |text| serde_json::from_str(text).map_err(|error| ApiError::fault(format!("{error}")));
+    let (about, outcome): (Value, Value) = (parsed(&row.about)?, parsed(outcome)?);
+    let text_hash = |name: &str| {
+        let text = outcome[name].as_str().unwrap_or_default();
+        casemate_engine::sha256_hex(text.as_bytes())
+    };
+    Ok(Json(json!({
+        "schema": "casemate.receipt/1",
+        "run": row.id,
+        "created_ms": row.created_ms,
+        "ended_ms": row.ended_ms,
+        "policy": about["policy"],
+        "program": about["program"],
+        "inputs": about["inputs"],
+        "placement": outcome["placement"],
+        "asked": outcome["asked"],
+        "walls": outcome["receipt"],
+        "limits": outcome["limits"],
+        "usage": outcome["usage"],
+        "ending": outcome["ending"],
+        "exit_code": outcome["exit_code"],
+        "stdout_sha256": text_hash("stdout"),
+        "stderr_sha256": text_hash("stderr"),
+        "artifacts": outcome["artifacts"],
+    })))
+}
+
+/// Forgets an ended run of yours and what it left.
+#[utoipa::path(delete, path = "/v1/runs/{run}", tag = "runs", security(("key" = [])),
+    params(("run" = String, Path, description = "the run's id")), responses(
+    (status = 204, description = "forgotten"),
+    (status = 401, description = "no key", body = ErrorBody),
+    (status = 404, description = "you have none such", body = ErrorBody),
+    (status = 409, description = "it has not ended", body = ErrorBody)))]
+pub(crate) async fn delete(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    caller.may("run")?;
+    let row = found(&state, &caller, &id).await?;
+    if row.state == ACCEPTED {
+        return Err(ApiError::conflict(
+            "the run has not ended",
+            "POST to its /cancel first",
+        ));
+    }
+    state.store.mark_lost(caller.name(), &id).await?;
+    let contents = state.store.contents(&id).await?;
+    let who = caller.who();
+    state.store.delete_run(caller.name(), who, &id).await?;
+    state.deleted(caller.name(), contents).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Stops a run of yours. One that has ended already stays as it is.
+#[utoipa::path(post, path = "/v1/runs/{run}/cancel", tag = "runs", security(("key" = [])),
+    params(("run" = String, Path, description = "the run's id")), responses(
+    (status = 202, description = "it will end", body = Value),
+    (status = 401, description = "no key", body = ErrorBody),
+    (status = 404, description = "you have none such", body = ErrorBody)))]
+pub(crate) async fn cancel(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    caller.may("run")?;
+    let row = found(&state, &caller, &id).await?;
+    state.cancel(&id, caller.name());
+    state
+        .store
+        .note(&Entry {
+            tenant: caller.name(),
+            who: caller.who(),
+            action: "run.cancelled",
+            subject: &id,
+            detail: "",
+        })
+        .await?;
+    Ok((StatusCode::ACCEPTED, Json(summary(&row))))
+}
+
+/// A file that a run of yours left.
+#[utoipa::path(get, path = "/v1/runs/{run}/artifacts/{number}", tag = "runs", security(("key" = [])),
+    params(("run" = String, Path, description = "the run's id"),
+           ("number" = i64, Path, description = "its place in the outcome's list, from 0")), responses(
+    (status = 200, description = "its content", body = Vec<u8>),
+    (status = 401, description = "no key", body = ErrorBody),
+    (status = 404, description = "you have none such", body = ErrorBody)))]
+pub(crate) async fn artifact(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Path((id, number)): Path<(String, String)>,
+) -> Result<Response, ApiError> {
+    let place = number
+        .parse()
+        .map_err(|_| ApiError::unknown("artifact", &number))?;
+    let row = state.store.artifact(caller.name(), &id, place).await?;
+    let row = row.ok_or_else(|| ApiError::unknown("artifact", &number))?;
+    let (blobs, tenant) = (state.blobs.clone(), caller.name().to_owned());
+    let sha256 = row.sha256.clone();
+    let file = tokio::task::spawn_blocking(move || blobs.open_one(&tenant, &sha256)).await;
+    let file = file.map_err(|error| ApiError::fault(error.to_string()))??;
+    let mut response = Response::new(Body::from_stream(pieces(file)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(row.bytes));
+    if let Ok(kind) = HeaderValue::from_str(&row.media_type) {
+        headers.insert(header::CONTENT_TYPE, kind);
+    }
+    // A guest's file is never a page of ours.
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("sandbox; default-src 'none'"),
+    );
+    let last = row.path.rsplit('/').next().unwrap_or("artifact");
+    let plain: String = last
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "._-".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect();
+    if let Ok(value) = HeaderValue::from_str(&format!("attachment; filename=\"{plain}\"")) {
+        headers.insert(header::CONTENT_DISPOSITION, value);
+    }
+    Ok(response)
+}
+
+/// A file piece by piece, so that nobody's slow download holds it in memory.
+fn pieces(file: std::fs::File) -> impl Stream<Item = io::Result<Bytes>> {
+    futures_util::stream::try_unfold(file, |mut file| async {
+        let read = tokio::task::spawn_blocking(move || {
+            let mut piece = vec![0; PIECE];
+            let length = file.read(&mut piece)?;
+            piece.truncate(length);
+            Ok::<_, io::Error>((Bytes::from(piece), file))
+        });
+        let (piece, file) = read.await.map_err(io::Error::other)??;
+        Ok((!piece.is_empty()).then_some((piece, file)))
+    })
+}

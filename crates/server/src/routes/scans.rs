@@ -1,0 +1,46 @@
+//! Screening alone: what a program would need and what is wrong with it, without running it.
+
+use axum::Json;
+use axum::extract::State as Extract;
+use casemate_model::policy::ScreenMode;
+use serde_json::{Value, json};
+
+use crate::body::Taken;
+use crate::error::{ApiError, ErrorBody};
+use crate::guard::Caller;
+use crate::intake::{Read, RunRequest};
+use crate::state::State;
+
+/// Screens a program.
+#[utoipa::path(post, path = "/v1/scans", tag = "scans", security(("key" = [])),
+    request_body = RunRequest,
+    responses(
+    (status = 200, description = "the findings, the manifest and the verdict", body = Value),
+    (status = 400, description = "not understood", body = ErrorBody),
+    (status = 401, description = "no key", body = ErrorBody)))]
+pub(crate) async fn scan(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    taken: Taken,
+) -> Result<Json<Value>, ApiError> {
+    caller.may("scan")?;
+    let intake = Read::of(taken).await?.job(&state, &caller).await?;
+    let place = state.place(&caller)?;
+    state.count_start(&caller)?;
+    let turn = state.turn(place).await?;
+    let blobs = state.blobs.clone();
+    let screened = tokio::task::spawn_blocking(move || {
+        let (job, room) = intake.ready(&blobs)?;
+        let policy = job.policy.name.clone();
+        let (refused, screening) = match casemate_screen::clear(job, ScreenMode::Enforce) {
+            Ok(cleared) => (false, json!(cleared.screening())),
+            Err(refused) => (true, json!(refused.1)),
+        };
+        drop((turn, room));
+        Ok(json!({"policy": policy, "refused": refused, "screening": screening}))
+    });
+    screened
+        .await
+        .map_err(|error| ApiError::fault(error.to_string()))?
+        .map(Json)
+}

@@ -1,0 +1,242 @@
+//! From a configuration to an open port, and back.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{HeaderValue, header};
+use axum::response::{Html, IntoResponse};
+use axum::routing::get;
+use axum::{Json, Router, middleware};
+use casemate_engine::Engine;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::blobs::Blobs;
+use crate::config::Config;
+use crate::error::ApiError;
+use crate::guard::guard;
+use crate::state::{Shared, State};
+use crate::store::{Store, StoreError, now_ms};
+
+/// Contents that nothing refers to are removed when they are this old.
+const ORPHANED: Duration = Duration::from_secs(3600);
+
+/// Why a server could not be started.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The address is taken, or not one of this machine.
+    #[error("listening on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// An address that others can reach, and no key.
+    #[error(
+        "{0} can be reached from other machines, and there is no key: make one with `casemate key create`"
+    )]
+    NoKey(SocketAddr),
+    /// Its database or its data folder.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its data folder.
+    #[error("the data folder: {0}")]
+    Data(#[from] io::Error),
+    /// Others than the user can look into it, or write.
+    #[error("others can enter the data folder {0}, which has everybody's data: `chmod 700` it")]
+    Open(String),
+    /// A server works in it already.
+    #[error("another server works in the data folder {0}")]
+    InUse(String),
+}
+
+/// A server that is up.
+pub struct Running {
+    /// Where it listens.
+    pub address: SocketAddr,
+    state: State,
+    stop: watch::Sender<bool>,
+    served: JoinHandle<()>,
+    /// While it is held no other server works in the data folder.
+    _lock: std::fs::File,
+}
+
+/// Opens the port.
+///
+/// # Errors
+/// [`ServeError`]; nothing is left running.
+pub async fn start(config: Config, engine: Arc<Engine>) -> Result<Running, ServeError> {
+    let lock = own_folder(&config.data)?;
+    more_descriptors();
+    let store = Store::open(&config.data, config.database.as_deref()).await?;
+    let asked = config.listen;
+    if !asked.ip().is_loopback() && !store.has_keys().await? {
+        return Err(ServeError::NoKey(asked));
+    }
+    let listener = TcpListener::bind(asked).await;
+    let listener = listener.map_err(|source| ServeError::Listen {
+        address: asked,
+        source,
+    })?;
+    let address = listener.local_addr()?;
+    let blobs = Blobs::open(&config.data)?;
+    // Whatever an earlier server had begun and not ended, nobody will end now.
+    store.mark_all_lost().await?;
+    let state = Arc::new(Shared::new(config, engine, store, blobs));
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(tidy(Arc::clone(&state), stopped.clone()));
+    let app = router(Arc::clone(&state));
+    let served = tokio::spawn(crate::listen::serve(listener, app, stopped));
+    Ok(Running {
+        address,
+        state,
+        stop,
+        served,
+        _lock: lock,
+    })
+}
+
+/// Makes the data folder where it is missing, and takes it.
+fn own_folder(data: &Path) -> Result<std::fs::File, ServeError> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data)?;
+    if std::fs::metadata(data)?.permissions().mode() & 0o077 != 0 {
+        return Err(ServeError::Open(data.display().to_string()));
+    }
+    let lock = std::fs::File::create(data.join("lock"))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(ServeError::InUse(data.display().to_string()))
+        }
+        Err(std::fs::TryLockError::Error(error)) => Err(error.into()),
+    }
+}
+
+/// A connection is a descriptor, and the usual 1,024 are as many as there may be connections. Where there can
+/// be no more, connections wait for one.
+fn more_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    let wanted = now.maximum.unwrap_or(u64::MAX).min(8192);
+    if now.current.is_some_and(|current| current < wanted) {
+        let raised = Rlimit {
+            current: Some(wanted),
+            maximum: now.maximum,
+        };
+        setrlimit(Resource::Nofile, raised).ok();
+    }
+}
+
+impl Running {
+    /// Takes nothing new, lets what runs end for the grace that was configured, then cancels it.
+    ///
+    /// # Errors
+    /// When serving had failed before.
+    pub async fn shut_down(self) -> io::Result<()> {
+        self.state.stop();
+        let ended = self.wait_for_runs();
+        let in_time = tokio::time::timeout(self.state.config.grace, ended).await;
+        if in_time.is_err() {
+            self.state.cancel_all();
+            // A cancelled run ends within tens of milliseconds, and stores its outcome.
+            let end = self.wait_for_runs();
+            tokio::time::timeout(Duration::from_secs(5), end).await.ok();
+        }
+        self.stop.send_replace(true);
+        let served = tokio::time::timeout(Duration::from_secs(5), self.served).await;
+        match served {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(io::Error::other(error)),
+            // A client that keeps its connection open does not keep the server up.
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn wait_for_runs(&self) {
+        while self.state.live_count() > 0 {
+            let ended = self.state.ended.notified();
+            tokio::time::timeout(Duration::from_millis(100), ended)
+                .await
+                .ok();
+        }
+    }
+}
+
+fn router(state: State) -> Router {
+    let document = crate::openapi::document();
+    let (routes, _) = crate::routes::router().split_for_parts();
+    routes
+        .route("/openapi.json", get(|| async move { Json(document) }))
+        .route("/docs", get(docs))
+        .fallback(|request: axum::extract::Request| async move {
+            ApiError::unknown("path", request.uri().path())
+        })
+        .layer(CatchPanicLayer::custom(
+            |_: Box<dyn std::any::Any + Send>| {
+                ApiError::fault("a handler failed where it cannot").into_response()
+            },
+        ))
+        .layer(middleware::from_fn_with_state(Arc::clone(&state), guard))
+        .with_state(state)
+}
+
+/// The description for people, without a script.
+async fn docs() -> impl IntoResponse {
+    let policy = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'");
+    let page = crate::docs::page(&crate::openapi::document());
+    ([(header::CONTENT_SECURITY_POLICY, policy)], Html(page))
+}
+
+/// Every few minutes: forgets runs past their time, and contents that nothing refers to.
+async fn tidy(state: State, mut stopped: watch::Receiver<bool>) {
+    loop {
+        let pause = tokio::time::sleep(Duration::from_secs(300));
+        tokio::select! {
+            () = pause => {}
+            _ = stopped.wait_for(|stop| *stop) => return,
+        }
+        if let Err(error) = tidy_once(&state).await {
+            eprintln!("casemate: tidying up: {error}");
+        }
+    }
+}
+
+async fn tidy_once(state: &State) -> Result<(), StoreError> {
+    let before = |keep: Duration| {
+        let keep = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
+        now_ms().saturating_sub(keep)
+    };
+    state.store.expire(before(state.config.keep)).await?;
+    state
+        .store
+        .expire_audit(before(state.config.keep_audit))
+        .await?;
+    if let Some(keep) = state.config.keep_uploads {
+        state.store.expire_uploads(before(keep)).await?;
+    }
+    let blobs = state.blobs.clone();
+    let old = tokio::task::spawn_blocking(move || blobs.older_than(ORPHANED)).await;
+    for old in old.map_err(io::Error::other)?? {
+        let _alone = state.contents.write().await;
+        let owners = state.store.owners(&old.name).await?;
+        if !old.is_of(&owners) {
+            let blobs = state.blobs.clone();
+            tokio::task::spawn_blocking(move || blobs.remove(&old))
+                .await
+                .map_err(io::Error::other)??;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,116 @@
+//! The outcome as JSON: `casemate.outcome/1`, as the command line and the server say it.
+
+use casemate_model::outcome::{Ending, Outcome};
+use casemate_model::result::base64;
+use serde_json::{Value, json};
+
+/// The schema's name; the number changes when a field goes or changes its meaning.
+pub const SCHEMA: &str = "casemate.outcome/1";
+
+/// Where the contents of an outcome are, besides in it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Places<'a> {
+    /// The field's name, such as `saved_to`.
+    pub field: &'static str,
+    /// The place of each displayed result's picture, where it has one.
+    pub pictures: &'a [Option<std::path::PathBuf>],
+    /// The place of each artifact; one without has its content in the JSON.
+    pub artifacts: &'a [Option<std::path::PathBuf>],
+}
+
+/// The whole outcome. Files are by content, or by place.
+pub fn outcome(outcome: &Outcome, places: Places<'_>) -> Value {
+    json!({
+        "schema": SCHEMA,
+        "run": outcome.id,
+        "ending": ending(outcome),
+        "exit_code": outcome.ending.exit_code(),
+        "stdout": String::from_utf8_lossy(&outcome.stdout),
+        "stderr": String::from_utf8_lossy(&outcome.stderr),
+        "results": results(outcome, places),
+        "error": outcome.error,
+        "artifacts": artifacts(outcome, places),
+        "usage": outcome.usage,
+        "limits": outcome.limits,
+        "screening": outcome.screening,
+        "placement": outcome.placement,
+        "asked": outcome.asked,
+        "receipt": outcome.receipt,
+        "summary": outcome.summary,
+        "alerts": outcome.alerts,
+    })
+}
+
+/// How a run ended, in one sentence.
+pub fn cause(ending: &Ending) -> String {
+    match ending {
+        Ending::Exited { code: 0 } => "the program ended normally".to_owned(),
+        Ending::Exited { code } => format!("the program ended with exit code {code}"),
+        Ending::Signalled { signal } => {
+            format!("the process that held the program died of signal {signal}")
+        }
+        Ending::Over {
+            limit,
+            allowed,
+            seen,
+        } => {
+            format!(
+                "over its {limit}: {} allowed, {} seen",
+                limit.show(*allowed),
+                limit.show(*seen)
+            )
+        }
+        Ending::Denied { wall, reason } => format!("stopped by a wall, {wall}: {reason}"),
+        Ending::Refused { by, reason } => format!("refused by {by}: {reason}"),
+        Ending::Cancelled => "cancelled".to_owned(),
+        Ending::Faulted { id, reason } => format!("Casemate failed ({id}): {reason}"),
+    }
+}
+
+/// The ending with its cause in words and what to do.
+fn ending(outcome: &Outcome) -> Value {
+    let mut value = serde_json::to_value(&outcome.ending).unwrap_or_default();
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("cause".to_owned(), json!(cause(&outcome.ending)));
+        fields.insert("hint".to_owned(), json!(outcome.hint));
+    }
+    value
+}
+
+fn results(outcome: &Outcome, places: Places<'_>) -> Vec<Value> {
+    let place = places
+        .pictures
+        .iter()
+        .map(Option::as_ref)
+        .chain(std::iter::repeat(None));
+    let with_place = outcome.results.iter().zip(place);
+    with_place
+        .map(|(result, place)| {
+            let mut value = serde_json::to_value(result).unwrap_or_default();
+            if let (Some(place), Some(fields)) = (place, value.as_object_mut()) {
+                fields.insert(places.field.to_owned(), json!(place));
+            }
+            value
+        })
+        .collect()
+}
+
+fn artifacts(outcome: &Outcome, places: Places<'_>) -> Vec<Value> {
+    let artifacts = outcome.artifacts.iter().enumerate();
+    artifacts
+        .map(|(index, artifact)| {
+            let mut value = json!({
+                "path": artifact.path,
+                "size_bytes": artifact.bytes.len(),
+                "sha256": casemate_engine::sha256_hex(&artifact.bytes),
+            });
+            let place = places.artifacts.get(index).and_then(Option::as_ref);
+            let (name, content) = match place {
+                Some(place) => (places.field, json!(place)),
+                None => ("base64", json!(base64(&artifact.bytes))),
+            };
+            value[name] = content;
+            value
+        })
+        .collect()
+}
