@@ -275,7 +275,7 @@ fn killed() {
         let mut lines = std::io::BufRead::lines(std::io::BufReader::new(reader));
         assert_eq!(lines.next().unwrap().unwrap(), "stands");
         let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let moment = u64::from(clock.unwrap().subsec_nanos() / 1000 % 200);
+        let moment = u64::from(clock.unwrap().subsec_micros() % 200);
         std::thread::sleep(Duration::from_millis(moment));
         assert!(living_below(std::process::id()).len() > 3);
         kill_and_wait(engine.pid());
