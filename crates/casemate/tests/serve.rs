@@ -294,7 +294,7 @@ fn an_upload_is_checked_against_its_hash() {
     let server = start(&[]);
     let sha = sha256(b"whole");
     let put = |path: &str, body: &[u8]| server.ask("PUT", path, &[], body);
-    assert_eq!(put(&format!("/v1/uploads/{sha}"), b"whol").status, 400);
+    assert_eq!(put(&format!("/v1/uploads/{sha}"), b"whol").status, 409);
     assert_eq!(put("/v1/uploads/..%2f..%2fetc%2fpasswd", b"x").status, 400);
     assert_eq!(
         put(&format!("/v1/uploads/{sha}?name=a"), b"whole").status,
