@@ -311,7 +311,7 @@ fn an_upload_is_checked_against_its_hash() {
         "stored once: {listed}"
     );
     assert_eq!(listed["uploads"][0]["name"], "b");
-    assert_eq!(contents(&server), [sha.clone()]);
+    assert_eq!(contents(&server), std::slice::from_ref(&sha));
 
     // In many runs, in two places of one, and none of them can change it.
     let uses = json!({
