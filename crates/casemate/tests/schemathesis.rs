@@ -32,6 +32,7 @@ fn every_answer_is_one_that_the_description_has() {
     };
     let server = start(&["--policy", "strict"]);
     let folder = tempfile::tempdir().unwrap();
+    let key = server.key(&[]);
     let output = command(program)
         .current_dir(folder.path())
         .args([
@@ -41,10 +42,22 @@ fn every_answer_is_one_that_the_description_has() {
             "--seed",
             "1",
             "--max-examples",
-            "40",
-            "--no-color",
+            "60",
         ])
-        .args(["--generation-database", "none", "--warnings", "off"])
+        // A schema of JSON cannot say that no path comes twice, or that a file has one content of three kinds:
+        // so what it lets through may still be refused, with one of the statuses that the description has.
+        .args(["--exclude-checks", "positive_data_acceptance"])
+        // Not the phase that guesses which answers lead to which requests: it guesses what is not so.
+        .args(["--phases", "examples,coverage,fuzzing"])
+        .args([
+            "--no-color",
+            "--warnings",
+            "off",
+            "--generation-database",
+            "none",
+        ])
+        .arg("--header")
+        .arg(format!("X-API-Key:{key}"))
         .arg(format!("http://{}/openapi.json", server.address))
         .output()
         .unwrap();

@@ -109,7 +109,7 @@ fn named(mut response: Response, id: &str) -> Response {
         404 => ApiError::unknown("path", ""),
         405 => ApiError::method(allowed.unwrap_or("GET")),
         _ => ApiError::bad(
-            format!("{}", status.canonical_reason().unwrap_or("bad request")),
+            status.canonical_reason().unwrap_or("bad request"),
             "GET /openapi.json says what each path takes",
         ),
     };

@@ -22,6 +22,8 @@ use crate::state::State;
 
 /// Bodies of this size and more are read beside what answers others.
 const ASIDE: usize = 64 << 10;
+/// Characters of a program's name.
+const NAME: usize = 63;
 /// Arguments, files and variables that a request may have.
 const MANY: usize = 256;
 
@@ -227,6 +229,13 @@ impl Read {
             return Err(ApiError::bad(
                 format!("there are more than {MANY} args, files or env"),
                 "send fewer",
+            ));
+        }
+        let name = request.name.as_deref().unwrap_or_default();
+        if name.chars().count() > NAME {
+            return Err(ApiError::bad(
+                format!("the program's name has more than {NAME} characters"),
+                "send a shorter one",
             ));
         }
         let contents = request.files.iter_mut().map(content);

@@ -47,7 +47,7 @@ pub(crate) async fn readyz(Extract(state): Extract<State>) -> impl IntoResponse 
 }
 
 /// What the server counts, for Prometheus.
-#[utoipa::path(get, path = "/metrics", tag = "server", responses((status = 200, description = "OpenMetrics text", body = String)))]
+#[utoipa::path(get, path = "/metrics", tag = "server", responses((status = 200, description = "OpenMetrics text", body = String, content_type = "application/openmetrics-text")))]
 pub(crate) async fn metrics(Extract(state): Extract<State>) -> Result<impl IntoResponse, ApiError> {
     let text = state
         .metrics

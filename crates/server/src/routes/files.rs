@@ -46,13 +46,18 @@ pub(crate) struct Named {
 
 /// Stores a content. The path's hash must be the content's: what arrives damaged is not stored.
 #[utoipa::path(put, path = "/v1/uploads/{sha256}", tag = "uploads", security(("key" = [])),
-    params(("sha256" = String, Path, description = "SHA-256 of the content, in lower-case hexadecimal"), Named),
+    params(("sha256" = String, Path, description = "SHA-256 of the content, in lower-case hexadecimal", pattern = "^[0-9a-f]{64}$"), Named),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses(
     (status = 201, description = "stored", body = Value),
-    (status = 400, description = "the hash is another", body = ErrorBody),
+    (status = 400, description = "not understood", body = ErrorBody),
     (status = 401, description = "no key", body = ErrorBody),
+    (status = 403, description = "not with this key", body = ErrorBody),
+    (status = 408, description = "the body did not arrive in time", body = ErrorBody),
+    (status = 409, description = "the hash is another", body = ErrorBody),
     (status = 413, description = "too large", body = ErrorBody),
+    (status = 429, description = "too many at once", body = ErrorBody),
+    (status = 503, description = "the server goes down, or its database is busy", body = ErrorBody),
     (status = 507, description = "no room", body = ErrorBody)))]
 pub(crate) async fn put(
     Extract(state): Extract<State>,
@@ -77,7 +82,7 @@ pub(crate) async fn put(
     let stored = tokio::task::spawn_blocking(move || {
         let is = casemate_engine::sha256_hex(&bytes);
         if is != asked {
-            return Err(ApiError::bad(
+            return Err(ApiError::conflict(
                 format!("the content's SHA-256 is {is}"),
                 "send the content whole, under its own hash",
             ));
@@ -112,10 +117,11 @@ pub(crate) async fn put(
 
 /// Forgets an upload of yours.
 #[utoipa::path(delete, path = "/v1/uploads/{sha256}", tag = "uploads", security(("key" = [])),
-    params(("sha256" = String, Path, description = "SHA-256 of the content")),
+    params(("sha256" = String, Path, description = "SHA-256 of the content", pattern = "^[0-9a-f]{64}$")),
     responses(
     (status = 204, description = "forgotten"),
     (status = 401, description = "no key", body = ErrorBody),
+    (status = 403, description = "not with this key", body = ErrorBody),
     (status = 404, description = "you have none such", body = ErrorBody)))]
 pub(crate) async fn delete(
     Extract(state): Extract<State>,

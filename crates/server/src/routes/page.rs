@@ -11,6 +11,7 @@ use crate::store::After;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Page {
     /// The `next` of the page before.
+    #[param(pattern = "^[0-9]{1,18}-[A-Za-z0-9_-]*$")]
     after: Option<String>,
     /// How many, 50 where nothing is said.
     #[param(minimum = 1, maximum = 100)]

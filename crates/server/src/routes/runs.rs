@@ -347,6 +347,7 @@ pub(crate) async fn receipt(
     params(("run" = String, Path, description = "the run's id")), responses(
     (status = 204, description = "forgotten"),
     (status = 401, description = "no key", body = ErrorBody),
+    (status = 403, description = "not with this key", body = ErrorBody),
     (status = 404, description = "you have none such", body = ErrorBody),
     (status = 409, description = "it has not ended", body = ErrorBody)))]
 pub(crate) async fn delete(
@@ -375,6 +376,7 @@ pub(crate) async fn delete(
     params(("run" = String, Path, description = "the run's id")), responses(
     (status = 202, description = "it will end", body = Value),
     (status = 401, description = "no key", body = ErrorBody),
+    (status = 403, description = "not with this key", body = ErrorBody),
     (status = 404, description = "you have none such", body = ErrorBody)))]
 pub(crate) async fn cancel(
     Extract(state): Extract<State>,

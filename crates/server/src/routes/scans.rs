@@ -17,7 +17,13 @@ use crate::state::State;
     responses(
     (status = 200, description = "the findings, the manifest and the verdict", body = Value),
     (status = 400, description = "not understood", body = ErrorBody),
-    (status = 401, description = "no key", body = ErrorBody)))]
+    (status = 401, description = "no key", body = ErrorBody),
+    (status = 403, description = "not with this key", body = ErrorBody),
+    (status = 404, description = "an upload or policy that is not there", body = ErrorBody),
+    (status = 408, description = "the body did not arrive in time", body = ErrorBody),
+    (status = 413, description = "too large", body = ErrorBody),
+    (status = 429, description = "too many at once", body = ErrorBody),
+    (status = 503, description = "the server goes down, or its database is busy", body = ErrorBody)))]
 pub(crate) async fn scan(
     Extract(state): Extract<State>,
     caller: Caller,
