@@ -113,6 +113,24 @@ pub(crate) struct LimitsRequest {
 }
 
 impl LimitsRequest {
+    /// Whether every number is one that the description has: 64 bits with a sign, and 32 for processors.
+    fn is_described(&self) -> bool {
+        let all = [
+            self.memory_bytes,
+            self.cpu_time_ms,
+            self.wall_time_ms,
+            self.disk_bytes,
+            self.output_bytes,
+            self.artifacts,
+            self.tasks,
+        ];
+        let fits = |number: u64| i64::try_from(number).is_ok();
+        all.into_iter().flatten().all(fits)
+            && self
+                .cpu_millis
+                .is_none_or(|millis| i32::try_from(millis).is_ok())
+    }
+
     /// These ceilings, and none where nothing was said.
     fn limits(&self) -> Limits {
         fn at<T>(value: Option<T>) -> Limit<T> {
@@ -236,6 +254,12 @@ impl Read {
             return Err(ApiError::bad(
                 format!("the program's name has more than {NAME} characters"),
                 "send a shorter one",
+            ));
+        }
+        if !request.limits.is_described() {
+            return Err(ApiError::bad(
+                "a limit is larger than a number of 64 bits with a sign",
+                "send a smaller one, or leave it out: a request only lowers limits",
             ));
         }
         let contents = request.files.iter_mut().map(content);

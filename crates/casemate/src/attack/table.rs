@@ -137,10 +137,11 @@ macro_rules! attack {
     };
 }
 
-/// A program that does nothing, to know what a sandbox holds by itself. Long enough to be looked at.
+/// A program that does nothing, to know what a sandbox holds by itself, with what attacks load besides: gVisor holds files that a
+/// program has loaded open. Long enough to be looked at.
 pub(crate) const CALM: Attack = Attack::new(
     "calm",
-    "import time\nprint('begun', flush=True)\ntime.sleep(0.3)\n",
+    "import tempfile, time, traceback\nprint('begun', flush=True)\ntime.sleep(0.3)\n",
     &[],
     Sign::Standing,
 );
