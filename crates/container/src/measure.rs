@@ -20,8 +20,8 @@ mod sentry;
 use casemate_driver::outside::{Found, Process};
 
 use checks::{
-    descriptors, environment, filtered, identity, network, no_capabilities, no_new_privs,
-    not_dumpable, pid_namespace, rlimits, set_open_files, user_namespace,
+    descriptors, filtered, identity, network, pid_namespace, rlimits, set_open_files,
+    user_namespace,
 };
 use mounts::{check_mounts, only_scratch_is_writable};
 use sentry::sentry;
@@ -64,7 +64,11 @@ pub(crate) fn created(expected: &Expected, pid: u32, group: Option<&Cgroup>) -> 
             p.own_namespace("mnt")
         }),
         look(jail::PID_NAMESPACE, "not the host's", &pid_namespace),
-        look(wall::CAPABILITIES, "none in any set", &no_capabilities),
+        look(
+            wall::CAPABILITIES,
+            "none in any set",
+            &Process::no_capabilities,
+        ),
         Step::run(
             walls::MEMBERSHIP,
             "its processes are in the control group",
@@ -87,7 +91,7 @@ pub(crate) fn created(expected: &Expected, pid: u32, group: Option<&Cgroup>) -> 
         look(wall::IDENTITY, "a user of its own", &|p| {
             identity(expected.user, p)
         }),
-        look(wall::NO_NEW_PRIVS, "on", &no_new_privs),
+        look(wall::NO_NEW_PRIVS, "on", &Process::no_new_privs),
         look(
             jail::ROOT,
             "read-only, nothing of the host's beside its software",
@@ -124,8 +128,8 @@ pub(crate) fn started(
             "the filter of the jail, by libseccomp",
             &|process| {
                 // Once more what could have changed with the program that was executed.
-                no_capabilities(process)?;
-                no_new_privs(process)?;
+                process.no_capabilities()?;
+                process.no_new_privs()?;
                 identity(expected.user, process)?;
                 filtered(process)
             },
@@ -133,7 +137,7 @@ pub(crate) fn started(
         look(
             shared::ENVIRONMENT,
             "the interpreter's, none of the host's",
-            &|process| environment(expected.environment, process),
+            &|process| process.environment(expected.environment),
         ),
         look(
             wall::DESCRIPTORS,
@@ -141,7 +145,7 @@ pub(crate) fn started(
             &descriptors,
         ),
         look(wall::NOT_DUMPABLE, "not looked into", &|process| {
-            not_dumpable(expected.user, process)
+            process.not_dumpable(expected.user)
         }),
     ]
 }
@@ -206,18 +210,6 @@ mod tests {
         let other = rustix::fs::makedev(0, 6);
         let why = only_scratch_is_writable(TABLE, &expected(), other).unwrap_err();
         assert!(why.contains("/tmp"), "{why}");
-    }
-
-    #[test]
-    fn the_environment_is_held_against_what_was_given() {
-        let own = Process::open(std::process::id()).unwrap();
-        let text = own.file("environ").unwrap();
-        let all: Vec<&str> = text.split('\0').filter(|pair| !pair.is_empty()).collect();
-        environment(&all, &own).unwrap();
-        let why = environment(&all[1..], &own).unwrap_err();
-        let (name, _) = all[0].split_once('=').unwrap();
-        assert!(why.contains(name), "{why}");
-        assert!(environment(&[&all[..], &["CASEMATE_X=1"]].concat(), &own).is_err());
     }
 
     #[test]

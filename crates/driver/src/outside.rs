@@ -196,16 +196,42 @@ impl Process {
         self.expect("NoNewPrivs", "1").map(|()| "on".to_owned())
     }
 
-    /// That it is under this many filters, or any number where none is given.
+    /// That it is under this many filters.
     ///
     /// # Errors
     /// When it is not.
-    pub fn filtered(&self, count: Option<usize>) -> Found {
+    pub fn filtered(&self, count: usize) -> Found {
         self.expect("Seccomp", "2")?;
-        if let Some(count) = count {
-            self.expect("Seccomp_filters", &count.to_string())?;
+        self.expect("Seccomp_filters", &count.to_string())?;
+        Ok(format!("mode 2, {count} filters"))
+    }
+
+    /// That the environment it was started with is this one and nothing else.
+    ///
+    /// # Errors
+    /// The first variable that is otherwise. Values are not repeated: they would be the host's.
+    pub fn environment<S: AsRef<str>>(&self, expected: &[S]) -> Found {
+        let text = self.file("environ")?;
+        let mut found: Vec<&str> = text.split('\0').filter(|pair| !pair.is_empty()).collect();
+        let mut wanted: Vec<&str> = expected.iter().map(AsRef::as_ref).collect();
+        found.sort_unstable();
+        wanted.sort_unstable();
+        if found == wanted {
+            return Ok(format!(
+                "{} variables of ours, none of the host's",
+                found.len()
+            ));
         }
-        Ok(format!("mode 2, {} filters", self.says("Seccomp_filters")))
+        let odd = |one: &[&str], other: &[&str]| {
+            let pair = one.iter().find(|pair| !other.contains(*pair))?;
+            pair.split('=').next().map(str::to_owned)
+        };
+        Err(
+            match odd(&found, &wanted).or_else(|| odd(&wanted, &found)) {
+                Some(name) => format!("the variable {name} is not as it was given"),
+                None => "a variable is there twice".to_owned(),
+            },
+        )
     }
 
     /// That each of these limits holds, hard and soft.
@@ -299,7 +325,23 @@ mod tests {
         let uid = rustix::process::geteuid().as_raw();
         assert!(own.not_dumpable(uid).is_err());
         assert!(own.identity(uid.wrapping_add(1)).is_err());
-        assert!(own.filtered(Some(99)).is_err());
+        assert!(own.filtered(99).is_err());
+    }
+
+    #[test]
+    fn the_environment_is_held_against_what_was_given() {
+        let own = Process::open(std::process::id()).unwrap();
+        let text = own.file("environ").unwrap();
+        let all: Vec<&str> = text.split('\0').filter(|pair| !pair.is_empty()).collect();
+        own.environment(&all).unwrap();
+        let why = own.environment(&all[1..]).unwrap_err();
+        let name = all[0].split('=').next().unwrap();
+        assert!(why.contains(name) && !why.contains('='), "{why}");
+        assert!(
+            own.environment(&[&all[..], &["CASEMATE_X=1"]].concat())
+                .is_err()
+        );
+        assert!(own.environment(&[&all[..], &all[..1]].concat()).is_err());
     }
 
     #[test]

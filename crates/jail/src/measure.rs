@@ -89,12 +89,12 @@ pub(crate) fn entered(expected: &Expected<'_>) -> Vec<Step> {
             own.not_dumpable(user(expected.confinement)?)
         }),
         look(wall::SECCOMP, "the jail's filter", &|own, _| {
-            own.filtered(Some(filters(expected.calls)))
+            own.filtered(filters(expected.calls))
         }),
         look(
             ENVIRONMENT,
             "the plan's and the interpreter's",
-            &|own, _| environment(own),
+            &|own, _| own.environment(&ENVIRON.map(|(name, value)| format!("{name}={value}"))),
         ),
         // The kernel shows neither of the rest; the process has told that it made the calls.
         look(wall::DIES_WITH_PARENT, "SIGKILL", &|_, _| {
@@ -168,18 +168,6 @@ fn user(confinement: &Confinement) -> Result<u32, String> {
 
 fn identity(own: &Process, confinement: &Confinement) -> Found {
     own.identity(user(confinement)?)
-}
-
-fn environment(own: &Process) -> Found {
-    let text = own.file("environ")?;
-    let mut found: Vec<&str> = text.split('\0').filter(|pair| !pair.is_empty()).collect();
-    found.sort_unstable();
-    let mut wanted = ENVIRON.map(|(name, value)| format!("{name}={value}"));
-    wanted.sort_unstable();
-    if found == wanted {
-        return Ok(format!("{} variables of ours", found.len()));
-    }
-    Err(format!("it has {} variables", found.len()))
 }
 
 /// The steps of process 1, with what was measured of the program's own process in their place. What process

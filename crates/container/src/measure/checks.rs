@@ -1,12 +1,10 @@
 //! One look at one process each: how the wall stands, or what is missing.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::MetadataExt;
-
-use casemate_linux::seccomp::installed::Installed;
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use casemate_driver::outside::{Found, Process};
+use casemate_linux::seccomp::installed::Installed;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 /// A runtime cannot make a container with as few descriptors as a program may be given, so the limit is
 /// set to what it is to be now.
@@ -46,15 +44,6 @@ pub(crate) fn filtered(process: &Process) -> Found {
     ))
 }
 
-pub(crate) fn not_dumpable(user: u32, process: &Process) -> Found {
-    let path = format!("/proc/{}/environ", process.pid);
-    let found = std::fs::metadata(&path).map_err(|error| format!("{path}: {error}"))?;
-    if found.uid() == user {
-        return Err("its files in /proc are its own".to_owned());
-    }
-    Ok("its files in /proc are not its own".to_owned())
-}
-
 /// That nothing was handed in with which one could read or climb.
 pub(crate) fn descriptors(process: &Process) -> Found {
     let folder = format!("/proc/{}/fd", process.pid);
@@ -74,22 +63,6 @@ pub(crate) fn descriptors(process: &Process) -> Found {
         count += 1;
     }
     Ok(format!("{count}, each a socket, a pipe or its input"))
-}
-
-/// That the environment it was started with is this one and nothing else. Values are not repeated: they
-/// would be the host's.
-pub(crate) fn environment(expected: &[&str], process: &Process) -> Found {
-    let text = process.file("environ")?;
-    let pairs: BTreeSet<&str> = text.split('\0').filter(|pair| !pair.is_empty()).collect();
-    let expected: BTreeSet<&str> = expected.iter().copied().collect();
-    if let Some(pair) = pairs.symmetric_difference(&expected).next() {
-        let name = pair.split('=').next().unwrap_or_default();
-        return Err(format!("the variable {name} is not as it was given"));
-    }
-    Ok(format!(
-        "{} variables of ours, none of the host's",
-        pairs.len()
-    ))
 }
 
 pub(crate) fn network(process: &Process) -> Found {
@@ -150,17 +123,6 @@ pub(crate) fn identity(user: u32, process: &Process) -> Found {
         return Err(format!("process {} is in the groups {groups}", process.pid));
     }
     Ok(format!("user and group {user}, no other group"))
-}
-
-pub(crate) fn no_capabilities(process: &Process) -> Found {
-    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
-        process.expect(set, "0000000000000000")?;
-    }
-    Ok("five empty sets".to_owned())
-}
-
-pub(crate) fn no_new_privs(process: &Process) -> Found {
-    process.expect("NoNewPrivs", "1").map(|()| "on".to_owned())
 }
 
 pub(crate) fn rlimits(open_files: Option<u64>, process: &Process) -> Found {

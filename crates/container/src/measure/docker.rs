@@ -10,10 +10,7 @@ use casemate_linux::cgroup::Cgroup;
 use casemate_linux::jail::wall as jail;
 use casemate_linux::lockdown::wall;
 
-use super::checks::{
-    descriptors, environment, filtered, identity, network, no_capabilities, no_new_privs,
-    not_dumpable, pid_namespace, rlimits,
-};
+use super::checks::{descriptors, filtered, identity, network, pid_namespace, rlimits};
 use super::mounts::{MountLine, check_mounts, mount_lines};
 use casemate_driver::outside::{Found, Process};
 
@@ -105,11 +102,15 @@ pub(crate) fn shared(expected: &Expected<'_>, pid: u32, group: &Cgroup) -> Vec<S
         own(wall::USER_NAMESPACE, "user"),
         own(jail::CGROUP_NAMESPACE, "cgroup"),
         each(jail::PID_NAMESPACE, "not the host's", &pid_namespace),
-        each(wall::CAPABILITIES, "none in any set", &no_capabilities),
+        each(
+            wall::CAPABILITIES,
+            "none in any set",
+            &Process::no_capabilities,
+        ),
         each(wall::IDENTITY, "a user of its own", &|p| {
             identity(expected.user, p)
         }),
-        each(wall::NO_NEW_PRIVS, "on", &no_new_privs),
+        each(wall::NO_NEW_PRIVS, "on", &Process::no_new_privs),
         each(
             wall::SECCOMP,
             "the filter of the jail, by libseccomp",
@@ -118,7 +119,7 @@ pub(crate) fn shared(expected: &Expected<'_>, pid: u32, group: &Cgroup) -> Vec<S
         each(
             shared::ENVIRONMENT,
             "the interpreter's, none of the host's",
-            &|p| environment(&ENVIRONMENT, p),
+            &|p| p.environment(&ENVIRONMENT),
         ),
         each(wall::RLIMITS, "as in the plan", &|p| {
             rlimits(expected.open_files, p)
@@ -129,7 +130,7 @@ pub(crate) fn shared(expected: &Expected<'_>, pid: u32, group: &Cgroup) -> Vec<S
             &descriptors,
         ),
         each(wall::NOT_DUMPABLE, "not looked into", &|p| {
-            not_dumpable(expected.user, p)
+            p.not_dumpable(expected.user)
         }),
         each(
             jail::ROOT,
@@ -188,7 +189,7 @@ pub(crate) fn gvisor(expected: &Expected<'_>, pid: u32, group: &Cgroup) -> Vec<S
         look(
             wall::CAPABILITIES,
             "none of the kernel's process",
-            &no_capabilities,
+            &Process::no_capabilities,
         ),
         look(
             jail::ROOT,

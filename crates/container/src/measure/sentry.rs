@@ -1,14 +1,12 @@
 //! gVisor from outside: its kernel, and the processes around it.
 
+use casemate_driver::outside::{Found, Process};
 use casemate_linux::Step;
 use casemate_linux::cgroup::Cgroup;
 use casemate_linux::jail::wall as jail;
 use casemate_linux::lockdown::wall;
 
-use super::checks::{no_capabilities, no_new_privs};
 use super::mounts::mount_lines;
-use casemate_driver::outside::{Found, Process};
-
 use super::process::processes;
 use crate::kind::Platform;
 use crate::walls;
@@ -38,13 +36,13 @@ pub(crate) fn sentry(
             },
         ),
         Step::run(wall::NO_NEW_PRIVS, "on", || {
-            no_new_privs(&Process::open(pid)?)?;
+            Process::open(pid)?.no_new_privs()?;
             Ok("on for the kernel's process".to_owned())
         }),
         Step::run(wall::IDENTITY, "nobody", || {
             let process = Process::open(pid)?;
             process.expect("Uid", "65534\t65534\t65534\t65534")?;
-            no_capabilities(&process)?;
+            process.no_capabilities()?;
             Ok("the kernel's process is nobody, without capabilities".to_owned())
         }),
         Step::run(
