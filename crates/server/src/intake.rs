@@ -10,8 +10,10 @@ use casemate_model::job::{Demand, GuestPath, Input, Job, JobBuilder, Language, P
 use casemate_model::limit::{Limit, Limits, Millis};
 use casemate_model::policy::Policy;
 use casemate_model::unit::ByteSize;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use crate::blobs::{Blobs, is_name};
@@ -51,13 +53,42 @@ pub(crate) struct RunRequest {
     pub(crate) stdin: String,
     /// Files the program finds, read-only.
     #[schema(max_items = 256)]
+    #[serde(deserialize_with = "objects")]
     pub(crate) files: Vec<FileRequest>,
     /// A policy to be no less strict than. The key's, or the server's, stays in force.
     pub(crate) policy: Option<String>,
     /// The backend; the one that fits best where none is named.
     pub(crate) backend: Option<String>,
     /// Lower ceilings than the policy's.
+    #[serde(deserialize_with = "object")]
     pub(crate) limits: LimitsRequest,
+}
+
+/// A value whose fields are named. Without this a list of the fields' values would be taken for it too.
+fn object<'de, D, T>(from: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    named(<&RawValue>::deserialize(from)?).map_err(D::Error::custom)
+}
+
+/// A list of such values.
+fn objects<'de, D, T>(from: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let all = <Vec<&RawValue>>::deserialize(from)?;
+    let all = all.into_iter().map(named).collect::<Result<_, _>>();
+    all.map_err(D::Error::custom)
+}
+
+fn named<'de, T: Deserialize<'de>>(raw: &'de RawValue) -> Result<T, serde_json::Error> {
+    if raw.get().starts_with('{') {
+        return serde_json::from_str(raw.get());
+    }
+    Err(serde_json::Error::custom("expected an object"))
 }
 
 /// The languages that are served.
@@ -237,12 +268,14 @@ impl Read {
     }
 
     fn now(taken: Taken) -> Result<Self, ApiError> {
-        let mut request: RunRequest = serde_json::from_slice(&taken.bytes).map_err(|error| {
-            ApiError::bad(
-                format!("the body is not a request to run: {error}"),
-                "send JSON such as {\"code\": \"print(1)\"}; GET /openapi.json has every field",
-            )
-        })?;
+        let mut request: RunRequest = serde_json::from_slice(&taken.bytes)
+            .and_then(named)
+            .map_err(|error| {
+                ApiError::bad(
+                    format!("the body is not a request to run: {error}"),
+                    "send JSON such as {\"code\": \"print(1)\"}; GET /openapi.json has every field",
+                )
+            })?;
         if request.args.len() > MANY || request.files.len() > MANY || request.env.len() > MANY {
             return Err(ApiError::bad(
                 format!("there are more than {MANY} args, files or env"),
