@@ -93,6 +93,20 @@ pub(crate) fn containers() -> String {
     said
 }
 
+/// Whether it says that a container of this process's runs.
+pub(crate) fn runs_container_of(pid: u32) -> bool {
+    let said = containers();
+    let body = said.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    let all: Vec<serde_json::Value> = serde_json::from_str(body).unwrap_or_default();
+    let named = |container: &serde_json::Value| {
+        let names = container["Names"].as_array();
+        let part = format!("-{pid}-");
+        names.is_some_and(|names| names.iter().any(|name| name.to_string().contains(&part)))
+    };
+    all.iter()
+        .any(|container| named(container) && container["State"] == "running")
+}
+
 struct Say;
 
 impl Progress for Say {
