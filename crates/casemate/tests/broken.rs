@@ -177,6 +177,22 @@ fn a_body_that_breaks_off_or_does_not_come_harms_nobody() {
         &chunk,
     );
     assert_eq!(heard(socket).0, 413);
+    // A client that sends all of it before it reads anything hears why it was refused.
+    for _ in 0..20 {
+        let mut socket = send(
+            &server,
+            "POST",
+            "/v1/runs",
+            "Content-Length: 8388608\r\n",
+            b"{",
+        );
+        for _ in 0..8 {
+            socket.write_all(&vec![b' '; (1 << 20) - 1]).unwrap();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        socket.write_all(b"       ").unwrap();
+        assert_eq!(heard(socket).0, 413);
+    }
     // No HTTP at all.
     let mut socket = std::net::TcpStream::connect(&server.address).unwrap();
     socket

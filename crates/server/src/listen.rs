@@ -22,6 +22,12 @@ const CONNECTIONS: usize = 1024;
 const HEAD: Duration = Duration::from_secs(30);
 /// How long a client may take nothing of its answer.
 const STALLED: Duration = Duration::from_secs(60);
+/// How long a connection that ends is read on while something still comes, so that a client that
+/// has not sent its whole request yet gets to read why it was refused. To close on unread bytes is
+/// to reset the connection, and a reset takes the answer along (RFC 9112, section 9.6).
+const PARTING: Duration = Duration::from_secs(30);
+/// And how long while nothing comes.
+const SILENT: Duration = Duration::from_millis(500);
 /// How long to wait when there are no more descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -59,11 +65,14 @@ pub(crate) async fn serve(listener: TcpListener, app: Router, mut stopped: watch
     graceful.shutdown().await;
 }
 
-/// A connection that is given up when its client takes nothing of its answer.
+/// A connection that is given up when its client takes nothing of its answer, and that is read to
+/// its end, within bounds, before it is closed.
 struct Client {
     stream: TcpStream,
     gives_up: Pin<Box<Sleep>>,
     waits: bool,
+    /// Set once the last byte is written: when it is closed whatever still comes.
+    parts: Option<Instant>,
 }
 
 impl Client {
@@ -72,6 +81,7 @@ impl Client {
             stream,
             gives_up: Box::pin(sleep(STALLED)),
             waits: false,
+            parts: None,
         }
     }
 
@@ -132,6 +142,30 @@ impl AsyncWrite for Client {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let parts = match self.parts {
+            Some(parts) => parts,
+            None => {
+                ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+                let now = Instant::now();
+                self.gives_up.as_mut().reset(now + SILENT);
+                *self.parts.insert(now + PARTING)
+            }
+        };
+        let mut thrown_away = [0; 16 << 10];
+        loop {
+            let mut buffer = ReadBuf::new(&mut thrown_away);
+            let read = Pin::new(&mut self.stream).poll_read(context, &mut buffer);
+            let now = Instant::now();
+            match read {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() && now < parts => {
+                    self.gives_up.as_mut().reset(now + SILENT);
+                }
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => {
+                    ready!(self.gives_up.as_mut().poll(context));
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
     }
 }
