@@ -5,6 +5,7 @@ mod corpus;
 mod guest;
 mod layers;
 mod memory;
+mod native;
 mod process;
 mod programs;
 mod report;
@@ -39,6 +40,7 @@ pub(crate) fn command(command: BenchCommand) -> anyhow::Result<i32> {
             };
             speed::command(runs, &peers, json, &cancel)
         }
+        BenchCommand::Native { runs, json } => native::command(runs, json, &cancel),
         BenchCommand::Screen {
             dir,
             peers,

@@ -417,6 +417,15 @@ pub(crate) enum BenchCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Speed of the jail and of runc, side by side with what else confines a Python process here.
+    Native {
+        /// Runs of each measurement; slow peers get fewer, and the table says so.
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 30)]
+        runs: usize,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Screen the programs of a corpus, as they are and rewritten in twelve ways, and count.
     Screen {
         /// The folder with the `.jsonl` files.

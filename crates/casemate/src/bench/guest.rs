@@ -13,15 +13,17 @@ use casemate_wasm::WasmBackend;
 use casemate_wasm::setup::Store;
 use casemate_watch::AlertRules;
 
-/// The policy that measurements run under: the one the headline job has.
+/// The policy that measurements of the WASM guest run under: the one the headline job has.
 const POLICY: &str = "data-analysis";
+/// And those of native backends: the same without the clock that none of them can have.
+const NATIVE: &str = "native";
 /// Where the guest sees the table.
 pub(crate) const TABLE: &str = "/data/table.csv";
 
 /// An engine with a hold on its one backend.
-pub(crate) struct Sandboxes {
+pub(crate) struct Sandboxes<B = WasmBackend> {
     pub(crate) engine: Engine,
-    pub(crate) backend: Arc<WasmBackend>,
+    pub(crate) backend: Arc<B>,
     policy: Policy,
     next: AtomicU64,
 }
@@ -38,15 +40,27 @@ pub(crate) struct Ask<'a> {
 impl Sandboxes {
     /// Over what set-up has made, with screening on or off and so many workers waiting.
     pub(crate) fn new(store: &Store, screen: ScreenMode, workers: usize) -> anyhow::Result<Self> {
-        let backend = Arc::new(WasmBackend::new(store.clone(), "/proc/self/exe"));
+        let backend = WasmBackend::new(store.clone(), "/proc/self/exe");
+        backend.prefork(workers)?;
+        Self::over(backend, POLICY, screen)
+    }
+}
+
+impl<B: Backend + 'static> Sandboxes<B> {
+    /// Over a native backend, with screening on.
+    pub(crate) fn native(backend: B) -> anyhow::Result<Self> {
+        Self::over(backend, NATIVE, ScreenMode::Enforce)
+    }
+
+    fn over(backend: B, policy: &str, screen: ScreenMode) -> anyhow::Result<Self> {
+        let backend = Arc::new(backend);
         let engine = Engine::new(
             vec![backend.clone() as Arc<dyn Backend>],
             AlertRules::embedded()?,
         );
-        backend.prefork(workers)?;
-        let policy = policies::preset(POLICY)?;
+        let preset = policies::preset(policy)?;
         let policy =
-            policy.ok_or_else(|| anyhow::anyhow!("the preset {POLICY} is gone from this build"))?;
+            preset.ok_or_else(|| anyhow::anyhow!("the preset {policy} is gone from this build"))?;
         Ok(Self {
             engine,
             backend,

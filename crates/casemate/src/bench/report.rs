@@ -120,6 +120,14 @@ impl Machine {
         }
     }
 
+    /// The same in a line.
+    pub(crate) fn facts(&self) -> String {
+        format!(
+            "{} x {}, Linux {}, load {:.2} before, {:.2} after",
+            self.cpus, self.cpu, self.kernel, self.load_before, self.load_after
+        )
+    }
+
     /// Whether something else was using the processors when the measuring began.
     pub(crate) fn was_busy(&self) -> bool {
         self.load_before > 0.5 * self.cpus as f64
@@ -136,7 +144,7 @@ pub(crate) fn load() -> f64 {
 }
 
 /// A number with three significant digits or so.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     let digits = if value < 10.0 {
         2
     } else {
@@ -145,7 +153,7 @@ fn number(value: f64) -> String {
     format!("{value:.digits$}")
 }
 
-fn cell(cell: &Cell, unit: &str, rounds: usize) -> String {
+pub(crate) fn cell(cell: &Cell, unit: &str, rounds: usize) -> String {
     match cell {
         Cell::Absent(_) => "-".to_owned(),
         Cell::Measured(stats) => {
@@ -169,7 +177,7 @@ fn cell(cell: &Cell, unit: &str, rounds: usize) -> String {
     }
 }
 
-fn verdict(met: Option<bool>) -> &'static str {
+pub(crate) fn verdict(met: Option<bool>) -> &'static str {
     match met {
         Some(true) => "met",
         Some(false) => "NOT MET",
@@ -240,14 +248,7 @@ pub(crate) fn text(report: &Report) -> String {
             ]
         })
         .collect();
-    let load = format!(
-        "load {:.2} before, {:.2} after",
-        machine.load_before, machine.load_after
-    );
-    let facts = format!(
-        "{} x {}, Linux {}, {load}",
-        machine.cpus, machine.cpu, machine.kernel
-    );
+    let facts = machine.facts();
     let written = write!(
         text,
         "\nwhere a warm hello's time goes\n{}\n{facts}\n",

@@ -88,14 +88,14 @@ impl Rival {
 }
 
 /// A peer, or why there is none.
-pub(crate) type Side = Result<Rival, &'static str>;
+pub(crate) type Side = Result<Rival, String>;
 
 pub(crate) const NO_PYTHON: &str = "no native Python was given (--python)";
 pub(crate) const NO_RUNNER: &str = "the guest's own runner was not given (--runner)";
 
-fn side_cell(side: &Side) -> Cell {
+pub(crate) fn side_cell(side: &Side) -> Cell {
     side.as_ref()
-        .map_or_else(|why| Cell::Absent((*why).to_owned()), Rival::cell)
+        .map_or_else(|why| Cell::Absent(why.clone()), Rival::cell)
 }
 
 /// The two peers of one line.

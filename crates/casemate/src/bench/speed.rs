@@ -23,7 +23,7 @@ use super::stats::{Samples, due};
 use super::{memory, stop_if_cancelled};
 
 /// Workers and threads of the throughput measurement.
-const THREADS: usize = 2;
+pub(super) const THREADS: usize = 2;
 /// Workers that wait, as a pool has them: while one makes its next instance, the other serves.
 const POOL: usize = 2;
 /// Runs a thread makes in one round of it.
@@ -148,11 +148,11 @@ impl Bench<'_> {
     /// The peers of one program, which names its file as its argument.
     fn pair(&self, code: &str, file: Option<&str>, check: fn(&Done, &Path) -> bool) -> Pair {
         let path = file.map(|file| self.shared().join(file));
-        let rival = |program: Option<Program>, why| {
+        let rival = |program: Option<Program>, why: &str| {
             let path = path.clone().unwrap_or_default();
             program
                 .map(|program| Rival::new(program, move |done| check(done, &path)))
-                .ok_or(why)
+                .ok_or_else(|| why.to_owned())
         };
         Pair {
             native: rival(self.native(code, path.as_deref()), NO_PYTHON),
@@ -420,7 +420,7 @@ impl Bench<'_> {
     }
 }
 
-fn measured(samples: &Samples, otherwise: &str) -> Cell {
+pub(super) fn measured(samples: &Samples, otherwise: &str) -> Cell {
     samples
         .stats()
         .map_or_else(|| Cell::Absent(otherwise.to_owned()), Cell::Measured)
@@ -435,7 +435,7 @@ fn whole_process() -> Program {
 }
 
 /// With what finds a user's caches and programs.
-fn with_own(program: Program) -> Program {
+pub(super) fn with_own(program: Program) -> Program {
     ["HOME", "XDG_CACHE_HOME", "PATH"]
         .into_iter()
         .fold(program, |program, name| match std::env::var_os(name) {
@@ -445,7 +445,10 @@ fn with_own(program: Program) -> Program {
 }
 
 /// How often a second `act` is done by [`THREADS`] threads, each doing it `times` times.
-fn rate(times: usize, act: impl Fn() -> anyhow::Result<()> + Sync) -> anyhow::Result<f64> {
+pub(super) fn rate(
+    times: usize,
+    act: impl Fn() -> anyhow::Result<()> + Sync,
+) -> anyhow::Result<f64> {
     let begun = Instant::now();
     std::thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS)
@@ -460,12 +463,12 @@ fn rate(times: usize, act: impl Fn() -> anyhow::Result<()> + Sync) -> anyhow::Re
     Ok((THREADS * times) as f64 / begun.elapsed().as_secs_f64())
 }
 
-fn contains(text: &[u8], word: &[u8]) -> bool {
+pub(super) fn contains(text: &[u8], word: &[u8]) -> bool {
     text.windows(word.len()).any(|window| window == word)
 }
 
 /// Whether a PNG lies there. It is taken away, so that the next run has to write its own.
-fn takes_png(path: &Path) -> bool {
+pub(super) fn takes_png(path: &Path) -> bool {
     std::fs::read(path).is_ok_and(|bytes| bytes.starts_with(PNG))
         && std::fs::remove_file(path).is_ok()
 }
