@@ -18,17 +18,19 @@ mod table;
 mod tree;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use casemate_backend::contract::Cancel;
+use casemate_backend::contract::{Backend, Cancel};
 use casemate_engine::Engine;
 use casemate_wasm::setup::Store;
 
 use crate::cli::AttackArgs;
-use crate::run::{NotFound, engine};
+use crate::run::{NotFound, backends, over};
 use crate::setup;
+use crate::warm::OnlyWarm;
 use control::Python;
 use header::Header;
 use report::Row;
@@ -50,8 +52,18 @@ pub(crate) use sign::PublicKey;
 /// # Errors
 /// When there is no cache folder.
 pub(crate) fn depends() -> anyhow::Result<Depends> {
-    let backends = crate::run::backends(&Store::open()?)?;
+    let backends = attacked(&Store::open()?)?;
     Ok(Depends::look(backends.iter().map(AsRef::as_ref)))
+}
+
+/// The backends of this build, and the jail a second time with the starts that a server has.
+fn attacked(store: &Store) -> anyhow::Result<Vec<Arc<dyn Backend>>> {
+    let mut backends = backends(store)?;
+    // Only root has zygotes.
+    if rustix::process::geteuid().is_root() {
+        backends.push(Arc::new(OnlyWarm::new(Path::new("/proc/self/exe"))?));
+    }
+    Ok(backends)
 }
 
 /// Runs the attacks and prints the table: 0 when every one is stopped and every control succeeded.
@@ -67,7 +79,7 @@ pub(crate) fn command(args: &AttackArgs) -> anyhow::Result<i32> {
     casemate_linux::term::on_interrupt(move |_| raise.cancel()).context("watching for Ctrl-C")?;
     let store = Store::open()?;
     setup::ensure(&store)?;
-    let engine = engine(&store)?;
+    let engine = over(attacked(&store)?)?;
     let targets = targets(&engine, &args.backend, &cancel)?;
     let python = Python::find();
     let mut rows = Vec::new();

@@ -23,6 +23,7 @@ mod setup;
 mod show;
 mod text;
 mod verify;
+mod warm;
 
 use std::process::ExitCode;
 

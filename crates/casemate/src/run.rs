@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 use casemate_backend::contract::{Backend, Cancel, Signal};
 use casemate_container::docker::{DockerBackend, Variant};
 use casemate_container::{ContainerBackend, Kind, Platform};
-use casemate_engine::{Engine, policies};
+use casemate_engine::{Engine, Records, policies};
 use casemate_jail::JailBackend;
 use casemate_model::job::{Demand, GuestPath, Input, Job, JobBuilder, Language, Program, RunId};
 use casemate_model::limit::{Limit, Millis};
@@ -23,7 +23,7 @@ use casemate_watch::{AlertRules, alerts_jsonl, events_jsonl};
 use crate::attack::Results;
 use crate::cli::{LimitArgs, RunArgs, ScreenArg};
 use crate::out::{Saved, save};
-use crate::{json, setup, show, text};
+use crate::{json, setup, show, text, warm};
 
 /// Bytes of one input file; what is larger belongs in several.
 const INPUT_MAX: u64 = 1 << 30;
@@ -65,21 +65,48 @@ pub(crate) fn command(args: RunArgs) -> anyhow::Result<i32> {
 
 /// An engine with the backends of this build, and what is known of attacks on them.
 pub(crate) fn engine(store: &Store) -> anyhow::Result<Engine> {
-    let backends = backends(store)?;
+    over(backends(store)?)
+}
+
+/// The same with further backends.
+pub(crate) fn over(backends: Vec<Arc<dyn Backend>>) -> anyhow::Result<Engine> {
+    let records = records(&backends);
+    Ok(Engine::new(backends, AlertRules::embedded()?).attacked(records))
+}
+
+/// The same for a process that runs programs for as long as it lives, so many at once.
+pub(crate) fn lasting_engine(store: &Store, parallel: usize) -> anyhow::Result<Engine> {
+    // Only root has zygotes.
+    if !rustix::process::geteuid().is_root() {
+        return engine(store);
+    }
+    let program = Path::new("/proc/self/exe");
+    let backends = with_jail(store, Arc::new(warm::jail(program, parallel)?))?;
+    let mut attacked = backends.clone();
+    attacked.push(Arc::new(warm::OnlyWarm::new(program)?));
+    let mut records = records(&attacked);
+    warm::both(&mut records);
+    Ok(Engine::new(backends, AlertRules::embedded()?).attacked(records))
+}
+
+/// Without a folder for results there are none.
+fn records(backends: &[Arc<dyn Backend>]) -> Records {
     let all = backends.iter().map(AsRef::as_ref);
-    // Without a folder for results there are none.
-    let records = Results::open().map(|results| results.records(all));
-    let engine = Engine::new(backends.clone(), AlertRules::embedded()?);
-    Ok(engine.attacked(records.unwrap_or_default()))
+    let results = Results::open().map(|results| results.records(all));
+    results.unwrap_or_default()
 }
 
 /// The backends of this build.
 pub(crate) fn backends(store: &Store) -> anyhow::Result<Vec<Arc<dyn Backend>>> {
+    let packages = casemate_jail::setup::Store::open()?;
+    with_jail(
+        store,
+        Arc::new(JailBackend::new(packages, "/proc/self/exe")),
+    )
+}
+
+fn with_jail(store: &Store, jail: Arc<dyn Backend>) -> anyhow::Result<Vec<Arc<dyn Backend>>> {
     let wasm: Arc<dyn Backend> = Arc::new(WasmBackend::new(store.clone(), "/proc/self/exe"));
-    let jail: Arc<dyn Backend> = Arc::new(JailBackend::new(
-        casemate_jail::setup::Store::open()?,
-        "/proc/self/exe",
-    ));
     let mut backends = vec![wasm, jail];
     for kind in [Kind::Crun, Kind::Runc, Kind::Gvisor(Platform::Systrap)] {
         let store = casemate_jail::setup::Store::open()?;

@@ -8,7 +8,7 @@ use casemate_server::Config;
 use casemate_wasm::setup::Store;
 
 use crate::cli::{DataArgs, ServeArgs};
-use crate::run::{engine, named_policy};
+use crate::run::{lasting_engine, named_policy};
 use crate::setup;
 
 /// Serves until Ctrl-C or SIGTERM.
@@ -16,7 +16,6 @@ pub(crate) fn command(args: ServeArgs) -> anyhow::Result<i32> {
     let policy = named_policy(&args.policy)?;
     let store = Store::open()?;
     drop(setup::ensure(&store)?);
-    let engine = Arc::new(engine(&store)?);
     let mut config = Config::new(args.listen, data_folder(&args.data)?);
     config.database.clone_from(&args.data.database);
     config.policy = policy;
@@ -29,6 +28,7 @@ pub(crate) fn command(args: ServeArgs) -> anyhow::Result<i32> {
         config.parallel = usize::from(parallel);
         config.rules.running = config.parallel;
     }
+    let engine = Arc::new(lasting_engine(&store, config.parallel)?);
     runtime()?.block_on(async {
         let stop = stop_signal()?;
         let running = casemate_server::start(config, engine).await?;

@@ -21,8 +21,8 @@ use casemate_driver::packets::{Packets, Received};
 use casemate_driver::walls::ENVIRONMENT;
 use casemate_linux::jail::root::{Bare, Plan};
 use casemate_linux::jail::{
-    self, Confinement, Forked, Parent, confine, fork_init, leave_children_to_kernel, prepare,
-    reap_until,
+    self, Confinement, Filter, Forked, Parent, confine, fork_init, leave_children_to_kernel,
+    prepare, reap_until,
 };
 use casemate_linux::lockdown::Identity;
 use casemate_linux::{Limit, Spawn, Step, handoff, take_fd};
@@ -175,6 +175,7 @@ impl Inside {
         given.hand(handed::INIT, &own)?;
         let packages = packages()?;
         let bare = Bare::begin(&packages, given.packages.as_fd(), &mut steps)?;
+        let filter = Filter::compile();
         // Here it waits, when it was started in advance.
         let job: WireJob = receive_job(given.control.as_fd())?;
         job.check()?;
@@ -191,7 +192,7 @@ impl Inside {
             given.hand(handed::SCRATCH, scratch)?;
         }
         drop(built);
-        let prepared = prepare();
+        let prepared = prepare(filter);
         given.hand(handed::STDIN, &stdin)?;
         if let Some(rules) = prepared.rules() {
             given.hand(handed::RULES, &rules)?;

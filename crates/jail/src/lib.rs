@@ -23,3 +23,4 @@ pub mod zygote;
 pub use casemate_driver::packages as setup;
 pub use drive::{JailBackend, Warm};
 pub use probe::NAME;
+pub use walls::is_warm;

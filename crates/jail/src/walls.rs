@@ -9,11 +9,14 @@ use casemate_model::guarantee::Guarantee::{
     EnvironmentEmpty, HostFilesHidden, InputsReadOnly, LayoutFresh, NetworkAbsent, SyscallsFiltered,
 };
 use casemate_model::known::{KnownWall, KnownWalls};
+use casemate_model::receipt::Receipt;
 
 /// The program's process is in the jail's control groups; told where it was not started in them.
 pub(crate) const MEMBERSHIP: &str = "cgroup_membership";
 /// No other run has had the interpreter's memory.
 pub(crate) const LAYOUT: &str = "memory_layout";
+/// How the reason begins for which a program has no layout of its own when it did not start cold.
+const FORKED: &str = "forked from zygote";
 
 /// Every wall there can be.
 pub(crate) const WALLS: KnownWalls = KnownWalls(&[&[
@@ -63,10 +66,18 @@ pub(crate) fn fresh_layout(why: &str) -> Step {
 /// The program runs in a child of a zygote.
 pub(crate) fn shared_layout(zygote: u32) -> Step {
     let why = format!(
-        "forked from zygote {zygote}: its tenant's runs share where things lie in memory and the hash secret; random \
+        "{FORKED} {zygote}: its tenant's runs share where things lie in memory and the hash secret; random \
          state is renewed"
     );
     Step::missing(LAYOUT, "of this run alone", why)
+}
+
+/// Whether the program of a run with this receipt was forked from a zygote.
+#[must_use]
+pub fn is_warm(receipt: &Receipt) -> bool {
+    let layout = receipt.walls.iter().find(|wall| wall.name == LAYOUT);
+    let why = layout.and_then(|wall| wall.missing.as_deref());
+    why.is_some_and(|why| why.starts_with(FORKED))
 }
 
 #[cfg(test)]

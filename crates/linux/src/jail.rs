@@ -94,11 +94,23 @@ pub struct Prepared {
     rules: landlocked::Rules,
 }
 
-/// Compiles the filter and makes the rules, of the paths in the root as it now is.
+/// The filter of every jail.
+#[derive(Debug)]
+pub struct Filter(Result<Compiled, String>);
+
+impl Filter {
+    /// Compiles it. It does not depend on the job, so a process that waits for one can do this before.
+    #[must_use]
+    pub fn compile() -> Self {
+        Self(lockdown::compile(crate::seccomp::JAIL))
+    }
+}
+
+/// Makes the rules, of the paths in the root as it now is.
 #[must_use]
-pub fn prepare() -> Prepared {
+pub fn prepare(Filter(filter): Filter) -> Prepared {
     Prepared {
-        filter: lockdown::compile(crate::seccomp::JAIL),
+        filter,
         rules: landlocked::Rules::make(),
     }
 }

@@ -425,7 +425,7 @@ impl Peers {
         let bundled = files.path().join("bundle");
         let runc = runc.and_then(|runc| bundle(&runc, &bundled).map(|()| runc));
         Ok(Self {
-            packages: store.opened()?.path,
+            packages: store.opened()?.path.join("site-packages"),
             files,
             programs: [python, bwrap, runsc, docker, runc],
         })

@@ -23,6 +23,7 @@ _READY, _FAILED, _BORN, _ENDED = b"\2", b"\x0d", b"\x14", b"\x0c"
 # The line, process 1 of the jail and the child's channel, among the descriptors of a request.
 _LINE, _PASSED = 0, 1
 _MESSAGES, _INIT = _PASSED + 0, _PASSED + 4
+_HUGE, _MADV_COLLAPSE = 2 << 20, 25
 # Where this lies in the root that was made for it, and how large the folder is that it may write to.
 _PACKAGES, _SCRATCH_MOST = "/opt/casemate/site-packages/", 64 << 20
 _NEW_PROCESS_TABLE = 0x20000000
@@ -66,7 +67,31 @@ def _load():
         warm.use(f"/proc/self/fd/{scratch}/warm.png")
         os.unlink("warm.png", dir_fd=scratch)
     runner.prepare(shell, figures, native.end_threads)
+    # Used once, or every child would set up OpenSSL's generator for itself, which takes milliseconds.
+    _stir()
     warm.forget()
+
+
+def _stir():
+    """Add to the random state of OpenSSL, if it is loaded."""
+    if "ssl" in sys.modules:
+        sys.modules["ssl"].RAND_add(os.urandom(32), 32.0)
+
+
+def _use_huge_pages(libc):
+    """Put memory that is there together into huge pages: a fork copies, and an end frees, an entry for each page.
+
+    What the kernel cannot put together stays as it is.
+    """
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    with open("/proc/self/maps") as maps:
+        areas = [line.split() for line in maps]
+    for addresses, access, _, _, inode, *name in areas:
+        if "w" not in access or inode != "0" or name not in ([], ["[heap]"]):
+            continue
+        start, end = (int(address, 16) for address in addresses.split("-"))
+        for page in range(-(-start // _HUGE) * _HUGE, end - _HUGE + 1, _HUGE):
+            libc.madvise(page, _HUGE, _MADV_COLLAPSE)
 
 
 def main():
@@ -77,6 +102,7 @@ def main():
         libc.syscall.restype = ctypes.c_long
         own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         _load()
+        _use_huge_pages(libc)
         _check_alone({0, 1, 2, CONTROL, own})
     except BaseException as error:
         host.send(_FAILED + f"{type(error).__name__}: {error}".encode()[:4096])
@@ -223,9 +249,8 @@ def _argument(value, fds, kept):
 
 def _renew():
     """Random state that a fork shares; what the driver renews for every run is renewed by it."""
+    _stir()
     modules = sys.modules
-    if "ssl" in modules:
-        modules["ssl"].RAND_add(os.urandom(32), 32.0)
     if "multiprocessing.process" in modules:
         process = modules["multiprocessing.process"]
         process.current_process().authkey = os.urandom(32)

@@ -81,16 +81,17 @@ impl Backend for OnlyWarm {
 
     fn create(&self, plan: &Plan) -> Result<(Box<dyn Sandbox>, Receipt), CreateError> {
         let (mut sandbox, mut receipt) = self.0.create(plan)?;
-        if layout(&receipt).is_ok() {
+        if !casemate_jail::is_warm(&receipt) {
             drop(sandbox);
             // The first run of its tenant, or its zygote made room for another's.
             self.0.wait_warm(&plan.tenant).map_err(CreateError::Fault)?;
             (sandbox, receipt) = self.0.create(plan)?;
         }
-        match layout(&receipt) {
-            Err(why) if why.starts_with("forked from zygote") => Ok((sandbox, receipt)),
-            other => Err(CreateError::Fault(format!("started cold: {other:?}"))),
+        if casemate_jail::is_warm(&receipt) {
+            return Ok((sandbox, receipt));
         }
+        let why = layout(&receipt);
+        Err(CreateError::Fault(format!("started cold: {why:?}")))
     }
 }
 
