@@ -1,4 +1,4 @@
-//! The measurements for real, in one round: every line of ours is measured, with no peer to measure beside.
+//! The measurements for real, in one round: every line of ours is measured.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
@@ -23,5 +23,44 @@ fn one_round_measures_every_line_of_ours() {
             "{measure}"
         );
         assert!(measure["native"]["absent"].is_string(), "{measure}");
+    }
+}
+
+#[test]
+fn one_round_measures_the_jail_and_runc_beside_what_is_here() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: only root has zygotes");
+        return;
+    }
+    let output = run(&["bench", "native", "-n", "1", "--json"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["schema"], "casemate.bench.native/1");
+    let measures = report["measures"].as_array().unwrap();
+    assert_eq!(measures.len(), 7);
+    let positive = |cell: &Value| {
+        cell["measured"]["median"]
+            .as_f64()
+            .is_some_and(|ms| ms > 0.0)
+    };
+    let in_ci = std::env::var_os("CI").is_some();
+    for measure in measures {
+        let container = measure["what"] == "hello in runc";
+        assert!(
+            positive(&measure["ours"]) || container && !in_ci,
+            "{measure}"
+        );
+    }
+    if in_ci {
+        // Each peer that the tests install has one line at least in which it really ran.
+        for peer in ["python3", "bwrap", "runsc do", "docker run", "runc run"] {
+            let ran = measures.iter().any(|measure| {
+                let peers = measure["peers"].as_array().unwrap();
+                peers
+                    .iter()
+                    .any(|cell| cell[0] == peer && positive(&cell[1]))
+            });
+            assert!(ran, "{peer}: {}", report["notes"]);
+        }
     }
 }

@@ -91,6 +91,34 @@ fn a_program_with_its_data_in_one_call() {
     assert!(entries.iter().all(|entry| entry["subject"] == id));
 }
 
+/// The first run of a tenant starts cold while its zygote loads; none waits for that.
+#[test]
+fn jails_are_warm_in_a_server() {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: only root has zygotes");
+        return;
+    }
+    let server = start(&["--policy", "native"]);
+    let layout = || {
+        let outcome = server
+            .post(
+                "/v1/runs",
+                &json!({"code": "print(6 * 7)", "backend": "jail"}),
+            )
+            .json();
+        assert_eq!(outcome["stdout"], "42\n", "{outcome:#}");
+        assert_eq!(outcome["receipt"]["backend"], "jail");
+        let walls = outcome["receipt"]["walls"].as_array().unwrap();
+        let layout = walls.iter().find(|wall| wall["name"] == "memory_layout");
+        let why = layout.unwrap()["missing"].as_str().unwrap_or_default();
+        why.to_owned()
+    };
+    assert_eq!(layout(), "", "the first run waits for nothing");
+    until("a start from a zygote", || {
+        layout().starts_with("forked from zygote").then_some(())
+    });
+}
+
 #[test]
 fn a_run_is_told_as_it_goes_in_lines_or_events() {
     let server = start(&[]);

@@ -155,7 +155,7 @@ impl<'a> Bench<'a> {
         self.warm
             .backend
             .wait_warm(&TenantId::local())
-            .map_err(|why| anyhow::anyhow!("no zygote: {why}"))?;
+            .map_err(|why| anyhow::anyhow!("no zygote, which takes root: {why}"))?;
         self.round(&mut self.lines()?)?;
         for side in lines.iter_mut().flat_map(|line| &mut line.peers).flatten() {
             side.warm_up(self.rounds, self.cancel)?;
