@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     /// Serve runs over HTTP.
     Serve(ServeArgs),
+    /// Give a model the sandbox as tools: the Model Context Protocol on standard input and output.
+    Mcp(McpArgs),
     /// Make, list and revoke the keys of a server.
     #[command(subcommand)]
     Key(KeyCommand),
@@ -166,6 +168,19 @@ pub(crate) struct ServeArgs {
     pub(crate) body: ByteSize,
     #[command(flatten)]
     pub(crate) data: DataArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct McpArgs {
+    /// The policy of every run: a preset or a policy file. No call can choose another.
+    #[arg(long, value_name = "FILE|PRESET", default_value = "data-analysis")]
+    pub(crate) policy: String,
+    /// A backend by name, or `auto`.
+    #[arg(long, default_value = "auto", value_name = "NAME")]
+    pub(crate) backend: String,
+    /// A file that every run finds, read-only at /data/NAME or at the path given; repeatable.
+    #[arg(short = 'd', long = "data", value_name = "FILE[:GUESTPATH]")]
+    pub(crate) data: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -13,6 +13,7 @@ mod cli;
 mod doctor;
 mod json;
 mod key;
+mod mcp;
 mod out;
 mod policy;
 mod progress;
@@ -81,6 +82,7 @@ fn dispatch(command: Command) -> anyhow::Result<i32> {
         Command::Attack(args) => attack::command(&args),
         Command::Verify(args) => verify::command(&args),
         Command::Serve(args) => serve::command(args),
+        Command::Mcp(args) => mcp::command(&args),
         Command::Key(command) => key::command(command),
         Command::Policy(command) => policy::command(command),
         Command::Bench(command) => bench::command(command),

@@ -286,7 +286,8 @@ fn job(args: &RunArgs) -> anyhow::Result<Job> {
     Ok(job)
 }
 
-fn random_bits() -> anyhow::Result<u64> {
+/// A number for a run's id.
+pub(crate) fn random_bits() -> anyhow::Result<u64> {
     let mut bytes = [0; 8];
     fs::File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut bytes))
@@ -398,7 +399,8 @@ fn reads_stdin(source: &str) -> bool {
 }
 
 /// `FILE` or `FILE:GUESTPATH`; a file whose name has a colon in it is taken as it is.
-fn input(spec: &str) -> anyhow::Result<Input> {
+/// A file as an argument names it.
+pub(crate) fn input(spec: &str) -> anyhow::Result<Input> {
     let whole = Path::new(spec);
     let (file, guest) = match spec.rsplit_once(":/") {
         Some((file, guest)) if !whole.exists() => (PathBuf::from(file), Some(format!("/{guest}"))),

@@ -114,9 +114,7 @@ fn jails_are_warm_in_a_server() {
         why.to_owned()
     };
     assert_eq!(layout(), "", "the first run waits for nothing");
-    until("a start from a zygote", || {
-        layout().starts_with("forked from zygote").then_some(())
-    });
+    until(|| layout().starts_with("forked from zygote").then_some(()));
 }
 
 #[test]
