@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use casemate_model::job::Language;
 use casemate_model::unit::{ByteSize, UnitError, parse_duration};
 use casemate_screen::Preset;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -58,6 +59,28 @@ pub(crate) enum ScreenArg {
     Off,
 }
 
+/// A language.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LangArg {
+    /// Python 3.
+    Python,
+    /// Bash.
+    Bash,
+    /// JavaScript, by node.
+    #[value(alias = "js")]
+    Javascript,
+}
+
+impl LangArg {
+    pub(crate) fn language(self) -> Language {
+        match self {
+            Self::Python => Language::Python,
+            Self::Bash => Language::Bash,
+            Self::Javascript => Language::JavaScript,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// The program: a file, or `-` to read it from standard input.
@@ -75,6 +98,15 @@ pub(crate) struct RunArgs {
     /// A backend by name (wasm, jail, runc, crun, gvisor), or `auto`.
     #[arg(long, default_value = "auto", value_name = "NAME")]
     pub(crate) backend: String,
+    /// The system that the program is shown: `host`, this machine's own, or an image (`casemate image ls`).
+    #[arg(long, default_value = "host", value_name = "NAME")]
+    pub(crate) image: String,
+    /// A virtual environment of your own, for the same Python, whose packages are shown beside the host's.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) venv: Option<PathBuf>,
+    /// The program's language; without this its name says (.py, .sh, .js, .mjs), and Python where it does not.
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub(crate) lang: Option<LangArg>,
     /// A preset (strict, data-analysis, agent, trusted, native) or a policy file.
     #[arg(long, value_name = "FILE|PRESET")]
     pub(crate) policy: Option<String>,

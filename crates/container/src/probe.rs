@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use casemate_backend::contract::{Offer, Usable};
 use casemate_driver::lowered::{MEMORY_CEILING, MEMORY_FLOOR};
-use casemate_driver::packages::{Store, guest, python};
+use casemate_driver::packages::{guest, host_system};
 use casemate_driver::walls::offered_here;
+use casemate_images::Systems;
 use casemate_linux::{Exit, Spawn};
+use casemate_model::job::Language;
 use casemate_model::unit::ByteSize;
 
 use crate::advisories::{Advisories, Version};
@@ -183,26 +185,18 @@ fn debian_revision(dpkg: &Path, package: &str, program: &Path) -> Option<String>
 
 /// The offer. Whether the walls really stand is found out by each container when it is made, and is in
 /// each run's receipt.
-pub(crate) fn offer(kind: Kind, found: &Result<Found, Lack>, store: &Store) -> Offer {
-    let usable = match (found.as_ref(), python().as_ref(), store.installed()) {
-        (Err((why, fix)), ..) | (_, Err((why, fix)), _) => Usable::No {
-            why: why.clone(),
-            fix: fix.clone(),
-        },
-        (_, _, Ok(_)) => Usable::Yes,
-        _ if !store.dir().exists() => Usable::AfterSetup {
-            what: "fetch pandas, numpy, matplotlib and IPython (about 50 MB) for the system's Python, which the jail \
-                   uses too: under a minute, once; `casemate setup --backend jail`"
-                .to_owned(),
-        },
-        (_, _, Err(error)) => Usable::No {
-            why: error.to_string(),
-            fix: "run `casemate setup --backend jail --force`".to_owned(),
-        },
-    };
+pub(crate) fn offer(kind: Kind, found: &Result<Found, Lack>, systems: &Systems) -> Offer {
+    let lacking = found.as_ref().err().map(|(why, fix)| Usable::No {
+        why: why.clone(),
+        fix: fix.clone(),
+    });
+    let usable = lacking.clone();
+    let usable = usable.unwrap_or_else(|| host_system(systems.store()));
     Offer {
         backend: kind.name().to_owned(),
         usable,
+        images: lacking.unwrap_or(Usable::Yes),
+        languages: Language::ALL.to_vec(),
         guarantees: offered_here(walls::of(kind)).0,
         memory_floor: ByteSize(MEMORY_FLOOR),
         memory_ceiling: ByteSize(MEMORY_CEILING),
@@ -252,6 +246,8 @@ pub(crate) fn runtime(kind: Kind, found: &Found) -> String {
 
 #[cfg(test)]
 mod tests {
+    use casemate_driver::packages::Store;
+
     use super::*;
     use crate::Platform;
 
@@ -301,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_runtime_that_cannot_be_used_is_said_so_with_a_way_out() {
-        let store = Store::at(tempfile::tempdir().unwrap().path().to_owned());
+        let store = Store::at(tempfile::tempdir().unwrap().path().to_owned()).into();
         let lack: Result<Found, Lack> = Err(("runc 1.0 has CVE-1".into(), "install".into()));
         let offer = offer(Kind::Gvisor(Platform::Systrap), &lack, &store);
         assert!(matches!(offer.usable, Usable::No { why, .. } if why.contains("CVE-1")));

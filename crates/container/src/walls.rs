@@ -85,6 +85,7 @@ pub(crate) const fn counting(kind: Kind) -> Counting {
 #[cfg(test)]
 mod tests {
     use casemate_backend::suite::plan_for;
+    use casemate_driver::system::sample;
     use casemate_linux::Step;
     use casemate_model::guarantee::{Guarantee, Guarantees};
     use casemate_model::policy::base_guarantees;
@@ -105,7 +106,7 @@ mod tests {
 
     fn receipt(kind: Kind, steps: &[Step]) -> Receipt {
         let plan = plan_for("print(1)");
-        let watched = lower(kind, &plan, "/p").unwrap().watched;
+        let watched = lower(kind, &plan, &sample().unwrap()).unwrap().watched;
         let walls = shared::all(of(kind), counting(kind), &watched, steps);
         Receipt {
             backend: kind.name().into(),

@@ -14,6 +14,15 @@ use crate::guest;
 
 /// Packages by version and hash.
 const REQUIREMENTS: &str = include_str!("../../../../images/host/requirements.txt");
+/// What the driver itself is made of, beside its own modules: plain Python for every version.
+const FOR_THE_DRIVER: [&str; 6] = [
+    "ipython",
+    "ipython-pygments-lexers",
+    "matplotlib-inline",
+    "pygments",
+    "traitlets",
+    "typing-extensions",
+];
 /// About what the packages take on disk before they are compiled.
 const PACKAGES_BYTES: u64 = 190 << 20;
 /// How long one step of Python's may take.
@@ -23,6 +32,25 @@ const STEP_WITHIN: Duration = Duration::from_secs(600);
 pub(super) fn pinned() -> impl Iterator<Item = (&'static str, &'static str)> {
     let driver = guest::SHARED.iter().chain(guest::NATIVE).copied();
     std::iter::once(("requirements.txt", REQUIREMENTS)).chain(driver)
+}
+
+/// What the driver needs on any Python, by version and hash: lines for pip.
+#[must_use]
+pub fn pinned_for_the_driver() -> String {
+    let mut kept = String::new();
+    let mut keep = false;
+    for line in REQUIREMENTS.lines() {
+        // A requirement begins a line; its hashes follow on lines that are set in.
+        if !line.starts_with([' ', '#']) {
+            let name = line.split("==").next().unwrap_or_default();
+            keep = FOR_THE_DRIVER.contains(&name);
+        }
+        if keep && !line.starts_with('#') {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    kept
 }
 
 fn site_packages(staging: &Path) -> PathBuf {
@@ -261,6 +289,21 @@ mod tests {
                 "{line}"
             );
         }
+    }
+
+    #[test]
+    fn the_driver_s_own_requirements_are_whole() {
+        let kept = pinned_for_the_driver();
+        for name in FOR_THE_DRIVER {
+            let line = kept
+                .lines()
+                .find(|line| line.starts_with(&format!("{name}==")));
+            assert!(line.is_some(), "{name}");
+        }
+        let requirements = kept.lines().filter(|line| line.contains("=="));
+        assert_eq!(requirements.count(), FOR_THE_DRIVER.len());
+        assert!(kept.matches("--hash=sha256:").count() >= FOR_THE_DRIVER.len());
+        assert!(!kept.contains("numpy"));
     }
 
     #[test]
