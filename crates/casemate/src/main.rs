@@ -11,6 +11,7 @@ mod attack;
 mod bench;
 mod cli;
 mod doctor;
+mod image;
 mod json;
 mod out;
 mod policy;
@@ -34,11 +35,14 @@ const FAILED: i32 = 125;
 const NOT_FOUND: i32 = 127;
 
 fn main() -> ExitCode {
-    // A worker, the first process of a jail and the keeper of a container are this program once more; each
+    // A worker, the process that unpacks an image, the first process of a jail and the keeper of a container are this program once more; each
     // must do its own work before anything else happens.
     match std::env::args_os().nth(1) {
         Some(arg) if arg == casemate_wasm::worker::ARGUMENT => {
             return casemate_wasm::worker::main();
+        }
+        Some(arg) if arg == casemate_images::unpack::ARGUMENT => {
+            return casemate_images::unpack::worker::main();
         }
         Some(arg) if arg == casemate_jail::init::ARGUMENT => return casemate_jail::init::main(),
         Some(arg) if arg == casemate_container::docker::keeper::ARGUMENT => {
@@ -74,6 +78,7 @@ fn dispatch(command: Command) -> anyhow::Result<i32> {
         Command::Doctor(args) => doctor::command(&args),
         Command::Attack(args) => attack::command(&args),
         Command::Verify(args) => verify::command(&args),
+        Command::Image(command) => image::command(command),
         Command::Policy(command) => policy::command(command),
         Command::Bench(command) => bench::command(command),
         Command::Completion { shell } => {

@@ -13,9 +13,10 @@ use casemate_backend::plan::Plan;
 use casemate_driver::handover::{FAILED, START, hand_over, hear_walls};
 use casemate_driver::listen::{Lines, Processes, READY_WITHIN, Running};
 use casemate_driver::lowered::{Lowered, Watched};
-use casemate_driver::packages::{Store, guest, python};
 use casemate_driver::packets::Received;
+use casemate_driver::system::System;
 use casemate_driver::walls::{self as shared, Counting};
+use casemate_images::Systems;
 use casemate_linux::cgroup::Cgroup;
 use casemate_linux::{Exit as ProcessExit, Spawn, Step, handoff};
 use casemate_model::receipt::Receipt;
@@ -25,7 +26,7 @@ use crate::{init, probe, walls};
 
 /// The jail backend.
 pub struct JailBackend {
-    store: Store,
+    systems: Systems,
     program: PathBuf,
 }
 
@@ -38,14 +39,16 @@ struct JailSandbox {
     scratch: OwnedFd,
     cgroup: Option<Cgroup>,
     watched: Watched,
+    /// Its files are there for as long as this is.
+    _system: System,
 }
 
 impl JailBackend {
-    /// The backend over a cache, with `program` as the program of a jail's first process: this one,
-    /// unless a test says otherwise.
-    pub fn new(store: Store, program: impl Into<PathBuf>) -> Self {
+    /// The backend over the systems it can show, with `program` as the program of a jail's first process:
+    /// this one, unless a test says otherwise.
+    pub fn new(systems: impl Into<Systems>, program: impl Into<PathBuf>) -> Self {
         Self {
-            store,
+            systems: systems.into(),
             program: program.into(),
         }
     }
@@ -57,29 +60,23 @@ impl Backend for JailBackend {
     }
 
     fn probe(&self) -> Offer {
-        probe::offer(&self.store)
+        probe::offer(&self.systems)
     }
 
     fn rests_on(&self) -> Vec<(String, String)> {
-        self.store.rests_on()
+        self.systems.rests_on()
     }
 
     fn create(&self, plan: &Plan) -> Result<(Box<dyn Sandbox>, Receipt), CreateError> {
         static RECLAIM: std::sync::Once = std::sync::Once::new();
         // Groups of processes that crashed. One that stays costs nothing and is tried again next time.
         RECLAIM.call_once(|| drop(casemate_linux::cgroup::reclaim_stale()));
-        python().map_err(|(why, fix)| CreateError::Unusable { why, fix })?;
-        let packages = self.store.opened().map_err(|error| CreateError::Unusable {
-            why: error.to_string(),
-            fix: "run `casemate setup --backend jail`".to_owned(),
-        })?;
-        let path = packages
-            .path
-            .to_str()
-            .ok_or_else(|| CreateError::Fault("the cache folder's name is not UTF-8".to_owned()))?;
-        let lowered = lower(plan, path).map_err(CreateError::Plan)?;
+        let system = self.systems.of(&plan.guest.image);
+        let system = system.map_err(|(why, fix)| CreateError::Unusable { why, fix })?;
+        let guest = system.described.clone();
+        let lowered = lower(plan, &system).map_err(CreateError::Plan)?;
         let (mut sandbox, handed, around) = self
-            .start(&lowered, &packages.folder)
+            .start(&lowered, system)
             .map_err(|error| CreateError::Fault(format!("starting the jail: {error}")))?;
         let steps = sandbox
             .arm(&lowered)
@@ -95,7 +92,7 @@ impl Backend for JailBackend {
         }
         let receipt = Receipt {
             backend: probe::NAME.to_owned(),
-            guest: guest(),
+            guest,
             walls,
         };
         Ok((Box::new(sandbox), receipt))
@@ -107,7 +104,7 @@ impl JailBackend {
     fn start(
         &self,
         lowered: &Lowered<'_>,
-        packages: &File,
+        system: System,
     ) -> io::Result<(JailSandbox, OwnedFd, Vec<Step>)> {
         let (cgroup, mut steps) = match Cgroup::create("jail", &lowered.cgroup) {
             Ok(cgroup) => {
@@ -127,7 +124,13 @@ impl JailBackend {
             .fd(&ends.messages, init::MESSAGES)
             .fd(&ends.stdout, init::STDOUT)
             .fd(&ends.stderr, init::STDERR)
-            .fd(packages, init::PACKAGES);
+            .fd(&system.packages.folder, init::PACKAGES);
+        if let Some(root) = &system.root {
+            spawn = spawn.fd(&root.folder, init::IMAGE);
+        }
+        if let Some(venv) = &system.venv {
+            spawn = spawn.fd(&venv.folder, init::VENV);
+        }
         if let Some(cgroup) = &cgroup {
             spawn = spawn.cgroup(cgroup);
         }
@@ -139,6 +142,7 @@ impl JailBackend {
             scratch: File::open("/dev/null")?.into(),
             cgroup,
             watched: lowered.watched.clone(),
+            _system: system,
         };
         Ok((sandbox, handed.into(), steps))
     }

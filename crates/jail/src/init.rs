@@ -12,13 +12,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use casemate_driver::handover::{
-    ENDED, START, Told, WireEnd, WireJob, copy_in, receive_job, report, tell,
+    ENDED, READY, START, Told, WireEnd, WireJob, copy_in, receive_job, report, tell,
 };
 use casemate_driver::lowered::STDIN_FILE;
-use casemate_driver::packages::PYTHON;
 use casemate_driver::packets::{Packets, Received};
 use casemate_driver::walls::ENVIRONMENT;
-use casemate_linux::jail::root::{Builder, Plan};
+use casemate_linux::jail::root::{Builder, Folders, Plan, System};
 use casemate_linux::jail::{self, Confinement, Forked, Parent, confine, fork_init, reap_until};
 use casemate_linux::lockdown::Identity;
 use casemate_linux::{Limit, Spawn, Step, handoff, take_fd};
@@ -38,19 +37,10 @@ pub(crate) const STDOUT: i32 = 6;
 pub(crate) const STDERR: i32 = 7;
 /// The folder of the packages, as the host checked it.
 pub(crate) const PACKAGES: i32 = 8;
-
-/// What starts the driver, and nothing else.
-const BOOT: &str = "import sys; sys.path.append('/opt/casemate/site-packages'); \
-    from casemate_guest.native import main; main()";
-/// The interpreter's environment; nothing of the host's is in it.
-const ENVIRON: [(&str, &str); 6] = [
-    ("HOME", "/tmp"),
-    ("LANG", "C.UTF-8"),
-    ("MPLBACKEND", "agg"),
-    ("MPLCONFIGDIR", "/tmp"),
-    ("PATH", "/usr/bin:/bin"),
-    ("TMPDIR", "/tmp"),
-];
+/// The root of an image, where there is one.
+pub(crate) const IMAGE: i32 = 9;
+/// The packages of a virtual environment, where there is one.
+pub(crate) const VENV: i32 = 10;
 
 /// What this process was given.
 struct Given {
@@ -60,6 +50,8 @@ struct Given {
     stdout: OwnedFd,
     stderr: OwnedFd,
     packages: OwnedFd,
+    image: Option<OwnedFd>,
+    venv: Option<OwnedFd>,
 }
 
 /// Builds the walls, waits for the word, runs the guest.
@@ -84,6 +76,8 @@ impl Given {
             stdout: take_fd(STDOUT)?,
             stderr: take_fd(STDERR)?,
             packages: take_fd(PACKAGES)?,
+            image: None,
+            venv: None,
         })
     }
 }
@@ -97,11 +91,22 @@ fn run(mut given: Given) -> Result<u8, Told> {
         job.check()?;
         Ok(job)
     })?;
-    let identity = Identity::of_this_process();
-    let number = std::process::id();
-    let keep = [
+    let mut keep = vec![
         0, 1, 2, CONTROL, HANDOFF, MESSAGES, STDOUT, STDERR, PACKAGES,
     ];
+    let shown = [
+        (&job.root, &mut given.image, IMAGE),
+        (&job.venv, &mut given.venv, VENV),
+    ];
+    for (named, fd, number) in shown {
+        if named.is_some() {
+            let taken = take_fd(number).map_err(|error| format!("descriptor {number}: {error}"));
+            *fd = Some(tell(&given.control, |_| taken)?);
+            keep.push(number);
+        }
+    }
+    let identity = Identity::of_this_process();
+    let number = std::process::id();
     let steps = jail::leave(&keep);
     match tell(&given.control, |_| fork_init())? {
         // What fails here process 1 sees, and says.
@@ -139,7 +144,12 @@ impl Inside {
         let own = pidfd_open(getpid(), PidfdFlags::empty())
             .map_err(|error| format!("pidfd_open: {error}"))?;
         handoff::send(&given.handoff, &own).map_err(|e| format!("handing over: {e}"))?;
-        let builder = Builder::begin(self.root_plan(), given.packages.as_fd(), &mut steps)?;
+        let folders = Folders {
+            packages: given.packages.as_fd(),
+            image: given.image.as_ref().map(AsFd::as_fd),
+            venv: given.venv.as_ref().map(AsFd::as_fd),
+        };
+        let builder = Builder::begin(self.root_plan(), folders, &mut steps)?;
         let inputs = builder.inputs().ok_or("there is no place for the inputs")?;
         copy_in(&mut given.control, &self.job.files, inputs)?;
         let built = builder.finish(&mut steps);
@@ -148,34 +158,79 @@ impl Inside {
         if let Some(scratch) = &built.scratch {
             handoff::send(&given.handoff, scratch).map_err(|e| format!("handing over: {e}"))?;
         }
-        drop(built);
+        let system = built.system;
+        drop(built.scratch);
         // Before the limits: a descriptor that is placed may lie above the one on their number.
-        let python = python(given, &stdin);
+        let program = self.program(given, &stdin);
         steps.push(Step::run(
             ENVIRONMENT,
             "the plan's and the interpreter's",
             || {
                 Ok(format!(
-                    "{} variables of ours, none of the host's",
-                    ENVIRON.len()
+                    "{} variables of ours and the system's, none of the host's",
+                    self.job.env.len()
                 ))
             },
         ));
-        steps.extend(confine(&self.confinement(), &self.parent));
+        steps.extend(confine(&self.confinement(system), &self.parent));
         report(&given.control, &steps)?;
         match given.control.receive(true) {
             Ok(Received::Packet(START, _)) => {}
             // The host has gone, or has found a gap: nothing runs.
             _ => return Ok(()),
         }
-        start(given, python, stdin)
+        self.start(given, program, stdin)
+    }
+
+    /// What is started: with the streams and the channel, and nothing of the host's.
+    fn program(&self, given: &Given, stdin: &File) -> Spawn {
+        let (program, arguments) = match self.job.command.split_first() {
+            Some((program, arguments)) => (program.as_str(), arguments),
+            // It was checked; a program that is not there does not start.
+            None => ("", &[][..]),
+        };
+        let spawn = arguments
+            .iter()
+            .fold(Spawn::new(program), |spawn, argument| spawn.arg(argument));
+        let variables = self.job.env.iter();
+        let spawn = variables.fold(spawn, |spawn, (name, value)| spawn.env(name, value));
+        let spawn = spawn.fd(stdin, 0).fd(&given.stdout, 1).fd(&given.stderr, 2);
+        if self.job.silent {
+            return spawn;
+        }
+        spawn.fd(&given.messages, 3)
+    }
+
+    fn start(&self, given: &mut Given, program: Spawn, stdin: File) -> Result<(), String> {
+        if self.job.silent {
+            let messages = given
+                .messages
+                .try_clone()
+                .map_err(|error| error.to_string())?;
+            Packets::new(messages)
+                .send(READY, &[])
+                .map_err(|error| format!("saying that the program begins: {error}"))?;
+        }
+        let main = program.spawn_alone().map_err(|error| error.to_string())?;
+        drop(stdin);
+        let exit = reap_until(&main)?;
+        let end = serde_json::to_vec(&WireEnd { exit }).map_err(|error| error.to_string())?;
+        given
+            .control
+            .send(ENDED, &end)
+            .map_err(|error| format!("reporting the end: {error}"))
     }
 
     fn root_plan(&self) -> Plan {
         let limit = |amount: Option<u64>| amount.map_or(Limit::Unlimited, Limit::At);
         let job = &self.job;
         Plan {
+            system: match &job.root {
+                Some(root) => System::Image(root.into()),
+                None => System::Host,
+            },
             packages: job.packages.clone().into(),
+            venv: job.venv.as_ref().map(Into::into),
             input_bytes: job.input_bytes(),
             input_files: job.input_files(),
             scratch_bytes: limit(job.scratch_bytes),
@@ -191,7 +246,7 @@ impl Inside {
         }
     }
 
-    fn confinement(&self) -> Confinement {
+    fn confinement(&self, system: Vec<String>) -> Confinement {
         let limit = |amount: Option<u64>| amount.map_or(Limit::Unlimited, Limit::At);
         Confinement {
             identity: self.identity,
@@ -199,32 +254,7 @@ impl Inside {
             tasks: limit(self.job.tasks),
             processors: self.job.processors,
             first_processor: self.number as usize,
+            system,
         }
     }
-}
-
-/// The interpreter: isolated from the environment and from whatever is installed beside it.
-fn python(given: &Given, stdin: &File) -> Spawn {
-    let options = ["-I", "-S", "-B", "-c", BOOT];
-    let spawn = options
-        .iter()
-        .fold(Spawn::new(PYTHON), |spawn, option| spawn.arg(option));
-    ENVIRON
-        .iter()
-        .fold(spawn, |spawn, (name, value)| spawn.env(name, value))
-        .fd(stdin, 0)
-        .fd(&given.stdout, 1)
-        .fd(&given.stderr, 2)
-        .fd(&given.messages, 3)
-}
-
-fn start(given: &mut Given, python: Spawn, stdin: File) -> Result<(), String> {
-    let main = python.spawn_alone().map_err(|error| error.to_string())?;
-    drop(stdin);
-    let exit = reap_until(&main)?;
-    let end = serde_json::to_vec(&WireEnd { exit }).map_err(|error| error.to_string())?;
-    given
-        .control
-        .send(ENDED, &end)
-        .map_err(|error| format!("reporting the end: {error}"))
 }

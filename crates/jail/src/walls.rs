@@ -48,6 +48,7 @@ pub(crate) const WALLS: KnownWalls = KnownWalls(&[&[
 #[cfg(test)]
 mod tests {
     use casemate_driver::lowered::Watched;
+    use casemate_driver::system::sample;
     use casemate_driver::walls::Counting;
     use casemate_linux::Step;
     use casemate_model::guarantee::{Guarantee, Guarantees};
@@ -59,7 +60,7 @@ mod tests {
 
     fn watched() -> Watched {
         let plan = casemate_backend::suite::plan_for("print(1)");
-        lower(&plan, "/p").unwrap().watched
+        lower(&plan, &sample().unwrap()).unwrap().watched
     }
 
     fn whole() -> Vec<Step> {

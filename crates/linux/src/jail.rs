@@ -61,6 +61,8 @@ pub struct Confinement {
     pub processors: usize,
     /// Where among the host's processors to begin, so that jails spread.
     pub first_processor: usize,
+    /// Folders of the system, which may be read and executed.
+    pub system: Vec<String>,
 }
 
 /// Closes what is not on the list and leaves the host's name spaces. The process must have one
@@ -104,7 +106,7 @@ pub fn confine(plan: &Confinement, parent: &Parent) -> Vec<Step> {
         "dumpable 0",
         lockdown::not_dumpable,
     ));
-    landlocked::restrict(&mut steps);
+    landlocked::restrict(&plan.system, &mut steps);
     steps.push(lockdown::install_with(
         base::SECCOMP,
         filter,

@@ -61,10 +61,10 @@ pub(crate) fn descriptors(process: &Process) -> Found {
 
 /// That the environment it was started with is this one and nothing else. Values are not repeated: they
 /// would be the host's.
-pub(crate) fn environment(expected: &[&str], process: &Process) -> Found {
+pub(crate) fn environment(expected: &[impl AsRef<str>], process: &Process) -> Found {
     let text = process.file("environ")?;
     let pairs: BTreeSet<&str> = text.split('\0').filter(|pair| !pair.is_empty()).collect();
-    let expected: BTreeSet<&str> = expected.iter().copied().collect();
+    let expected: BTreeSet<&str> = expected.iter().map(AsRef::as_ref).collect();
     if let Some(pair) = pairs.symmetric_difference(&expected).next() {
         let name = pair.split('=').next().unwrap_or_default();
         return Err(format!("the variable {name} is not as it was given"));

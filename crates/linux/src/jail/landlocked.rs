@@ -12,8 +12,8 @@ use crate::sys;
 
 const NEWEST: ABI = ABI::V10;
 
-/// What may be read and executed, where it is there.
-const SYSTEM: [&str; 7] = ["/usr", "/lib", "/lib32", "/lib64", "/bin", "/opt", "/etc"];
+/// What may be read and executed, where it is there, beside what the system brought.
+const SYSTEM: [&str; 2] = ["/opt", "/etc"];
 /// What may be read.
 const READABLE: [&str; 2] = ["/data", "/run"];
 /// What may be written.
@@ -29,8 +29,8 @@ const DEVICES: [&str; 5] = [
 /// A file that Landlock alone keeps from being read: the process's own environment in `/proc`.
 const WITNESS: &str = "/proc/self/environ";
 
-pub(super) fn restrict(steps: &mut Vec<Step>) {
-    let status = restricted();
+pub(super) fn restrict(system: &[String], steps: &mut Vec<Step>) {
+    let status = restricted(system);
     let abi = sys::landlock_abi().unwrap_or_default();
     let rows = [
         (
@@ -66,8 +66,8 @@ fn refuses_the_witness() -> Result<(), String> {
     }
 }
 
-fn restricted() -> Result<(), String> {
-    let status = ruleset().map_err(|error| error.to_string())?;
+fn restricted(system: &[String]) -> Result<(), String> {
+    let status = ruleset(system).map_err(|error| error.to_string())?;
     match (status.ruleset, status.landlock) {
         (RulesetStatus::NotEnforced, LandlockStatus::NotEnabled) => {
             Err("landlock is built in but switched off at boot".to_owned())
@@ -78,7 +78,7 @@ fn restricted() -> Result<(), String> {
     }
 }
 
-fn ruleset() -> Result<RestrictionStatus, landlock::RulesetError> {
+fn ruleset(system: &[String]) -> Result<RestrictionStatus, landlock::RulesetError> {
     let all = AccessFs::from_all(NEWEST);
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let devices = AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev;
@@ -89,8 +89,10 @@ fn ruleset() -> Result<RestrictionStatus, landlock::RulesetError> {
         .scope(Scope::from_all(NEWEST))?
         .create()?;
     // Every folder may be listed: the root holds only what is the jail's.
-    let rules: [(&[&str], BitFlags<AccessFs>); 5] = [
+    let system: Vec<&str> = system.iter().map(String::as_str).collect();
+    let rules: [(&[&str], BitFlags<AccessFs>); 6] = [
         (&["/"], AccessFs::ReadDir.into()),
+        (&system, read | AccessFs::Execute),
         (&SYSTEM, read | AccessFs::Execute),
         (&READABLE, read),
         (&WRITABLE, all & !devices),

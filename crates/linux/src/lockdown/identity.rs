@@ -23,6 +23,11 @@ pub(crate) fn drop_all(identity: Identity, steps: &mut Vec<Step>) {
     }));
 }
 
+/// The same for a process that stays the user it is.
+pub(super) fn drop_capabilities() -> Result<String, String> {
+    no_capabilities(empty_bounding_set())
+}
+
 /// The private number of this process.
 pub(super) fn private_number() -> u32 {
     PRIVATE_BASE.saturating_add(std::process::id())
