@@ -94,6 +94,7 @@ fn archive() -> &'static Path {
         let mut device = Header::new_gnu();
         device.set_entry_type(EntryType::Char);
         device.set_size(0);
+        device.set_mode(0o600);
         device.set_path("dev/mem").unwrap();
         device.set_cksum();
         builder.append(&device, &[][..]).unwrap();
@@ -262,6 +263,7 @@ fn bad_names_and_archives_are_told_with_a_way_out_and_leave_nothing() {
     );
     let mut header = Header::new_gnu();
     header.set_size(64 << 20);
+    header.set_mode(0o644);
     header.set_path("bomb").unwrap();
     header.set_cksum();
     packed.write_all(header.as_bytes()).unwrap();

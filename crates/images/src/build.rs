@@ -90,6 +90,7 @@ impl Maker<'_> {
             let mut archive = File::open(&archive)
                 .map_err(|error| ImageError::io("opening the finished stage", error))?;
             self.unpack(&mut archive, &root, "Debian's packages")?;
+            without_the_machine(&root)?;
             let python = python_of(&root)?;
             self.compile_library(staging, &root, python)?;
             let mut packages = Vec::new();
@@ -349,6 +350,17 @@ fn mmdebstrap_failed(said: &str) -> ImageError {
     };
     let why = without_credentials(&last_lines(said));
     ImageError::failed("mmdebstrap failed", why, fix)
+}
+
+/// mmdebstrap copies what names this machine and its network.
+fn without_the_machine(root: &Path) -> Result<(), ImageError> {
+    let failed = |error: std::io::Error| ImageError::io("cleaning the image", error);
+    let mut tree = casemate_linux::file::Tree::new(File::open(root).map_err(failed)?.into());
+    for name in ["etc/hostname", "etc/hosts", "etc/resolv.conf"] {
+        tree.remove(Path::new(name))
+            .map_err(|error| failed(std::io::Error::other(error)))?;
+    }
+    Ok(())
 }
 
 fn python_of(root: &Path) -> Result<(u32, u32), ImageError> {
