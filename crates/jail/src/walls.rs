@@ -72,6 +72,7 @@ pub(crate) fn shared_layout(zygote: u32) -> Step {
 #[cfg(test)]
 mod tests {
     use casemate_driver::lowered::Watched;
+    use casemate_driver::system::sample;
     use casemate_driver::walls::Counting;
     use casemate_model::guarantee::{Guarantee, Guarantees};
     use casemate_model::policy::base_guarantees;
@@ -82,7 +83,7 @@ mod tests {
 
     fn watched() -> Watched {
         let plan = casemate_backend::suite::plan_for("print(1)");
-        lower(&plan, "/p").unwrap().watched
+        lower(&plan, &sample().unwrap()).unwrap().watched
     }
 
     fn whole() -> Vec<Step> {

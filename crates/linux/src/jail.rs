@@ -94,12 +94,13 @@ pub struct Prepared {
     rules: landlocked::Rules,
 }
 
-/// Compiles the filter and makes the rules, of the paths in the root as it now is.
+/// Compiles the filter and makes the rules, of the paths in the root as it now is: the folders of `system` may be
+/// read and executed.
 #[must_use]
-pub fn prepare() -> Prepared {
+pub fn prepare(system: &[String]) -> Prepared {
     Prepared {
         filter: lockdown::compile(crate::seccomp::JAIL),
-        rules: landlocked::Rules::make(),
+        rules: landlocked::Rules::make(system),
     }
 }
 
