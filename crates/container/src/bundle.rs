@@ -294,6 +294,9 @@ pub(crate) fn mount_points(shapes: &[Shape], beside: &[&str]) -> Vec<(String, bo
 
 #[cfg(test)]
 mod tests {
+    use casemate_backend::suite::plan_for;
+    use casemate_driver::system::{Entry, sample};
+
     use super::*;
 
     fn shapes() -> Vec<Shape> {
@@ -312,14 +315,18 @@ mod tests {
     }
 
     fn without_filter(kind: Kind) -> String {
+        let command = sample()
+            .unwrap()
+            .command(&plan_for("print(1)"), Entry::Waiting);
+        let command = command.unwrap();
         let shapes = shapes();
         let parts = Parts {
             kind,
             ids: Ids::of(123),
             shapes: &shapes,
             beside: &["opt/casemate"],
-            command: &["/usr/bin/python3".into(), "-c".into(), "boot".into()],
-            env: &[("HOME".into(), "/tmp".into())],
+            command: &command.argv,
+            env: &command.env,
             group: (kind == Kind::Runc).then_some("/casemate/runc.1-2-3.4"),
             open_files: Some(64),
             tasks: Some(32),

@@ -423,7 +423,8 @@ mod tests {
         };
         let offers = [wasm, jail];
         let placed = |language, image: &ImageChoice| {
-            choose(&job(language, image.clone()), &offers).map(|placement| placement.backend)
+            choose(&job(language, image.clone()), &offers, &Records::new())
+                .map(|placement| placement.backend)
         };
         let (host, own) = (ImageChoice::default(), ImageChoice::named("own"));
         let venv = ImageChoice {

@@ -312,7 +312,11 @@ mod tests {
             include_str!("../../../images/python-data/requirements.txt").to_owned(),
         ] {
             let all = for_python(&pinned, (3, 11));
-            assert!(!all.contains(';'), "a condition that is not known here");
+            let mut lines = all.lines().filter(|line| !line.starts_with('#'));
+            assert!(
+                !lines.any(|line| line.contains(';')),
+                "a condition that is not known here"
+            );
         }
     }
 

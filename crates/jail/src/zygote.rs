@@ -314,3 +314,26 @@ impl Slot {
 pub(crate) fn borrow(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
     fds.iter().map(AsFd::as_fd).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use casemate_driver::packages::Opened;
+
+    use super::*;
+
+    #[test]
+    fn no_zygote_is_started_of_an_image_or_with_an_environment() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = || Some(Opened::open(dir.path(), false).unwrap());
+        for (image, venv) in [(folder(), None), (None, folder())] {
+            let packages = folder().unwrap();
+            let shown = Shown {
+                packages,
+                image,
+                venv,
+            };
+            let why = Zygote::start(Path::new("/nonexistent"), &shown).unwrap_err();
+            assert!(why.contains("own system alone"), "{why}");
+        }
+    }
+}

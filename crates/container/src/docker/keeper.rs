@@ -173,7 +173,8 @@ mod tests {
 
     fn job() -> KeeperJob {
         let text = serde_json::json!({
-            "job": {"packages": "/p", "files": [], "links": [], "scratch_bytes": 1, "scratch_files": 1,
+            "job": {"root": null, "packages": "/p", "venv": null, "command": ["/usr/bin/python3"], "env": [],
+                    "silent": false, "files": [], "links": [], "scratch_bytes": 1, "scratch_files": 1,
                     "open_files": 1, "tasks": 1, "processors": 1},
             "name": "casemate.1-2-3.4",
             "place": "/run/casemate/docker/casemate.1-2-3.4",
@@ -185,12 +186,14 @@ mod tests {
     #[test]
     fn a_job_that_leads_elsewhere_is_refused_where_it_is_carried_out() {
         assert_eq!(check(&job()), Ok(()));
-        let changes: [fn(&mut KeeperJob); 5] = [
+        let changes: [fn(&mut KeeperJob); 7] = [
             |job| job.name = "../x".into(),
             |job| job.name = "a/b".into(),
             |job| job.name = String::new(),
             |job| job.place = "/etc".into(),
             |job| job.job.packages = "p".into(),
+            |job| job.job.root = Some("/image".into()),
+            |job| job.job.venv = Some("/venv".into()),
         ];
         for change in changes {
             let mut job = job();
