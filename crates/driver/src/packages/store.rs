@@ -161,7 +161,8 @@ impl Store {
     pub fn opened(&self) -> Result<Opened, SetupError> {
         self.manifest()?;
         let path = self.dir().join(SHOWN);
-        if !path.is_dir() {
+        // A link is none.
+        if !fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir()) {
             return Err(damaged(&path));
         }
         Opened::open(&path, false).map_err(SetupError::Untrusted)
