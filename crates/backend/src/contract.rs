@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use casemate_model::event::Event;
 use casemate_model::guarantee::Guarantees;
+use casemate_model::job::Language;
 use casemate_model::outcome::{Exit, Usage};
 use casemate_model::receipt::Receipt;
 use casemate_model::result::{Artifact, Displayed, ProgramError};
@@ -41,6 +42,10 @@ pub struct Offer {
     pub backend: String,
     /// Whether it can be used.
     pub usable: Usable,
+    /// Whether it can be used with an image, which brings a system of its own.
+    pub images: Usable,
+    /// The languages it runs, where the system that a program is shown has them.
+    pub languages: Vec<Language>,
     /// What it can guarantee on this machine.
     pub guarantees: Guarantees,
     /// The least memory a program can start with.

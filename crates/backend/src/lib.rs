@@ -16,4 +16,4 @@ pub mod setup;
 pub mod suite;
 
 pub use contract::{Backend, Cancel, CreateError, Fault, Finish, Offer, Sandbox, Signal, Usable};
-pub use plan::{Plan, PlannedFile};
+pub use plan::{Guest, Plan, PlannedFile, Start};

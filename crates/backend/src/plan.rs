@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use casemate_model::guarantee::Guarantees;
-use casemate_model::job::TenantId;
+use casemate_model::job::{ImageChoice, Language, TenantId};
 use casemate_model::limit::Limits;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
@@ -31,6 +31,63 @@ impl Serialize for PlannedFile {
     }
 }
 
+/// What runs the program.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Start {
+    /// Our driver in the guest's Python, which shows results and reports what the program does.
+    #[default]
+    Driver,
+    /// The language's interpreter, given the program's file.
+    Plain,
+}
+
+/// In what a program is run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Guest {
+    /// Its language.
+    pub language: Language,
+    /// What runs it.
+    pub start: Start,
+    /// The system it is shown.
+    pub image: ImageChoice,
+}
+
+impl Guest {
+    /// A program of a language on a system: Python by our driver, the others by their interpreter.
+    #[must_use]
+    pub fn new(language: Language, image: ImageChoice) -> Self {
+        let start = match language {
+            Language::Python => Start::Driver,
+            _ => Start::Plain,
+        };
+        Self {
+            language,
+            start,
+            image,
+        }
+    }
+
+    /// Whether a guest that has our driver in a Python of its own, and nothing else, will do.
+    ///
+    /// # Errors
+    /// What it cannot do, in words.
+    pub fn only_python(&self) -> Result<(), String> {
+        if self.language != Language::Python || self.start != Start::Driver {
+            return Err(format!(
+                "its guest runs Python and nothing else, not {}",
+                self.language
+            ));
+        }
+        if !self.image.is_any() {
+            return Err(
+                "its guest is its own; it takes no image and no virtual environment".to_owned(),
+            );
+        }
+        Ok(())
+    }
+}
+
 /// What a backend is to build and run. Made by the engine; pure data.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Plan {
@@ -40,6 +97,8 @@ pub struct Plan {
     pub tenant: TenantId,
     /// The program, at `/work/NAME`; its source is UTF-8 because screening has seen it.
     pub program: PlannedFile,
+    /// In what it is run.
+    pub guest: Guest,
     /// `sys.argv`, the program's name first.
     pub argv: Vec<String>,
     /// Environment variables beyond those the interpreter needs.

@@ -17,7 +17,7 @@ use casemate_model::policy::base_guarantees;
 use casemate_model::unit::ByteSize;
 
 use crate::contract::{Backend, Cancel, Finish, Signal};
-use crate::plan::{Plan, PlannedFile};
+use crate::plan::{Guest, Plan, PlannedFile};
 
 /// What was seen of one run.
 #[derive(Debug, Default)]
@@ -76,6 +76,7 @@ pub fn plan_for(code: &str) -> Plan {
         run: "run-suite".to_owned(),
         tenant: TenantId::new("suite"),
         program: file("/work/suite.py", code.as_bytes()),
+        guest: Guest::default(),
         argv: vec!["suite.py".to_owned()],
         env: BTreeMap::new(),
         inputs: vec![file("/data/in.csv", b"a,b\n1,2\n")],

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use casemate_model::job::Language;
 use casemate_model::unit::{ByteSize, UnitError, parse_duration};
 use casemate_screen::Preset;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -41,6 +42,9 @@ pub(crate) enum Command {
     /// Make, list and revoke the keys of a server.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Make, list and remove images: the systems that programs are shown instead of this machine's own.
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Look at policies.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -67,6 +71,28 @@ pub(crate) enum ScreenArg {
     Off,
 }
 
+/// A language.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LangArg {
+    /// Python 3.
+    Python,
+    /// Bash.
+    Bash,
+    /// JavaScript, by node.
+    #[value(alias = "js")]
+    Javascript,
+}
+
+impl LangArg {
+    pub(crate) fn language(self) -> Language {
+        match self {
+            Self::Python => Language::Python,
+            Self::Bash => Language::Bash,
+            Self::Javascript => Language::JavaScript,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// The program: a file, or `-` to read it from standard input.
@@ -87,6 +113,15 @@ pub(crate) struct RunArgs {
     /// Take only a backend that stopped every attack on this machine as it is now (`casemate attack`).
     #[arg(long)]
     pub(crate) attacked: bool,
+    /// The system that the program is shown: `host`, this machine's own, or an image (`casemate image ls`).
+    #[arg(long, default_value = "host", value_name = "NAME")]
+    pub(crate) image: String,
+    /// A virtual environment of your own, for the same Python, whose packages are shown beside the host's.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) venv: Option<PathBuf>,
+    /// The program's language; without this its name says (.py, .sh, .js, .mjs), and Python where it does not.
+    #[arg(long, alias = "lang", value_enum, value_name = "NAME")]
+    pub(crate) language: Option<LangArg>,
     /// A preset (strict, data-analysis, agent, trusted, native) or a policy file.
     #[arg(long, value_name = "FILE|PRESET")]
     pub(crate) policy: Option<String>,
@@ -386,6 +421,75 @@ pub(crate) struct VerifyArgs {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Build an image: Debian's Python, bash and small tools, and Python packages by pip.
+    ///
+    /// `casemate image build python-data` has pandas, numpy, scipy, scikit-learn, matplotlib and IPython.
+    Build(ImageBuildArgs),
+    /// Make an image from a tar file of a whole system, as `docker export` writes it.
+    Import {
+        /// The image's name.
+        name: String,
+        /// The file: tar, also compressed with gzip.
+        #[arg(value_name = "TAR")]
+        archive: PathBuf,
+        #[command(flatten)]
+        make: ImageMakeArgs,
+    },
+    /// List the images, what they run and what they were made from.
+    Ls {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove images. Programs that run on one keep its files until they end.
+    Rm {
+        /// The names.
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Read all files of an image again and compare them with the digest noted when it was made.
+    Verify {
+        /// The name.
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImageBuildArgs {
+    /// The image's name.
+    pub(crate) name: String,
+    /// Python packages by name and perhaps version, with what they depend on; `none` for none.
+    #[arg(long, value_delimiter = ',', value_name = "NAME,...")]
+    pub(crate) packages: Option<Vec<String>>,
+    /// A requirements file: packages of an index by name, with versions and hashes if you like.
+    #[arg(long, value_name = "FILE", conflicts_with = "packages")]
+    pub(crate) requirements: Option<PathBuf>,
+    /// Packages of Debian beside those that every image has, such as nodejs.
+    #[arg(long, value_delimiter = ',', value_name = "NAME,...")]
+    pub(crate) debian: Vec<String>,
+    /// The release of Debian; this machine's own unless this says otherwise.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) suite: Option<String>,
+    /// Fetch everything again, whatever earlier builds have left.
+    #[arg(long)]
+    pub(crate) fresh: bool,
+    #[command(flatten)]
+    pub(crate) make: ImageMakeArgs,
+}
+
+/// How images are made.
+#[derive(Debug, Args)]
+pub(crate) struct ImageMakeArgs {
+    /// Replace an image of the same name.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Bytes that may come out of an archive [default: 16g].
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) max_size: Option<ByteSize>,
 }
 
 #[derive(Debug, Subcommand)]

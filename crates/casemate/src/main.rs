@@ -11,6 +11,7 @@ mod attack;
 mod bench;
 mod cli;
 mod doctor;
+mod image;
 mod json;
 mod key;
 mod mcp;
@@ -38,11 +39,15 @@ const FAILED: i32 = 125;
 const NOT_FOUND: i32 = 127;
 
 fn main() -> ExitCode {
-    // A worker, the first process of a jail, a zygote and the keeper of a container are this program once more; each
+    // A worker, the process that unpacks an image, the first process of a jail, a zygote and the keeper of a container are
+    // this program once more; each
     // must do its own work before anything else happens.
     match std::env::args_os().nth(1) {
         Some(arg) if arg == casemate_wasm::worker::ARGUMENT => {
             return casemate_wasm::worker::main();
+        }
+        Some(arg) if arg == casemate_images::unpack::ARGUMENT => {
+            return casemate_images::unpack::worker::main();
         }
         Some(arg) if arg == casemate_jail::init::ARGUMENT => return casemate_jail::init::main(),
         Some(arg) if arg == casemate_jail::zygote::process::ARGUMENT => {
@@ -84,6 +89,7 @@ fn dispatch(command: Command) -> anyhow::Result<i32> {
         Command::Serve(args) => serve::command(args),
         Command::Mcp(args) => mcp::command(&args),
         Command::Key(command) => key::command(command),
+        Command::Image(command) => image::command(command),
         Command::Policy(command) => policy::command(command),
         Command::Bench(command) => bench::command(command),
         Command::Completion { shell } => {

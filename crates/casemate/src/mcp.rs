@@ -256,9 +256,10 @@ impl ServerHandler for Server {
         _request: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListResourcesResult, ErrorData> {
-        let mut list = ListResourcesResult::default();
-        list.resources = self.shared.kept().resources();
-        Ok(list)
+        Ok(ListResourcesResult {
+            resources: self.shared.kept().resources(),
+            ..Default::default()
+        })
     }
 
     async fn read_resource(

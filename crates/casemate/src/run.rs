@@ -11,8 +11,11 @@ use casemate_backend::contract::{Backend, Cancel, Signal};
 use casemate_container::docker::{DockerBackend, Variant};
 use casemate_container::{ContainerBackend, Kind, Platform};
 use casemate_engine::{Engine, Records, policies};
+use casemate_images::{ImageName, Images, Systems};
 use casemate_jail::JailBackend;
-use casemate_model::job::{Demand, GuestPath, Input, Job, JobBuilder, Language, Program, RunId};
+use casemate_model::job::{
+    Demand, GuestPath, ImageChoice, Input, Job, JobBuilder, Language, Program, RunId,
+};
 use casemate_model::limit::{Limit, Millis};
 use casemate_model::outcome::Outcome;
 use casemate_model::policy::{Attacked, Policy, ScreenMode};
@@ -21,7 +24,7 @@ use casemate_wasm::setup::Store;
 use casemate_watch::{AlertRules, alerts_jsonl, events_jsonl};
 
 use crate::attack::Results;
-use crate::cli::{LimitArgs, RunArgs, ScreenArg};
+use crate::cli::{LangArg, LimitArgs, RunArgs, ScreenArg};
 use crate::out::{Saved, save};
 use crate::{json, setup, show, text, warm};
 
@@ -45,11 +48,7 @@ pub(crate) fn command(args: RunArgs) -> anyhow::Result<i32> {
         return dry_run(&engine, job);
     }
     if !screened_out(&job) {
-        match job.demand.backend.as_deref() {
-            // All of these show the guest the same packages.
-            Some(casemate_jail::NAME | "runc" | "crun" | "gvisor") => drop(setup::ensure_jail()?),
-            _ => drop(setup::ensure(&store)?),
-        }
+        set_up(&job, &store)?;
     }
     // Only now: until here Ctrl-C ends this process, and a set-up that it ended is taken up again later.
     let cancel = Cancel::new();
@@ -61,6 +60,21 @@ pub(crate) fn command(args: RunArgs) -> anyhow::Result<i32> {
     };
     let outcome = engine.run(job, &mut |signal| listener.hear(signal), &cancel);
     finish(&args, &outcome, &source, listener)
+}
+
+/// Sets up what the job will run in, where that has not been done. An image is complete.
+fn set_up(job: &Job, store: &Store) -> anyhow::Result<()> {
+    if !job.demand.image.is_host() {
+        return Ok(());
+    }
+    let native = job.program.language != Language::Python || job.demand.image.venv.is_some();
+    match job.demand.backend.as_deref() {
+        // All of these show the guest the same packages.
+        Some(casemate_jail::NAME | "runc" | "crun" | "gvisor") => drop(setup::ensure_jail()?),
+        None if native => drop(setup::ensure_jail()?),
+        _ => drop(setup::ensure(store)?),
+    }
+    Ok(())
 }
 
 /// An engine with the backends of this build, and what is known of attacks on them.
@@ -98,21 +112,28 @@ fn records(backends: &[Arc<dyn Backend>]) -> Records {
 
 /// The backends of this build.
 pub(crate) fn backends(store: &Store) -> anyhow::Result<Vec<Arc<dyn Backend>>> {
-    let packages = casemate_jail::setup::Store::open()?;
     with_jail(
         store,
-        Arc::new(JailBackend::new(packages, "/proc/self/exe")),
+        Arc::new(JailBackend::new(systems()?, "/proc/self/exe")),
     )
+}
+
+/// The systems that a native sandbox can show: this machine's own and the user's images.
+pub(crate) fn systems() -> anyhow::Result<Systems> {
+    Ok(Systems::new(
+        casemate_jail::setup::Store::open()?,
+        Images::open()?,
+    ))
 }
 
 fn with_jail(store: &Store, jail: Arc<dyn Backend>) -> anyhow::Result<Vec<Arc<dyn Backend>>> {
     let wasm: Arc<dyn Backend> = Arc::new(WasmBackend::new(store.clone(), "/proc/self/exe"));
+    let systems = systems()?;
     let mut backends = vec![wasm, jail];
     for kind in [Kind::Crun, Kind::Runc, Kind::Gvisor(Platform::Systrap)] {
-        let store = casemate_jail::setup::Store::open()?;
         backends.push(Arc::new(ContainerBackend::new(
             kind,
-            store,
+            systems.clone(),
             "/proc/self/exe",
         )));
     }
@@ -280,10 +301,30 @@ fn job(args: &RunArgs) -> anyhow::Result<Job> {
             } else {
                 Attacked::default()
             },
+            image: image(args)?,
             ..Demand::default()
         })
         .build()?;
     Ok(job)
+}
+
+/// The system that is asked for. That there is such an image is found out before anything is set up.
+fn image(args: &RunArgs) -> anyhow::Result<ImageChoice> {
+    let choice = ImageChoice {
+        name: args.image.clone(),
+        venv: args.venv.clone(),
+    };
+    if choice.is_host() {
+        return Ok(choice);
+    }
+    ensure!(
+        choice.venv.is_none(),
+        "--venv belongs to this machine's own Python, and --image {} brings its own; build an image with the packages: \
+         `casemate image build NAME --requirements FILE`",
+        choice.name
+    );
+    Images::open()?.get(&ImageName::new(&choice.name)?)?;
+    Ok(choice)
 }
 
 /// A number for a run's id.
@@ -296,11 +337,13 @@ pub(crate) fn random_bits() -> anyhow::Result<u64> {
 }
 
 fn program(args: &RunArgs) -> anyhow::Result<Program> {
+    let given = args.language.map(LangArg::language);
+    let nameless = || given.unwrap_or_default().default_file().to_owned();
     let (source, name) = match (&args.code, &args.file) {
-        (Some(code), _) => (code.clone().into_bytes(), "main.py".to_owned()),
+        (Some(code), _) => (code.clone().into_bytes(), nameless()),
         (None, Some(file)) if file == Path::new("-") => (
             read_bounded(&mut io::stdin().lock(), PROGRAM_MAX, "standard input")?,
-            "main.py".to_owned(),
+            nameless(),
         ),
         (None, Some(file)) => {
             let name = file
@@ -311,10 +354,11 @@ fn program(args: &RunArgs) -> anyhow::Result<Program> {
         }
         (None, None) => bail!("give a program: a file, `-` for standard input, or -c CODE"),
     };
+    let language = given.or_else(|| Language::of_file(&name));
     Ok(Program {
         source,
         name,
-        language: Language::Python,
+        language: language.unwrap_or_default(),
     })
 }
 
@@ -374,7 +418,7 @@ fn stdin(args: &RunArgs, program: &Program) -> anyhow::Result<Vec<u8>> {
         );
         return Ok(Vec::new());
     }
-    let wants = reads_stdin(&String::from_utf8_lossy(&program.source));
+    let wants = reads_stdin(program.language, &String::from_utf8_lossy(&program.source));
     let stdin = io::stdin();
     if args.stdin || (wants && !stdin.is_terminal()) {
         return read_bounded(&mut stdin.lock(), STDIN_MAX, "standard input");
@@ -383,7 +427,44 @@ fn stdin(args: &RunArgs, program: &Program) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Whether a program's text shows that it reads standard input.
-fn reads_stdin(source: &str) -> bool {
+fn reads_stdin(language: Language, source: &str) -> bool {
+    match language {
+        Language::Bash => bash_reads_stdin(source),
+        Language::JavaScript => ["stdin", "fd/0", "(0", "readline"]
+            .iter()
+            .any(|word| source.contains(word)),
+        _ => python_reads_stdin(source),
+    }
+}
+
+/// Commands that read it when they are given no file; whether they are given one is not looked at.
+fn bash_reads_stdin(source: &str) -> bool {
+    const READERS: [&str; 17] = [
+        "read",
+        "mapfile",
+        "readarray",
+        "cat",
+        "tee",
+        "xargs",
+        "sort",
+        "uniq",
+        "wc",
+        "head",
+        "tail",
+        "tr",
+        "cut",
+        "sed",
+        "awk",
+        "grep",
+        "jq",
+    ];
+    source.contains("stdin")
+        || source
+            .split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '-' || c == '.'))
+            .any(|word| READERS.contains(&word))
+}
+
+fn python_reads_stdin(source: &str) -> bool {
     let calls_input = source.match_indices("input").any(|(at, word)| {
         let inside = |c: char| c.is_alphanumeric() || c == '_' || c == '.';
         let before = source[..at].chars().next_back().is_some_and(inside);
@@ -508,7 +589,7 @@ mod tests {
             "sys.stdin.read()",
             "for l in open(0): pass",
         ] {
-            assert!(reads_stdin(source), "{source}");
+            assert!(reads_stdin(Language::Python, source), "{source}");
         }
         for source in [
             "input_data = 1",
@@ -517,7 +598,21 @@ mod tests {
             "inputs = {}",
             "# the input\n",
         ] {
-            assert!(!reads_stdin(source), "{source}");
+            assert!(!reads_stdin(Language::Python, source), "{source}");
+        }
+        for (language, source, reads) in [
+            (
+                Language::Bash,
+                "while read -r line; do echo $line; done",
+                true,
+            ),
+            (Language::Bash, "echo hello | cat", true),
+            (Language::Bash, "echo thread; ./ready", false),
+            (Language::JavaScript, "process.stdin.on('data', f)", true),
+            (Language::JavaScript, "require('fs').readFileSync(0)", true),
+            (Language::JavaScript, "console.log(1)", false),
+        ] {
+            assert_eq!(reads_stdin(language, source), reads, "{source}");
         }
     }
 }

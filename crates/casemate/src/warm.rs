@@ -23,7 +23,7 @@ pub(crate) fn jail(program: &Path, parallel: usize) -> anyhow::Result<JailBacken
 }
 
 fn make(program: &Path, spares: usize, zygotes: usize) -> anyhow::Result<JailBackend> {
-    let jail = JailBackend::new(casemate_jail::setup::Store::open()?, program);
+    let jail = JailBackend::new(crate::run::systems()?, program);
     jail.warm(Warm { spares, zygotes })
         .context("starting the thread that makes jails in advance")
 }

@@ -27,11 +27,21 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "casemate-images",
+        &[
+            "casemate-model",
+            "casemate-backend",
+            "casemate-driver",
+            "casemate-linux",
+        ],
+    ),
+    (
         "casemate-jail",
         &[
             "casemate-model",
             "casemate-backend",
             "casemate-driver",
+            "casemate-images",
             "casemate-linux",
         ],
     ),
@@ -41,6 +51,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "casemate-model",
             "casemate-backend",
             "casemate-driver",
+            "casemate-images",
             "casemate-linux",
         ],
     ),
@@ -82,6 +93,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "casemate-backend",
             "casemate-linux",
             "casemate-wasm",
+            "casemate-images",
             "casemate-jail",
             "casemate-container",
             "casemate-watch",

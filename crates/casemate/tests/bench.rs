@@ -29,7 +29,7 @@ fn one_round_measures_every_line_of_ours() {
 #[test]
 fn one_round_measures_the_jail_and_runc_beside_what_is_here() {
     if !rustix::process::geteuid().is_root() {
-        println!("SKIPPED: only root has zygotes");
+        eprintln!("SKIPPED: only root has zygotes");
         return;
     }
     let output = run(&["bench", "native", "-n", "1", "--json"]);

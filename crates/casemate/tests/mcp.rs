@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 /// Where it was installed with the hashes of `tests/mcp/requirements.txt`, as `./dev test` does it.
 fn installed() -> Option<PathBuf> {
@@ -12,6 +12,19 @@ fn installed() -> Option<PathBuf> {
     let folder = cache.join("casemate/mcp");
     let is = std::fs::read(folder.join("requirements.txt")).ok()?;
     (is == include_bytes!("mcp/requirements.txt")).then(|| folder.join("bin/python"))
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a client is started as a user would"
+)]
+fn run(python: &Path, client: &str, table: &Path) -> Output {
+    Command::new(python)
+        .arg(client)
+        .arg(env!("CARGO_BIN_EXE_casemate"))
+        .arg(table)
+        .output()
+        .unwrap()
 }
 
 #[test]
@@ -29,12 +42,7 @@ fn the_official_client_runs_reads_and_is_refused() {
     let table = folder.path().join("table.csv");
     std::fs::write(&table, "day,n\n1,2\n2,3\n3,5\n").unwrap();
     let client = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mcp/client.py");
-    let output = Command::new(python)
-        .arg(client)
-        .arg(env!("CARGO_BIN_EXE_casemate"))
-        .arg(&table)
-        .output()
-        .unwrap();
+    let output = run(&python, client, &table);
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success(),

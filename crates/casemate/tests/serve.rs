@@ -95,7 +95,7 @@ fn a_program_with_its_data_in_one_call() {
 #[test]
 fn jails_are_warm_in_a_server() {
     if !rustix::process::geteuid().is_root() {
-        println!("SKIPPED: only root has zygotes");
+        eprintln!("SKIPPED: only root has zygotes");
         return;
     }
     let server = start(&["--policy", "native"]);

@@ -172,6 +172,8 @@ impl Backend for Gappy {
         Offer {
             backend: "gappy".into(),
             usable: Usable::Yes,
+            images: Usable::Yes,
+            languages: Language::ALL.to_vec(),
             guarantees: base_guarantees(),
             memory_floor: ByteSize(0),
             memory_ceiling: ByteSize(u64::MAX),

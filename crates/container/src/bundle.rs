@@ -16,32 +16,12 @@ use crate::kind::Kind;
 
 /// The user of the guest in a user namespace of its own.
 const INSIDE: u32 = 1000;
-/// What starts the driver, and nothing else.
-const BOOT: &str = "import sys; sys.path.append('/opt/casemate/site-packages'); \
-    from casemate_guest.container import main; main()";
-/// The interpreter's environment; nothing of the host's is in it.
-pub(crate) const ENVIRON: [&str; 6] = [
-    "HOME=/tmp",
-    "LANG=C.UTF-8",
-    "MPLBACKEND=agg",
-    "MPLCONFIGDIR=/tmp",
-    "PATH=/usr/bin:/bin",
-    "TMPDIR=/tmp",
-];
 /// Scratch, by its place in the stage and in the container.
 pub(crate) const SCRATCH: [(&str, &str); 3] =
     [("tmp", "/tmp"), ("work", "/work"), ("dev/shm", "/dev/shm")];
 /// Where the stage's own folders end up.
 const FOLDERS: [&str; 9] = [
-    "data",
-    "dev",
-    "etc",
-    "opt/casemate",
-    "proc",
-    "run",
-    "tmp",
-    "usr",
-    "work",
+    "data", "dev", "etc", "opt", "proc", "run", "tmp", "usr", "work",
 ];
 /// Descriptors that a runtime needs to make a container in its place: the limit of the guest's is set before
 /// its program begins.
@@ -73,8 +53,13 @@ impl Ids {
 pub(crate) struct Parts<'a> {
     pub(crate) kind: Kind,
     pub(crate) ids: Ids,
-    /// How the host has what lies beside its `/usr`.
+    /// What the system has at its top.
     pub(crate) shapes: &'a [Shape],
+    /// What is shown beside it, by its place.
+    pub(crate) beside: &'a [&'static str],
+    /// What is started, and its environment.
+    pub(crate) command: &'a [String],
+    pub(crate) env: &'a [(String, String)],
     /// The group that a runtime which insists on one is told of.
     pub(crate) group: Option<&'a str>,
     /// Descriptors of a process; none is no ceiling.
@@ -91,9 +76,10 @@ pub(crate) struct Tree {
     pub(crate) links: Vec<(String, String)>,
 }
 
-pub(crate) fn tree(shapes: &[Shape]) -> Tree {
+pub(crate) fn tree(shapes: &[Shape], beside: &[&str]) -> Tree {
+    let folders = FOLDERS.iter().chain(beside);
     let mut tree = Tree {
-        folders: FOLDERS.map(str::to_owned).to_vec(),
+        folders: folders.map(|name| (*name).to_owned()).collect(),
         ..Tree::default()
     };
     for shape in shapes {
@@ -192,18 +178,24 @@ fn process(parts: Parts<'_>) -> Result<Process, OciSpecError> {
         .inheritable(none())
         .permitted(none())
         .ambient(none());
-    let python = casemate_driver::packages::PYTHON;
-    let arguments = [python, "-I", "-S", "-B", "-c", BOOT];
     ProcessBuilder::default()
         .terminal(false)
         .user(UserBuilder::default().uid(user).gid(user).build()?)
-        .args(arguments.map(str::to_owned).to_vec())
-        .env(ENVIRON.map(str::to_owned).to_vec())
+        .args(parts.command.to_vec())
+        .env(variables(parts.env))
         .cwd("/work")
         .no_new_privileges(true)
         .capabilities(capabilities.build()?)
         .rlimits(rlimits(parts)?)
         .build()
+}
+
+/// Variables as a process has them.
+pub(crate) fn variables(env: &[(String, String)]) -> Vec<String> {
+    let pairs = env.iter();
+    pairs
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect()
 }
 
 fn rlimits(parts: Parts<'_>) -> Result<Vec<PosixRlimit>, OciSpecError> {
@@ -250,7 +242,8 @@ fn mounts(parts: Parts<'_>) -> Result<Vec<Mount>, OciSpecError> {
     )?);
     let shown = parts.shapes.iter().filter(|shape| shape.link.is_none());
     let shown = shown.map(|shape| shape.name.as_str());
-    for name in ["usr", "opt/casemate"].into_iter().chain(shown) {
+    // The system first: what is beside it may lie in one of its folders.
+    for name in shown.chain(parts.beside.iter().copied()) {
         mounts.push(bind(name, &format!("/{name}"), &["ro", "nosuid", "nodev"])?);
     }
     for name in ["data", "run"] {
@@ -288,10 +281,12 @@ fn bind(part: &str, destination: &str, options: &[&str]) -> Result<Mount, OciSpe
 }
 
 /// The places where something is mounted in a container, and which of them may be written.
-pub(crate) fn mount_points(shapes: &[Shape]) -> Vec<(String, bool)> {
-    let read_only = ["/", "/usr", "/opt/casemate", "/data", "/run"];
+pub(crate) fn mount_points(shapes: &[Shape], beside: &[&str]) -> Vec<(String, bool)> {
+    let read_only = ["/", "/data", "/run"];
     let shown = shapes.iter().filter(|shape| shape.link.is_none());
-    let shown = shown.map(|shape| (format!("/{}", shape.name), false));
+    let shown = shown.map(|shape| shape.name.as_str());
+    let shown = shown.chain(beside.iter().copied());
+    let shown = shown.map(|name| (format!("/{name}"), false));
     let read_only = read_only.map(|name| (name.to_owned(), false));
     let scratch = SCRATCH.map(|(_, name)| (name.to_owned(), true));
     read_only.into_iter().chain(shown).chain(scratch).collect()
@@ -299,6 +294,9 @@ pub(crate) fn mount_points(shapes: &[Shape]) -> Vec<(String, bool)> {
 
 #[cfg(test)]
 mod tests {
+    use casemate_backend::suite::plan_for;
+    use casemate_driver::system::{Entry, sample};
+
     use super::*;
 
     fn shapes() -> Vec<Shape> {
@@ -308,6 +306,7 @@ mod tests {
             file,
         };
         vec![
+            shape("usr", None, false),
             shape("bin", Some("usr/bin"), false),
             shape("lib64", Some("usr/lib64"), false),
             shape("etc/alternatives", None, false),
@@ -316,11 +315,18 @@ mod tests {
     }
 
     fn without_filter(kind: Kind) -> String {
+        let command = sample()
+            .unwrap()
+            .command(&plan_for("print(1)"), Entry::Waiting);
+        let command = command.unwrap();
         let shapes = shapes();
         let parts = Parts {
             kind,
             ids: Ids::of(123),
             shapes: &shapes,
+            beside: &["opt/casemate"],
+            command: &command.argv,
+            env: &command.env,
             group: (kind == Kind::Runc).then_some("/casemate/runc.1-2-3.4"),
             open_files: Some(64),
             tasks: Some(32),
@@ -380,10 +386,11 @@ mod tests {
 
     #[test]
     fn the_tree_has_every_place() {
-        let tree = tree(&shapes());
+        let beside = ["opt/casemate", "opt/venv"];
+        let tree = tree(&shapes(), &beside);
         assert_eq!(tree.files, ["etc/ld.so.cache"]);
         assert_eq!(tree.links[0], ("bin".to_owned(), "usr/bin".to_owned()));
-        for (point, _) in mount_points(&shapes()) {
+        for (point, _) in mount_points(&shapes(), &beside) {
             let name = point.trim_start_matches('/');
             let there = tree.folders.iter().chain(&tree.files).any(|n| n == name);
             assert!(there || name.is_empty() || name == "dev/shm", "{name}");

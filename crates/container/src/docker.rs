@@ -37,6 +37,16 @@ pub enum Variant {
     Gvisor,
 }
 
+/// What a daemon's containers cannot be given, and the way out.
+fn no_images() -> (String, String) {
+    (
+        "a daemon's containers show the machine's own system and run Python; they take no image, no virtual environment and \
+         no other language yet"
+            .to_owned(),
+        "take --backend jail, crun, runc or gvisor, which take all three".to_owned(),
+    )
+}
+
 impl Variant {
     /// The backend's name.
     #[must_use]

@@ -17,17 +17,18 @@ use casemate_driver::handover::{ENDED, FAILED, GO, READY, START, hand_over, hear
 use casemate_driver::listen::{Lines, Processes, READY_WITHIN, Running};
 use casemate_driver::lowered::{Lowered, Watched};
 use casemate_driver::outside::number_of;
-use casemate_driver::packages::{Store, guest, python};
 use casemate_driver::packets::{Received, wait_readable};
+use casemate_driver::system::System;
 use casemate_driver::walls as shared;
+use casemate_images::Systems;
 use casemate_linux::cgroup::{Cgroup, wall as group_wall};
 use casemate_linux::{Spawn, Step, handoff, jail};
 use casemate_model::receipt::{Need, Receipt};
 
-use crate::bundle::{ENVIRON, Ids, mount_points};
+use crate::bundle::{Ids, mount_points, variables};
 use crate::keeper;
 use crate::kind::Kind;
-use crate::lower::{keeper_job, lower};
+use crate::lower::{beside, keeper_job, lower};
 use crate::measure::{self, Expected};
 use crate::probe::{self, Found, Lack};
 use crate::walls;
@@ -42,7 +43,7 @@ const SAID: usize = 2000;
 /// The backend of one runtime.
 pub struct ContainerBackend {
     kind: Kind,
-    store: Store,
+    systems: Systems,
     program: PathBuf,
     found: OnceLock<Result<Found, Lack>>,
 }
@@ -56,15 +57,17 @@ struct ContainerSandbox {
     scratch: OwnedFd,
     cgroup: Option<Cgroup>,
     watched: Watched,
+    /// Its files are there for as long as this is.
+    _system: System,
 }
 
 impl ContainerBackend {
-    /// The backend over a cache, with `program` as the program of a container's keeper: this one, unless
-    /// a test says otherwise.
-    pub fn new(kind: Kind, store: Store, program: impl Into<PathBuf>) -> Self {
+    /// The backend over the systems it can show, with `program` as the program of a container's keeper:
+    /// this one, unless a test says otherwise.
+    pub fn new(kind: Kind, systems: impl Into<Systems>, program: impl Into<PathBuf>) -> Self {
         Self {
             kind,
-            store,
+            systems: systems.into(),
             program: program.into(),
             found: OnceLock::new(),
         }
@@ -82,11 +85,11 @@ impl Backend for ContainerBackend {
     }
 
     fn probe(&self) -> Offer {
-        probe::offer(self.kind, self.found(), &self.store)
+        probe::offer(self.kind, self.found(), &self.systems)
     }
 
     fn rests_on(&self) -> Vec<(String, String)> {
-        let mut all = self.store.rests_on();
+        let mut all = self.systems.rests_on();
         all.extend(self.found().as_ref().ok().map(probe::rests_on));
         all
     }
@@ -100,18 +103,11 @@ impl Backend for ContainerBackend {
             .found()
             .as_ref()
             .map_err(|lack| unusable(lack.clone()))?;
-        python().map_err(unusable)?;
-        let packages = self.store.opened().map_err(|error| CreateError::Unusable {
-            why: error.to_string(),
-            fix: "run `casemate setup --backend jail`".to_owned(),
-        })?;
-        let path = packages
-            .path
-            .to_str()
-            .ok_or_else(|| CreateError::Fault("the cache folder's name is not UTF-8".to_owned()))?;
-        let lowered = lower(self.kind, plan, path).map_err(CreateError::Plan)?;
+        let system = self.systems.of(&plan.guest.image).map_err(unusable)?;
+        let described = system.described.clone();
+        let lowered = lower(self.kind, plan, &system).map_err(CreateError::Plan)?;
         let _turn = Turn::take();
-        let making = self.start(&lowered, &packages.folder);
+        let making = self.start(&lowered, system);
         let making =
             making.map_err(|error| CreateError::Fault(format!("starting the keeper: {error}")))?;
         let runtime = probe::runtime(self.kind, found);
@@ -120,7 +116,7 @@ impl Backend for ContainerBackend {
         let walls = shared::all(family.walls(), family.counting(), &lowered.watched, &steps);
         let receipt = Receipt {
             backend: self.kind.name().to_owned(),
-            guest: format!("{}, by {runtime}", guest()),
+            guest: format!("{described}, by {runtime}"),
             walls,
         };
         Ok((Box::new(sandbox), receipt))
@@ -160,7 +156,7 @@ struct Making {
 impl ContainerBackend {
     /// Starts the keeper. gVisor's processes begin in the control group, because they are many and one
     /// of them forks; those of the others are one, and it is put there when it is made.
-    fn start(&self, lowered: &Lowered<'_>, packages: &File) -> io::Result<Making> {
+    fn start(&self, lowered: &Lowered<'_>, system: System) -> io::Result<Making> {
         let (mut cgroup, mut steps) = match Cgroup::create(self.kind.name(), &lowered.cgroup) {
             Ok(cgroup) => {
                 let steps = cgroup.steps().to_vec();
@@ -183,7 +179,13 @@ impl ContainerBackend {
             .fd(&ends.messages, keeper::MESSAGES)
             .fd(&ends.stdout, keeper::STDOUT)
             .fd(&ends.stderr, keeper::STDERR)
-            .fd(packages, keeper::PACKAGES);
+            .fd(&system.packages.folder, keeper::PACKAGES);
+        if let Some(root) = &system.root {
+            spawn = spawn.fd(&root.folder, keeper::IMAGE);
+        }
+        if let Some(venv) = &system.venv {
+            spawn = spawn.fd(&venv.folder, keeper::VENV);
+        }
         if let (Kind::Gvisor(_), Some(cgroup)) = (self.kind, &cgroup) {
             spawn = spawn.cgroup(cgroup);
         }
@@ -195,6 +197,7 @@ impl ContainerBackend {
             scratch: File::open("/dev/null")?.into(),
             cgroup,
             watched: lowered.watched.clone(),
+            _system: system,
         };
         Ok(Making {
             sandbox,
@@ -218,7 +221,11 @@ impl Making {
         lowered: &Lowered<'_>,
     ) -> Result<(ContainerSandbox, Vec<Step>), CreateError> {
         self.steps.insert(0, version(kind, found));
-        let shapes = jail::root::shapes();
+        let shown = match &lowered.job.root {
+            Some(root) => jail::root::System::Image(root.into()),
+            None => jail::root::System::Host,
+        };
+        let shapes = jail::root::shapes(&shown).map_err(fault)?;
         let ids = Ids::of(self.sandbox.processes.child.pid());
         let program = found
             .program
@@ -231,9 +238,9 @@ impl Making {
             user: ids.user,
             root: ids.root,
             open_files: lowered.job.open_files,
-            mounts: mount_points(&shapes),
+            mounts: mount_points(&shapes, beside(&lowered.job)),
             scratch: 0,
-            environment: &ENVIRON,
+            environment: variables(&lowered.job.env),
         };
         let deadline = Instant::now() + READY_WITHIN;
         let made = self.made(&job, lowered, deadline);
@@ -243,7 +250,7 @@ impl Making {
             .map_err(|error| fault(format!("scratch: {error}")))?
             .st_dev;
         if kind.is_gvisor() {
-            self.steps.push(environment());
+            self.steps.push(environment(expected.environment.len()));
         }
         let cgroup = self.sandbox.cgroup.as_ref();
         if let (Some(cgroup), false) = (cgroup, kind.is_gvisor()) {
@@ -328,11 +335,11 @@ fn version(kind: Kind, found: &Found) -> Step {
 }
 
 /// What gVisor's kernel was told; a process's environment in there is not to be seen from outside.
-fn environment() -> Step {
+fn environment(variables: usize) -> Step {
     Step::run(
         shared::ENVIRONMENT,
         "the interpreter's, none of the host's",
-        || Ok(format!("{} variables of the bundle's", ENVIRON.len())),
+        || Ok(format!("{variables} variables of the bundle's")),
     )
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use casemate_driver::handover::{ENDED, START, Told, WireEnd, copy_in, receive_job, report, tell};
 use casemate_driver::packets::{Packets, Received};
-use casemate_linux::jail::root::{Builder, PLACE, Plan};
+use casemate_linux::jail::root::{Builder, Folders, Ground, PLACE, Plan, System};
 use casemate_linux::jail::{Forked, Parent, fork_init, reap_until_pid, wall};
 use casemate_linux::keeper::{self, Groups};
 use casemate_linux::{Child, Exit, Limit, Spawn, Step, handoff, take_fd};
@@ -38,6 +38,10 @@ pub(crate) const STDOUT: i32 = 6;
 pub(crate) const STDERR: i32 = 7;
 /// The folder of the packages, as the host checked it.
 pub(crate) const PACKAGES: i32 = 8;
+/// The root of an image, where there is one.
+pub(crate) const IMAGE: i32 = 9;
+/// The packages of a virtual environment, where there is one.
+pub(crate) const VENV: i32 = 10;
 
 /// How long one command of a runtime's may take.
 const COMMAND_WITHIN: Duration = Duration::from_secs(60);
@@ -52,6 +56,8 @@ struct Given {
     stdout: OwnedFd,
     stderr: OwnedFd,
     packages: OwnedFd,
+    image: Option<OwnedFd>,
+    venv: Option<OwnedFd>,
 }
 
 /// Stages, has the container made, waits for the word, starts it, waits for its end.
@@ -76,6 +82,8 @@ impl Given {
             stdout: take_fd(STDOUT)?,
             stderr: take_fd(STDERR)?,
             packages: take_fd(PACKAGES)?,
+            image: None,
+            venv: None,
         })
     }
 }
@@ -90,9 +98,20 @@ fn run(mut given: Given) -> Result<u8, Told> {
         Ok(job)
     })?;
     let number = std::process::id();
-    let keep = [
+    let mut keep = vec![
         0, 1, 2, CONTROL, HANDOFF, MESSAGES, STDOUT, STDERR, PACKAGES,
     ];
+    let shown = [
+        (&job.job.root, &mut given.image, IMAGE),
+        (&job.job.venv, &mut given.venv, VENV),
+    ];
+    for (named, fd, number) in shown {
+        if named.is_some() {
+            let taken = take_fd(number).map_err(|error| format!("descriptor {number}: {error}"));
+            *fd = Some(tell(&given.control, |_| taken)?);
+            keep.push(number);
+        }
+    }
     tell(&given.control, |_| keeper::leave(&keep))?;
     match tell(&given.control, |_| fork_init())? {
         // What fails here process 1 sees, and says.
@@ -173,7 +192,14 @@ impl Keeper {
         let limit = |amount: Option<u64>| amount.map_or(Limit::Unlimited, Limit::At);
         let job = &self.job.job;
         let plan = Plan {
-            packages: job.packages.clone().into(),
+            ground: Ground {
+                system: match &job.root {
+                    Some(root) => System::Image(root.into()),
+                    None => System::Host,
+                },
+                packages: job.packages.clone().into(),
+                venv: job.venv.as_ref().map(Into::into),
+            },
             input_bytes: job.input_bytes(),
             input_files: job.input_files(),
             scratch_bytes: limit(job.scratch_bytes),
@@ -181,7 +207,12 @@ impl Keeper {
             links: job.links.clone(),
             owner: (self.job.owner, self.job.owner),
         };
-        let builder = Builder::begin(plan, given.packages.as_fd(), steps)?;
+        let folders = Folders {
+            packages: given.packages.as_fd(),
+            image: given.image.as_ref().map(AsFd::as_fd),
+            venv: given.venv.as_ref().map(AsFd::as_fd),
+        };
+        let builder = Builder::begin(plan, folders, steps)?;
         let inputs = builder.inputs().ok_or("there is no place for the inputs")?;
         copy_in(&mut given.control, &job.files, inputs)?;
         let built = builder.finish_staged(steps);
@@ -303,7 +334,12 @@ mod tests {
     fn job() -> KeeperJob {
         KeeperJob {
             job: WireJob {
+                root: None,
                 packages: "/p".into(),
+                venv: None,
+                command: vec!["/usr/bin/python3".into()],
+                env: Vec::new(),
+                silent: false,
                 files: Vec::new(),
                 links: Vec::new(),
                 scratch_bytes: None,

@@ -3,6 +3,7 @@
 use casemate_backend::plan::Plan;
 use casemate_driver::handover::WireJob;
 use casemate_driver::lowered::{self, LIBRARIES, Lowered};
+use casemate_driver::system::{Entry, System};
 use casemate_linux::Limit;
 use casemate_linux::jail::root::Shape;
 use serde::{Deserialize, Serialize};
@@ -41,13 +42,17 @@ pub(crate) struct KeeperJob {
 }
 
 /// A plan, as far as it can be lowered before the keeper has a number.
-pub(crate) fn lower<'a>(kind: Kind, plan: &'a Plan, packages: &str) -> Result<Lowered<'a>, String> {
+pub(crate) fn lower<'a>(
+    kind: Kind,
+    plan: &'a Plan,
+    system: &System,
+) -> Result<Lowered<'a>, String> {
     let own = if kind.is_gvisor() {
         LIBRARIES + SENTRY
     } else {
         LIBRARIES
     };
-    let mut lowered = lowered::lower(plan, packages, own, STARTING)?;
+    let mut lowered = lowered::lower(plan, system, Entry::Waiting, own, STARTING)?;
     if !kind.is_gvisor() {
         // The keeper, which is in another group, writes them.
         lowered.watched.held_bytes = 0;
@@ -56,6 +61,14 @@ pub(crate) fn lower<'a>(kind: Kind, plan: &'a Plan, packages: &str) -> Result<Lo
         lowered.cgroup.pids = Limit::At(tasks.saturating_add(SENTRY_TASKS));
     }
     Ok(lowered)
+}
+
+/// What is shown beside the system: our packages, and those of a virtual environment.
+pub(crate) fn beside(job: &WireJob) -> &'static [&'static str] {
+    match job.venv {
+        None => &["opt/casemate"],
+        Some(_) => &["opt/casemate", "opt/venv"],
+    }
 }
 
 /// What the keeper with these numbers is told.
@@ -67,7 +80,8 @@ pub(crate) fn keeper_job(
     shapes: &[Shape],
     group: Option<&str>,
 ) -> Result<KeeperJob, String> {
-    let tree = tree(shapes);
+    let beside = beside(job);
+    let tree = tree(shapes, beside);
     let tasks = match kind {
         // The only count of the guest's tasks there is.
         Kind::Gvisor(_) => job.tasks,
@@ -78,6 +92,9 @@ pub(crate) fn keeper_job(
         kind,
         ids,
         shapes,
+        beside,
+        command: &job.command,
+        env: &job.env,
         group,
         open_files: job.open_files,
         tasks,
@@ -99,6 +116,7 @@ pub(crate) fn keeper_job(
 #[cfg(test)]
 mod tests {
     use casemate_backend::suite::plan_for;
+    use casemate_driver::system::sample;
 
     use super::*;
     use crate::Platform;
@@ -106,10 +124,10 @@ mod tests {
     #[test]
     fn limits_are_those_of_the_plan_and_of_what_is_around_it() {
         let plan = plan_for("print(1)");
-        let runc = lower(Kind::Runc, &plan, "/p").unwrap();
+        let runc = lower(Kind::Runc, &plan, &sample().unwrap()).unwrap();
         assert_eq!(runc.cgroup.pids, Limit::At(32 + 64));
         assert_eq!(runc.watched.held_bytes, 0);
-        let gvisor = lower(Kind::Gvisor(Platform::Systrap), &plan, "/p").unwrap();
+        let gvisor = lower(Kind::Gvisor(Platform::Systrap), &plan, &sample().unwrap()).unwrap();
         assert_eq!(gvisor.cgroup.pids, Limit::At(32 * 4 + 512));
         let more =
             gvisor.cgroup.memory_bytes.value().unwrap() - runc.cgroup.memory_bytes.value().unwrap();
@@ -121,7 +139,7 @@ mod tests {
     fn the_guests_tasks_are_counted_where_they_can_be() {
         let plan = plan_for("print(1)");
         for (kind, tasks) in [(Kind::Crun, 96), (Kind::Gvisor(Platform::Ptrace), 32)] {
-            let lowered = lower(kind, &plan, "/p").unwrap();
+            let lowered = lower(kind, &plan, &sample().unwrap()).unwrap();
             let job = keeper_job(kind, &lowered.job, "/x", Ids::of(1), &[], None).unwrap();
             let expected = format!(r#"{{"type":"RLIMIT_NPROC","hard":{tasks},"soft":{tasks}}}"#);
             assert!(job.config.contains(&expected), "{}", job.config);

@@ -40,7 +40,7 @@ pub(crate) struct Expected {
     /// The file system that was staged as scratch, by its device number: nothing else may be written.
     pub(crate) scratch: u64,
     /// Every variable of the environment.
-    pub(crate) environment: &'static [&'static str],
+    pub(crate) environment: Vec<String>,
 }
 
 /// What stands when the runtime has made the container and has not started it.
@@ -137,7 +137,7 @@ pub(crate) fn started(
         look(
             shared::ENVIRONMENT,
             "the interpreter's, none of the host's",
-            &|process| process.environment(expected.environment),
+            &|process| process.environment(&expected.environment),
         ),
         look(
             wall::DESCRIPTORS,
@@ -226,7 +226,7 @@ mod tests {
             open_files: None,
             mounts: expected(),
             scratch: 0,
-            environment: &["NOBODY=1"],
+            environment: vec!["NOBODY=1".to_owned()],
         };
         let walls = created(&expected, std::process::id(), None);
         let standing: Vec<_> = walls.iter().filter(|step| step.stands()).collect();

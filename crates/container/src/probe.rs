@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use casemate_backend::contract::{Offer, Usable};
 use casemate_driver::lowered::{MEMORY_CEILING, MEMORY_FLOOR};
-use casemate_driver::packages::{Store, guest, python};
+use casemate_driver::packages::{guest, host_system};
 use casemate_driver::walls::offered_here;
+use casemate_images::Systems;
 use casemate_linux::{Exit, Spawn};
+use casemate_model::job::Language;
 use casemate_model::unit::ByteSize;
 
 use crate::advisories::{Advisories, Version};
@@ -191,18 +193,18 @@ pub(crate) fn rests_on(found: &Found) -> (String, String) {
 
 /// The offer. Whether the walls really stand is found out by each container when it is made, and is in
 /// each run's receipt.
-pub(crate) fn offer(kind: Kind, found: &Result<Found, Lack>, store: &Store) -> Offer {
-    let usable = match (found.as_ref(), python().as_ref(), store.installed()) {
-        (Err((why, fix)), ..) | (_, Err((why, fix)), _) => Usable::No {
-            why: why.clone(),
-            fix: fix.clone(),
-        },
-        (_, _, Ok(_)) => Usable::Yes,
-        _ => without_packages(store),
-    };
+pub(crate) fn offer(kind: Kind, found: &Result<Found, Lack>, systems: &Systems) -> Offer {
+    let lacking = found.as_ref().err().map(|(why, fix)| Usable::No {
+        why: why.clone(),
+        fix: fix.clone(),
+    });
+    let usable = lacking.clone();
+    let usable = usable.unwrap_or_else(|| host_system(systems.store()));
     Offer {
         backend: kind.name().to_owned(),
         usable,
+        images: lacking.unwrap_or(Usable::Yes),
+        languages: Language::ALL.to_vec(),
         guarantees: offered_here(kind.family().walls()).0,
         memory_floor: ByteSize(MEMORY_FLOOR),
         memory_ceiling: ByteSize(MEMORY_CEILING),
@@ -212,22 +214,6 @@ pub(crate) fn offer(kind: Kind, found: &Result<Found, Lack>, store: &Store) -> O
             Kind::Gvisor(_) => 60,
         },
         notes: notes(kind, found),
-    }
-}
-
-/// What there is to do where the guest's packages are not set up, or not as they were.
-pub(crate) fn without_packages(store: &Store) -> Usable {
-    match store.installed() {
-        Ok(_) => Usable::Yes,
-        Err(_) if !store.dir().exists() => Usable::AfterSetup {
-            what: "fetch pandas, numpy, matplotlib and IPython (about 50 MB) for the system's Python, which the jail \
-                   uses too: under a minute, once; `casemate setup --backend jail`"
-                .to_owned(),
-        },
-        Err(error) => Usable::No {
-            why: error.to_string(),
-            fix: "run `casemate setup --backend jail --force`".to_owned(),
-        },
     }
 }
 
@@ -262,6 +248,8 @@ pub(crate) fn runtime(kind: Kind, found: &Found) -> String {
 
 #[cfg(test)]
 mod tests {
+    use casemate_driver::packages::Store;
+
     use super::*;
     use crate::Platform;
 
@@ -311,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_runtime_that_cannot_be_used_is_said_so_with_a_way_out() {
-        let store = Store::at(tempfile::tempdir().unwrap().path().to_owned());
+        let store = Store::at(tempfile::tempdir().unwrap().path().to_owned()).into();
         let lack: Result<Found, Lack> = Err(("runc 1.0 has CVE-1".into(), "install".into()));
         let offer = offer(Kind::Gvisor(Platform::Systrap), &lack, &store);
         assert!(matches!(offer.usable, Usable::No { why, .. } if why.contains("CVE-1")));

@@ -132,6 +132,7 @@ impl Family {
 #[cfg(test)]
 mod tests {
     use casemate_backend::suite::plan_for;
+    use casemate_driver::system::sample;
     use casemate_linux::Step;
     use casemate_model::guarantee::{Guarantee, Guarantees};
     use casemate_model::policy::base_guarantees;
@@ -158,7 +159,9 @@ mod tests {
 
     fn receipt(family: Family, steps: &[Step]) -> Receipt {
         let plan = plan_for("print(1)");
-        let watched = lower(Kind::Runc, &plan, "/p").unwrap().watched;
+        let watched = lower(Kind::Runc, &plan, &sample().unwrap())
+            .unwrap()
+            .watched;
         let walls = shared::all(family.walls(), family.counting(), &watched, steps);
         Receipt {
             backend: "x".into(),

@@ -34,6 +34,7 @@ pub const NATIVE: &[(&str, &str)] = files![
     "casemate_guest/native_shell.py",
     "casemate_guest/session.py",
     "casemate_guest/zygote.py",
+    "casemate_plain.py",
 ];
 
 #[cfg(test)]
@@ -42,16 +43,18 @@ mod tests {
 
     #[test]
     fn every_file_of_the_driver_is_embedded() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/guest/casemate_guest");
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let name = entry.unwrap().file_name().into_string().unwrap();
-            if name.ends_with(".py") {
-                let path = format!("casemate_guest/{name}");
-                let mut all = SHARED.iter().chain(NATIVE);
-                assert!(
-                    all.any(|(known, _)| *known == path),
-                    "{path} is not embedded"
-                );
+        let guest = concat!(env!("CARGO_MANIFEST_DIR"), "/guest");
+        for folder in ["", "casemate_guest/"] {
+            for entry in std::fs::read_dir(format!("{guest}/{folder}")).unwrap() {
+                let name = entry.unwrap().file_name().into_string().unwrap();
+                if name.ends_with(".py") {
+                    let path = format!("{folder}{name}");
+                    let mut all = SHARED.iter().chain(NATIVE);
+                    assert!(
+                        all.any(|(known, _)| *known == path),
+                        "{path} is not embedded"
+                    );
+                }
             }
         }
     }

@@ -57,8 +57,18 @@ pub const WALLS_MAX: usize = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WireJob {
+    /// The root of an image, on the host; absent: the host's own system.
+    pub root: Option<String>,
     /// The folder of the packages, on the host.
     pub packages: String,
+    /// The packages of a virtual environment, on the host.
+    pub venv: Option<String>,
+    /// What is started: a program by its absolute path, and its arguments.
+    pub command: Vec<String>,
+    /// Its whole environment.
+    pub env: Vec<(String, String)>,
+    /// Whether whoever starts it says that it begins.
+    pub silent: bool,
     /// Files that are copied in, in the order of their contents.
     pub files: Vec<WireFile>,
     /// Plain names in the working folder, and the absolute paths they lead to.
@@ -116,8 +126,17 @@ impl WireJob {
                 return Err(format!("{name:?} is not a name for a link"));
             }
         }
-        if !Path::new(&job.packages).is_absolute() || job.processors == 0 {
-            return Err("the packages or the processors are not such".to_owned());
+        let folders = [&job.root, &job.venv].into_iter().flatten();
+        let mut folders = folders.chain(std::iter::once(&job.packages));
+        if !folders.all(|path| Path::new(path).is_absolute()) || job.processors == 0 {
+            return Err("the folders or the processors are not such".to_owned());
+        }
+        if !job
+            .command
+            .first()
+            .is_some_and(|program| program.starts_with('/'))
+        {
+            return Err("there is no program to start".to_owned());
         }
         Ok(())
     }
@@ -284,7 +303,12 @@ mod tests {
 
     fn job() -> WireJob {
         WireJob {
+            root: None,
             packages: "/p".into(),
+            venv: None,
+            command: vec!["/usr/bin/python3".into()],
+            env: Vec::new(),
+            silent: false,
             files: vec![WireFile {
                 path: "data/a/b.csv".into(),
                 bytes: 1,
@@ -315,6 +339,18 @@ mod tests {
             let mut job = job();
             job.links = vec![(name.into(), target.into())];
             assert!(job.check().is_err(), "{name} -> {target}");
+        }
+        let changes: [fn(&mut WireJob); 5] = [
+            |job| job.root = Some("image".into()),
+            |job| job.venv = Some("../venv".into()),
+            |job| job.packages.clear(),
+            |job| job.command.clear(),
+            |job| job.command = vec!["python3".into()],
+        ];
+        for change in changes {
+            let mut job = job();
+            change(&mut job);
+            assert!(job.check().is_err(), "{job:?}");
         }
     }
 }

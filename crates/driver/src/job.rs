@@ -35,6 +35,15 @@ pub fn job_json(plan: &Plan, result_bytes: u64) -> Result<Vec<u8>, String> {
     serde_json::to_vec(&job).map_err(|error| error.to_string())
 }
 
+/// What starts a plain program is told: its command line and its variables, as JSON.
+///
+/// # Errors
+/// What serde says.
+pub fn plain_job_json(plan: &Plan, command: &[String]) -> Result<Vec<u8>, String> {
+    let job = serde_json::json!({ "command": command, "env": plan.env });
+    serde_json::to_vec(&job).map_err(|error| error.to_string())
+}
+
 /// The program's plain name.
 fn program_name(plan: &Plan) -> &str {
     plan.program.path.rsplit('/').next().unwrap_or("main.py")

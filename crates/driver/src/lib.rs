@@ -26,10 +26,11 @@ mod messages;
 pub mod outside;
 pub mod packages;
 pub mod packets;
+pub mod system;
 mod tally;
 pub mod walls;
 pub mod watch;
 
-pub use job::{alias, job_json};
+pub use job::{alias, job_json, plain_job_json};
 pub use messages::{Message, decode};
 pub use tally::{Ceilings, Over, TOLD_MAX, Tally};

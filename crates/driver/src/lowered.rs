@@ -7,7 +7,8 @@ use casemate_model::limit::{Limit, Millis};
 use casemate_model::unit::ByteSize;
 
 use crate::handover::{WireFile, WireJob};
-use crate::job::{alias, job_json};
+use crate::job::{alias, job_json, plain_job_json};
+use crate::system::{Entry, System};
 use crate::tally::Ceilings;
 
 /// The least memory a program can be given: below it a small list already ends the run.
@@ -66,19 +67,25 @@ pub struct Lowered<'a> {
     pub watched: Watched,
 }
 
-/// Lowers a plan. `packages` is their folder; `own_bytes` is what runs beside the program takes in memory,
-/// and `our_tasks` how many processes of ours are in its control group.
+/// Lowers a plan onto a system. `own_bytes` is what runs beside the program takes in memory, and
+/// `our_tasks` how many processes of ours are in its control group.
 ///
 /// # Errors
-/// Why a plan cannot be carried out, in words.
+/// Why a plan cannot be carried out, in words with a way out.
 pub fn lower<'a>(
     plan: &'a Plan,
-    packages: &str,
+    system: &System,
+    entry: Entry,
     own_bytes: u64,
     our_tasks: u64,
 ) -> Result<Lowered<'a>, String> {
     let watched = watched(plan)?;
-    let driver = job_json(plan, watched.counted.result_bytes)?;
+    let lacking = |(why, fix): (String, String)| format!("{why}; {fix}");
+    let driver = match system.plain_command(plan).map_err(lacking)? {
+        None => job_json(plan, watched.counted.result_bytes)?,
+        Some(command) => plain_job_json(plan, &command)?,
+    };
+    let command = system.command(plan, entry).map_err(lacking)?;
     let (files, contents) = files(plan, driver.len() as u64);
     let watched = Watched {
         held_bytes: files
@@ -90,7 +97,12 @@ pub fn lower<'a>(
     };
     let finite = |amount: u64| (amount < u64::MAX).then_some(amount);
     let job = WireJob {
-        packages: packages.to_owned(),
+        root: system.root.as_ref().map(|root| root.path.clone()),
+        packages: system.packages.path.clone(),
+        venv: system.venv.as_ref().map(|venv| venv.path.clone()),
+        command: command.argv,
+        env: command.env,
+        silent: command.silent,
         files,
         links: links(plan),
         scratch_bytes: finite(watched.disk_bytes),

@@ -8,10 +8,36 @@ mod install;
 mod python;
 mod store;
 
+use casemate_backend::contract::Usable;
 use casemate_backend::setup::{Progress, SetupError, Unit};
 
+pub use install::{last_lines, pinned_for_the_driver, run_to_end, with_users_environment};
 pub use python::{PYTHON, guest, python};
 pub use store::{Installed, Opened, Store};
+
+/// Whether the machine's own system can be shown with the packages of this store.
+#[must_use]
+pub fn host_system(store: Option<&Store>) -> Usable {
+    let Some(store) = store else {
+        return Usable::No {
+            why: "the machine's own system is not shown here".to_owned(),
+            fix: "name an image".to_owned(),
+        };
+    };
+    match (python(), store.installed()) {
+        (Err((why, fix)), _) => Usable::No { why, fix },
+        (_, Ok(_)) => Usable::Yes,
+        _ if !store.dir().exists() => Usable::AfterSetup {
+            what: "fetch pandas, numpy, matplotlib and IPython (about 50 MB) for the system's Python, for the jail and \
+                   the containers: under a minute, once; `casemate setup --backend jail`"
+                .to_owned(),
+        },
+        (_, Err(error)) => Usable::No {
+            why: error.to_string(),
+            fix: "run `casemate setup --backend jail --force`".to_owned(),
+        },
+    }
+}
 
 /// Makes sure that the packages are in the cache, and says where.
 ///

@@ -151,6 +151,11 @@ fn not_attacked(cleared: &Cleared, record: &Record, backend: &str) -> Option<Str
     let job = cleared.job();
     let required = job.policy.attacked.max(job.demand.attacked) == Attacked::Required;
     let by_name = job.demand.backend.is_some();
+    if required && !job.demand.image.is_any() {
+        let why = "a backend that stopped every attack is asked for, and attacks are run on the machine's own system, not on \
+                   an image and not with a virtual environment; leave one of the two out";
+        return Some(why.to_owned());
+    }
     let again = format!("`casemate attack --backend {backend}` attacks it again");
     match record {
         Record::Stood { .. } => None,
@@ -174,7 +179,16 @@ fn lack(cleared: &Cleared, asked: &Guarantees, offer: &Offer) -> Option<String> 
     {
         return Some(format!("{name} was asked for by name"));
     }
-    match &offer.usable {
+    if !offer.languages.contains(&job.program.language) {
+        return Some(format!("it does not run {}", job.program.language));
+    }
+    // A guest of its own cannot be given another system, whether it is set up or not.
+    let usable = match &offer.images {
+        _ if job.demand.image.is_host() && job.demand.image.venv.is_none() => &offer.usable,
+        Usable::Yes if job.demand.image.is_host() => &offer.usable,
+        images => images,
+    };
+    match usable {
         Usable::Yes => {}
         Usable::AfterSetup { what } => {
             return Some(format!("not set up; run `casemate setup` ({what})"));
@@ -213,7 +227,7 @@ fn lack(cleared: &Cleared, asked: &Guarantees, offer: &Offer) -> Option<String> 
 #[cfg(test)]
 mod tests {
     use casemate_model::guarantee::Guarantee;
-    use casemate_model::job::{Demand, JobBuilder, Language, Program, RunId};
+    use casemate_model::job::{Demand, ImageChoice, JobBuilder, Language, Program, RunId};
     use casemate_model::policy::{Policy, base_guarantees};
     use casemate_model::unit::ByteSize;
     use casemate_screen::{Mode, clear};
@@ -224,6 +238,8 @@ mod tests {
         Offer {
             backend: backend.into(),
             usable: Usable::Yes,
+            images: Usable::Yes,
+            languages: Language::ALL.to_vec(),
             guarantees: base_guarantees(),
             memory_floor: ByteSize::mib(4),
             memory_ceiling: ByteSize::mib(1024),
@@ -373,6 +389,59 @@ mod tests {
         assert_eq!(placed("print(1)", &native).backend, "wasm");
         // The coarse clock is a wall and weighs more than what the program's text shows.
         assert_eq!(placed(needs, &base_guarantees()).backend, "wasm");
+    }
+
+    #[test]
+    fn languages_and_images_go_where_they_can_be_run() {
+        let [mut wasm, mut jail] = wasm_and_jail();
+        jail.guarantees = base_guarantees();
+        wasm.languages = vec![Language::Python];
+        wasm.images = Usable::No {
+            why: "its guest is its own".into(),
+            fix: "take the jail".into(),
+        };
+        // A machine whose own system cannot be used has images all the same.
+        jail.usable = Usable::No {
+            why: "no Python".into(),
+            fix: "install it".into(),
+        };
+        let job = |language, image| {
+            let program = Program {
+                source: b"x=1".to_vec(),
+                name: "x".into(),
+                language,
+            };
+            let demand = Demand {
+                image,
+                ..Demand::default()
+            };
+            let job = JobBuilder::new(RunId::from_bits(1), program, Policy::default())
+                .demand(demand)
+                .build()
+                .unwrap();
+            clear(job, Mode::Off).unwrap()
+        };
+        let offers = [wasm, jail];
+        let placed = |language, image: &ImageChoice| {
+            choose(&job(language, image.clone()), &offers, &Records::new())
+                .map(|placement| placement.backend)
+        };
+        let (host, own) = (ImageChoice::default(), ImageChoice::named("own"));
+        let venv = ImageChoice {
+            venv: Some("/venv".into()),
+            ..ImageChoice::default()
+        };
+        assert_eq!(placed(Language::Python, &host).unwrap(), "wasm");
+        assert_eq!(placed(Language::Python, &own).unwrap(), "jail");
+        assert_eq!(placed(Language::Bash, &own).unwrap(), "jail");
+        for (language, image, part) in [
+            (Language::Bash, &host, "wasm: it does not run Bash"),
+            (Language::Python, &venv, "wasm: its guest is its own"),
+            (Language::Bash, &host, "jail: no Python"),
+        ] {
+            let error = placed(language, image).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use casemate_backend::plan::{Plan, PlannedFile};
+use casemate_backend::plan::{Guest, Plan, PlannedFile};
 use casemate_screen::Cleared;
 use sha2::{Digest, Sha256};
 
@@ -23,6 +23,7 @@ pub fn plan(cleared: &Cleared) -> Plan {
         run: job.id.as_str().to_owned(),
         tenant: job.tenant.clone(),
         program,
+        guest: Guest::new(job.program.language, job.demand.image.clone()),
         argv,
         env: job.env.clone(),
         inputs: job

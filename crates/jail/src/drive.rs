@@ -9,25 +9,27 @@ use std::time::{Duration, Instant};
 use casemate_backend::contract::{
     Backend, Cancel, CreateError, Fault, Finish, Offer, Sandbox, Signal,
 };
-use casemate_backend::plan::Plan;
+use casemate_backend::plan::{self as guest, Plan};
 use casemate_driver::handover::{FAILED, GO, HOLD, READY, START};
 use casemate_driver::listen::{Lines, Processes, READY_WITHIN, Running};
 use casemate_driver::lowered::{Lowered, Watched};
 use casemate_driver::outside::number_of;
-use casemate_driver::packages::{Opened, Store, guest, python};
 use casemate_driver::packets::{Packets, Received, wait_readable};
+use casemate_driver::system::System;
 use casemate_driver::walls::{self as shared, Counting};
+use casemate_images::Systems;
 use casemate_linux::Step;
 use casemate_linux::cgroup::Cgroup;
 use casemate_linux::jail::enter::calls;
 use casemate_linux::lockdown::Identity;
 use casemate_model::guarantee::Guarantee;
-use casemate_model::job::TenantId;
+use casemate_model::job::{ImageChoice, TenantId};
 use casemate_model::receipt::Receipt;
 
 use crate::init::confinement;
 use crate::lower::lower;
 use crate::measure::{self, Expected};
+use crate::shown::Shown;
 use crate::spare::{GuestEnds, Handed, Spare, Spares};
 use crate::zygote::{Born, Taken, Zygote, Zygotes, borrow};
 use crate::{probe, walls};
@@ -46,7 +48,7 @@ pub struct Warm {
 
 /// The jail backend.
 pub struct JailBackend {
-    store: Store,
+    systems: Systems,
     program: PathBuf,
     warm: Option<(Spares, Arc<Zygotes>)>,
 }
@@ -61,6 +63,12 @@ struct JailSandbox {
     scratch: OwnedFd,
     cgroup: Option<Cgroup>,
     watched: Watched,
+}
+
+/// A jail and the system it shows, whose files are there for as long as this is.
+struct Shows {
+    sandbox: JailSandbox,
+    _system: System,
 }
 
 /// How the program is to begin.
@@ -86,11 +94,11 @@ enum Start {
 struct Unentered(String);
 
 impl JailBackend {
-    /// The backend over a cache, with `program` as the program of a jail's first process: this one,
-    /// unless a test says otherwise. Every run starts cold: this is for a process that makes one.
-    pub fn new(store: Store, program: impl Into<PathBuf>) -> Self {
+    /// The backend over the systems it can show, with `program` as the program of a jail's first process:
+    /// this one, unless a test says otherwise. Every run starts cold: this is for a process that makes one.
+    pub fn new(systems: impl Into<Systems>, program: impl Into<PathBuf>) -> Self {
         Self {
-            store,
+            systems: systems.into(),
             program: program.into(),
             warm: None,
         }
@@ -114,20 +122,29 @@ impl JailBackend {
     /// Why there is no zygote, in words.
     pub fn wait_warm(&self, tenant: &TenantId) -> Result<u32, String> {
         let (spares, zygotes) = self.warm.as_ref().ok_or("every run starts cold here")?;
-        let packages = self.store.opened().map_err(|error| error.to_string())?;
-        let zygote = zygotes.get_ready(tenant, &packages)?;
-        spares.wait_full(&packages)?;
+        let system = self.systems.of(&ImageChoice::default());
+        let system = system.map_err(|(why, fix)| format!("{why}; {fix}"))?;
+        let shown = Shown::of(&system).map_err(|error| error.to_string())?;
+        let zygote = zygotes.get_ready(tenant, &shown)?;
+        spares.wait_full(&shown)?;
         Ok(zygote.pid())
     }
 
-    fn start(&self, plan: &Plan, packages: &Opened) -> Start {
+    /// A zygote has loaded the machine's own libraries, and our driver is all that runs in its children.
+    fn start(&self, plan: &Plan, system: &System, shown: &Shown) -> Start {
         let Some((_, zygotes)) = &self.warm else {
             return Start::Cold("this process makes one run".to_owned());
         };
         if plan.asked.contains(Guarantee::LayoutFresh) {
             return Start::Cold("the policy asks for a layout of its own".to_owned());
         }
-        match zygotes.get(&plan.tenant, packages) {
+        if !system.is_host() {
+            return Start::Cold("it is shown another system than the zygotes".to_owned());
+        }
+        if plan.guest.start != guest::Start::Driver {
+            return Start::Cold(format!("no zygote runs {}", plan.guest.language));
+        }
+        match zygotes.get(&plan.tenant, shown) {
             Ok(zygote) => Start::Zygote(zygote),
             Err(why) => Start::Cold(why),
         }
@@ -136,16 +153,18 @@ impl JailBackend {
     fn build(
         &self,
         lowered: &Lowered<'_>,
-        packages: &Opened,
+        shown: &Shown,
         start: Start,
     ) -> Result<(JailSandbox, Vec<Step>), CreateError> {
         let taken = self
             .warm
             .as_ref()
-            .and_then(|(spares, _)| spares.take(packages));
+            // Those of another system are not to be made for one run.
+            .filter(|_| shown.image.is_none() && shown.venv.is_none())
+            .and_then(|(spares, _)| spares.take(shown));
         let mut spare = match taken {
             Some(spare) => spare,
-            None => Spare::make(&self.program, packages)
+            None => Spare::make(&self.program, shown)
                 .map_err(|error| CreateError::Fault(format!("starting the jail: {error}")))?,
         };
         let mut steps = spare.limit(lowered);
@@ -162,7 +181,7 @@ impl JailBackend {
             Start::Zygote(zygote) => match made.enter(lowered, zygote) {
                 Ok(made) => Ok(made),
                 // Never a jail in which something else was tried: another one.
-                Err(Unentered(why)) => self.build(lowered, packages, Start::Cold(why)),
+                Err(Unentered(why)) => self.build(lowered, shown, Start::Cold(why)),
             },
         }
     }
@@ -174,33 +193,33 @@ impl Backend for JailBackend {
     }
 
     fn probe(&self) -> Offer {
-        probe::offer(&self.store, self.warm.is_some())
+        probe::offer(&self.systems, self.warm.is_some())
     }
 
     fn rests_on(&self) -> Vec<(String, String)> {
-        self.store.rests_on()
+        self.systems.rests_on()
     }
 
     fn create(&self, plan: &Plan) -> Result<(Box<dyn Sandbox>, Receipt), CreateError> {
         static RECLAIM: std::sync::Once = std::sync::Once::new();
         // Groups of processes that crashed. One that stays costs nothing and is tried again next time.
         RECLAIM.call_once(|| drop(casemate_linux::cgroup::reclaim_stale()));
-        python().map_err(|(why, fix)| CreateError::Unusable { why, fix })?;
-        let packages = self.store.opened().map_err(|error| CreateError::Unusable {
-            why: error.to_string(),
-            fix: "run `casemate setup --backend jail`".to_owned(),
-        })?;
-        let path = packages
-            .path
-            .to_str()
-            .ok_or_else(|| CreateError::Fault("the cache folder's name is not UTF-8".to_owned()))?;
-        let lowered = lower(plan, path).map_err(CreateError::Plan)?;
-        let start = self.start(plan, &packages);
-        let (sandbox, steps) = self.build(&lowered, &packages, start)?;
+        let system = self.systems.of(&plan.guest.image);
+        let system = system.map_err(|(why, fix)| CreateError::Unusable { why, fix })?;
+        let lowered = lower(plan, &system).map_err(CreateError::Plan)?;
+        let shown = Shown::of(&system);
+        let shown = shown.map_err(|error| CreateError::Fault(format!("the system: {error}")))?;
+        let start = self.start(plan, &system, &shown);
+        let (sandbox, steps) = self.build(&lowered, &shown, start)?;
+        let guest = system.described.clone();
+        let sandbox = Shows {
+            sandbox,
+            _system: system,
+        };
         let walls = shared::all(walls::WALLS, Counting::Host, &lowered.watched, &steps);
         let receipt = Receipt {
             backend: probe::NAME.to_owned(),
-            guest: guest(),
+            guest,
             walls,
         };
         Ok((Box::new(sandbox), receipt))
@@ -317,6 +336,10 @@ impl Entering<'_> {
             rules: rules.ok_or("the kernel has no Landlock")?.as_fd(),
             groups: borrow(&groups),
         };
+        let environment = lowered.job.env.iter();
+        let environment: Vec<String> = environment
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
         let mut born = self.zygote.fork(&calls, &taken)?;
         hear_ready(&mut self.lines.messages, &mut born)?;
         let expected = Expected {
@@ -327,6 +350,7 @@ impl Entering<'_> {
             calls: &calls,
             descriptors: [taken.stdin, taken.stdout, taken.stderr, taken.messages],
             cgroup: self.cgroup,
+            environment: &environment,
         };
         let measured = measure::entered(&expected);
         // After the child has made its calls: from now on it dies with the zygote, if that dies.
@@ -363,13 +387,25 @@ fn hear_ready(messages: &mut Packets, born: &mut Born) -> Result<(), String> {
     }
 }
 
-impl Sandbox for JailSandbox {
+impl Sandbox for Shows {
     fn run(
-        mut self: Box<Self>,
+        self: Box<Self>,
         _plan: &Plan,
         sink: &mut dyn FnMut(Signal),
         cancel: &Cancel,
     ) -> Result<Finish, Fault> {
+        let Self {
+            mut sandbox,
+            _system: system,
+        } = *self;
+        let finish = sandbox.run(sink, cancel);
+        drop((sandbox, system));
+        finish
+    }
+}
+
+impl JailSandbox {
+    fn run(&mut self, sink: &mut dyn FnMut(Signal), cancel: &Cancel) -> Result<Finish, Fault> {
         let stands = matches!(self.begin, Begin::Warm { .. });
         let told = if stands {
             self.lines.messages.send(GO, &[])

@@ -1,9 +1,9 @@
 //! The other process: this program once more, which builds the walls from a plan it is given as data, and
-//! then starts Python, or holds the jail for one that was forked elsewhere.
+//! then starts the interpreter, or holds the jail for one that was forked elsewhere.
 //!
 //! One thread, from beginning to end. It is in its control groups before it runs. What is the same for every
 //! job it builds before it has one, so that it can be started in advance; it takes one job and no second. It
-//! says which walls stand before anything of the guest's runs; it starts Python only when it is told to, and
+//! says which walls stand before anything of the guest's runs; it starts the program only when it is told to, and
 //! whatever runs in the jail cannot outlive it.
 
 use std::fs::File;
@@ -13,13 +13,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use casemate_driver::handover::{
-    ENDED, HOLD, START, Told, WireEnd, WireJob, copy_in, receive_job, report, tell,
+    ENDED, HOLD, READY, START, Told, WireEnd, WireJob, copy_in, receive_job, report, tell,
 };
 use casemate_driver::lowered::STDIN_FILE;
-use casemate_driver::packages::PYTHON;
 use casemate_driver::packets::{Packets, Received};
 use casemate_driver::walls::ENVIRONMENT;
-use casemate_linux::jail::root::{Bare, Plan};
+use casemate_linux::jail::root::{Bare, Folders, Ground, Plan, System};
 use casemate_linux::jail::{
     self, Confinement, Filter, Forked, Parent, confine, fork_init, leave_children_to_kernel,
     prepare, reap_until,
@@ -42,6 +41,10 @@ pub(crate) const STDOUT: i32 = 6;
 pub(crate) const STDERR: i32 = 7;
 /// The folder of the packages, as the host checked it.
 pub(crate) const PACKAGES: i32 = 8;
+/// The root of an image, where there is one.
+pub(crate) const IMAGE: i32 = 9;
+/// The packages of a virtual environment, where there is one.
+pub(crate) const VENV: i32 = 10;
 
 /// What a descriptor that is handed over is.
 pub(crate) mod handed {
@@ -55,19 +58,6 @@ pub(crate) mod handed {
     pub(crate) const RULES: u8 = b'r';
 }
 
-/// What starts the driver, and nothing else.
-const BOOT: &str = "import sys; sys.path.append('/opt/casemate/site-packages'); \
-    from casemate_guest.native import main; main()";
-/// The interpreter's environment; nothing of the host's is in it.
-pub(crate) const ENVIRON: [(&str, &str); 6] = [
-    ("HOME", "/tmp"),
-    ("LANG", "C.UTF-8"),
-    ("MPLBACKEND", "agg"),
-    ("MPLCONFIGDIR", "/tmp"),
-    ("PATH", "/usr/bin:/bin"),
-    ("TMPDIR", "/tmp"),
-];
-
 /// What this process was given.
 struct Given {
     control: Packets,
@@ -76,6 +66,8 @@ struct Given {
     stdout: OwnedFd,
     stderr: OwnedFd,
     packages: OwnedFd,
+    image: Option<OwnedFd>,
+    venv: Option<OwnedFd>,
 }
 
 /// Builds the walls, waits for the word, runs the guest.
@@ -100,6 +92,8 @@ impl Given {
             stdout: take_fd(STDOUT)?,
             stderr: take_fd(STDERR)?,
             packages: take_fd(PACKAGES)?,
+            image: None,
+            venv: None,
         })
     }
 
@@ -114,11 +108,23 @@ impl Given {
 fn run(mut given: Given) -> Result<u8, Told> {
     // What is made here is for the guest to read, whatever the user's own mask says.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let identity = Identity::of_this_process();
-    let number = std::process::id();
-    let keep = [
+    let ground = tell(&given.control, |_| ground())?;
+    let mut keep = vec![
         0, 1, 2, CONTROL, HANDOFF, MESSAGES, STDOUT, STDERR, PACKAGES,
     ];
+    let shown = [
+        (ground.system != System::Host, &mut given.image, IMAGE),
+        (ground.venv.is_some(), &mut given.venv, VENV),
+    ];
+    for (named, fd, number) in shown {
+        if named {
+            let taken = take_fd(number).map_err(|error| format!("descriptor {number}: {error}"));
+            *fd = Some(tell(&given.control, |_| taken)?);
+            keep.push(number);
+        }
+    }
+    let identity = Identity::of_this_process();
+    let number = std::process::id();
     let steps = jail::leave(&keep);
     match tell(&given.control, |_| fork_init())? {
         // What fails here process 1 sees, and says.
@@ -132,15 +138,15 @@ fn run(mut given: Given) -> Result<u8, Told> {
                 number,
                 parent,
             };
-            let armed = inside.arm(&mut given, steps);
-            let (python, stdin) = tell(&given.control, |_| armed)?;
+            let armed = inside.arm(&mut given, ground, steps);
+            let (program, stdin) = tell(&given.control, |_| armed)?;
             match given.control.receive(true) {
                 Ok(Received::Packet(START, _)) => {
-                    let ended = start(&mut given, python, stdin);
+                    let ended = start(&mut given, program, stdin);
                     tell(&given.control, |_| ended)?;
                 }
                 Ok(Received::Packet(HOLD, _)) => {
-                    drop((python, stdin));
+                    drop((program, stdin));
                     hold(given)?;
                 }
                 // The host has gone, or has found a gap: nothing runs.
@@ -151,11 +157,33 @@ fn run(mut given: Given) -> Result<u8, Told> {
     }
 }
 
-/// The folder of the packages: what this process is told before it has a job.
-fn packages() -> Result<PathBuf, String> {
-    let path = std::env::args_os().nth(2).map(PathBuf::from);
-    path.filter(|path| path.is_absolute())
-        .ok_or_else(|| "the folder of the packages is not named".to_owned())
+/// What this process is told before it has a job: the folder of the packages, the root of an image and the
+/// packages of a virtual environment; no words for what there is not.
+fn ground() -> Result<Ground, String> {
+    let path = |place: usize, what: &str| {
+        let path = std::env::args_os().nth(place).map(PathBuf::from);
+        let path = path.ok_or_else(|| format!("{what} is not named"))?;
+        if path.as_os_str().is_empty() {
+            return Ok(None);
+        }
+        let absolute = path.is_absolute().then_some(path);
+        absolute
+            .map(Some)
+            .ok_or_else(|| format!("{what} is not an absolute path"))
+    };
+    Ok(Ground {
+        system: path(3, "the system")?.map_or(System::Host, System::Image),
+        packages: path(2, "the folder of the packages")?
+            .ok_or("the folder of the packages is not named")?,
+        venv: path(4, "the virtual environment")?,
+    })
+}
+
+/// What is started for the job.
+struct Program {
+    spawn: Spawn,
+    /// Whether process 1 says that it begins.
+    silent: bool,
 }
 
 /// Process 1.
@@ -168,20 +196,27 @@ struct Inside {
 
 impl Inside {
     /// Puts up and reports all walls. What is left to do is to start the interpreter, with its input.
-    fn arm(mut self, given: &mut Given, mut steps: Vec<Step>) -> Result<(Spawn, File), String> {
+    fn arm(
+        mut self,
+        given: &mut Given,
+        ground: Ground,
+        mut steps: Vec<Step>,
+    ) -> Result<(Program, File), String> {
         self.parent.confined()?;
         let own = pidfd_open(getpid(), PidfdFlags::empty())
             .map_err(|error| format!("pidfd_open: {error}"))?;
         given.hand(handed::INIT, &own)?;
-        let packages = packages()?;
-        let bare = Bare::begin(&packages, given.packages.as_fd(), &mut steps)?;
+        let folders = Folders {
+            packages: given.packages.as_fd(),
+            image: given.image.as_ref().map(AsFd::as_fd),
+            venv: given.venv.as_ref().map(AsFd::as_fd),
+        };
+        let bare = Bare::begin(ground, folders, &mut steps)?;
         let filter = Filter::compile();
         // Here it waits, when it was started in advance.
         let job: WireJob = receive_job(given.control.as_fd())?;
         job.check()?;
-        if Path::new(&job.packages) != packages {
-            return Err("the job has other packages than the jail".to_owned());
-        }
+        // Of another system or with other packages than this one's it is refused.
         let builder = bare.furnish(self.root_plan(&job))?;
         let inputs = builder.inputs().ok_or("there is no place for the inputs")?;
         copy_in(&mut given.control, &job.files, inputs)?;
@@ -191,33 +226,33 @@ impl Inside {
         if let Some(scratch) = &built.scratch {
             given.hand(handed::SCRATCH, scratch)?;
         }
-        drop(built);
-        let prepared = prepare(filter);
+        drop(built.scratch);
+        let prepared = prepare(filter, &built.system);
         given.hand(handed::STDIN, &stdin)?;
         if let Some(rules) = prepared.rules() {
             given.hand(handed::RULES, &rules)?;
         }
         // Before the limits: a descriptor that is placed may lie above the one on their number.
-        let python = python(given, &stdin);
+        let program = program(&job, given, &stdin);
         steps.push(Step::run(
             ENVIRONMENT,
             "the plan's and the interpreter's",
             || {
                 Ok(format!(
-                    "{} variables of ours, none of the host's",
-                    ENVIRON.len()
+                    "{} variables of ours and the system's, none of the host's",
+                    job.env.len()
                 ))
             },
         ));
         steps.extend(confine(&self.confinement(&job), &self.parent, prepared));
         report(&given.control, &steps)?;
-        Ok((python, stdin))
+        Ok((program, stdin))
     }
 
     fn root_plan(&self, job: &WireJob) -> Plan {
         let limit = |amount: Option<u64>| amount.map_or(Limit::Unlimited, Limit::At);
         Plan {
-            packages: job.packages.clone().into(),
+            ground: ground_of(job),
             input_bytes: job.input_bytes(),
             input_files: job.input_files(),
             scratch_bytes: limit(job.scratch_bytes),
@@ -250,27 +285,60 @@ pub(crate) fn confinement(job: &WireJob, identity: Identity, number: u32) -> Con
     }
 }
 
-/// The interpreter: isolated from the environment and from whatever is installed beside it.
-pub(crate) fn interpreter(boot: &str) -> Spawn {
-    let options = ["-I", "-S", "-B", "-c", boot];
-    let spawn = options
+/// The system that a job is shown, and what is shown beside it.
+fn ground_of(job: &WireJob) -> Ground {
+    Ground {
+        system: match &job.root {
+            Some(root) => System::Image(root.into()),
+            None => System::Host,
+        },
+        packages: job.packages.clone().into(),
+        venv: job.venv.as_ref().map(Into::into),
+    }
+}
+
+/// A command line with its environment, and nothing of the host's.
+pub(crate) fn command(argv: &[String], env: &[(String, String)]) -> Spawn {
+    let (program, arguments) = match argv.split_first() {
+        Some((program, arguments)) => (program.as_str(), arguments),
+        // It was checked; a program that is not there does not start.
+        None => ("", &[][..]),
+    };
+    let spawn = arguments
         .iter()
-        .fold(Spawn::new(PYTHON), |spawn, option| spawn.arg(option));
-    ENVIRON
-        .iter()
+        .fold(Spawn::new(program), |spawn, argument| spawn.arg(argument));
+    env.iter()
         .fold(spawn, |spawn, (name, value)| spawn.env(name, value))
 }
 
-fn python(given: &Given, stdin: &File) -> Spawn {
-    interpreter(BOOT)
+/// The interpreter, with the streams and, where it speaks on it, the channel.
+fn program(job: &WireJob, given: &Given, stdin: &File) -> Program {
+    let spawn = command(&job.command, &job.env)
         .fd(stdin, 0)
         .fd(&given.stdout, 1)
-        .fd(&given.stderr, 2)
-        .fd(&given.messages, 3)
+        .fd(&given.stderr, 2);
+    if job.silent {
+        return Program {
+            spawn,
+            silent: true,
+        };
+    }
+    Program {
+        spawn: spawn.fd(&given.messages, 3),
+        silent: false,
+    }
 }
 
-fn start(given: &mut Given, python: Spawn, stdin: File) -> Result<(), String> {
-    let main = python.spawn_alone().map_err(|error| error.to_string())?;
+fn start(given: &mut Given, program: Program, stdin: File) -> Result<(), String> {
+    if program.silent {
+        let messages = given.messages.try_clone();
+        let messages = messages.map_err(|error| error.to_string())?;
+        Packets::new(messages)
+            .send(READY, &[])
+            .map_err(|error| format!("saying that the program begins: {error}"))?;
+    }
+    let main = program.spawn.spawn_alone();
+    let main = main.map_err(|error| error.to_string())?;
     drop(stdin);
     let exit = reap_until(&main)?;
     let end = serde_json::to_vec(&WireEnd { exit }).map_err(|error| error.to_string())?;

@@ -16,6 +16,7 @@ pub mod init;
 mod lower;
 mod measure;
 mod probe;
+mod shown;
 mod spare;
 mod walls;
 pub mod zygote;

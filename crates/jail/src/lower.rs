@@ -2,13 +2,14 @@
 
 use casemate_backend::plan::Plan;
 use casemate_driver::lowered::{self, LIBRARIES, Lowered};
+use casemate_driver::system::{Entry, System};
 
 /// Processes of ours in the jail's control group: the one that waits outside and process 1.
 const OUR_TASKS: u64 = 2;
 
 /// Why a plan cannot be carried out here, in words.
-pub(crate) fn lower<'a>(plan: &'a Plan, packages: &str) -> Result<Lowered<'a>, String> {
-    lowered::lower(plan, packages, LIBRARIES, OUR_TASKS)
+pub(crate) fn lower<'a>(plan: &'a Plan, system: &System) -> Result<Lowered<'a>, String> {
+    lowered::lower(plan, system, Entry::Direct, LIBRARIES, OUR_TASKS)
 }
 
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod tests {
     use std::time::Duration;
 
     use casemate_backend::plan::PlannedFile;
+    use casemate_driver::system::sample;
     use casemate_linux::Limit as KernelLimit;
     use casemate_model::guarantee::Guarantees;
     use casemate_model::job::TenantId;
@@ -39,6 +41,7 @@ mod tests {
             run: "run-1".into(),
             tenant: TenantId::local(),
             program: file("/work/a.py", b"print(1)"),
+            guest: casemate_backend::plan::Guest::default(),
             argv: vec!["a.py".into(), "x".into()],
             env: BTreeMap::from([("K".into(), "V".into())]),
             inputs: vec![
@@ -56,10 +59,14 @@ mod tests {
     #[test]
     fn a_plan_lowers_to_one_description_and_its_contents() {
         let plan = plan();
-        let lowered = lower(&plan, "/cache/opt").unwrap();
+        let lowered = lower(&plan, &sample().unwrap()).unwrap();
         let json = serde_json::to_string(&lowered.job).unwrap();
         let golden = concat!(
-            r#"{"packages":"/cache/opt","files":["#,
+            r#"{"root":null,"packages":"/p","venv":null,"command":["/usr/bin/python3","-I","-S","-B","-c","#,
+            r#""import sys; sys.path.append('/opt/casemate/site-packages'); "#,
+            r#"from casemate_guest.native import main; main()"],"#,
+            r#""env":[["PATH","/usr/bin:/bin"],["HOME","/tmp"],["LANG","C.UTF-8"],["MPLBACKEND","agg"],"#,
+            r#"["MPLCONFIGDIR","/tmp"],["TMPDIR","/tmp"]],"silent":false,"files":["#,
             r#"{"path":"run/casemate/job.json","bytes":110},{"path":"run/casemate/stdin","bytes":2},"#,
             r#"{"path":"run/casemate/program/a.py","bytes":8},{"path":"data/sales.csv","bytes":4},"#,
             r#"{"path":"data/deep/b.csv","bytes":0},{"path":"data/a.py","bytes":0}],"#,
@@ -79,7 +86,10 @@ mod tests {
         let mut plan = plan();
         for (millis, processors) in [(500, 1), (1000, 1), (1500, 2), (2000, 2)] {
             plan.limits.cpu_millis = millis;
-            assert_eq!(lower(&plan, "/p").unwrap().job.processors, processors);
+            assert_eq!(
+                lower(&plan, &sample().unwrap()).unwrap().job.processors,
+                processors
+            );
         }
     }
 
@@ -97,7 +107,7 @@ mod tests {
         for (change, flag) in changes {
             let mut plan = plan();
             change(&mut plan);
-            let error = lower(&plan, "/p").unwrap_err();
+            let error = lower(&plan, &sample().unwrap()).unwrap_err();
             assert!(error.contains(flag), "{error}");
         }
     }
@@ -107,7 +117,7 @@ mod tests {
         let mut plan = plan();
         plan.limits.disk = Limit::Unlimited;
         plan.limits.memory = Limit::Unlimited;
-        let lowered = lower(&plan, "/p").unwrap();
+        let lowered = lower(&plan, &sample().unwrap()).unwrap();
         assert_eq!(lowered.job.scratch_bytes, None);
         assert_eq!(lowered.cgroup.memory_bytes, KernelLimit::Unlimited);
     }

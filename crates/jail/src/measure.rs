@@ -13,7 +13,6 @@ use casemate_linux::jail::enter::{Call, filters};
 use casemate_linux::jail::{Confinement, landlock_standing, rlimits, wall as jail};
 use casemate_linux::lockdown::{Identity, wall};
 
-use crate::init::ENVIRON;
 use crate::walls::MEMBERSHIP;
 
 /// How long process 1 may take to leave its children to the kernel.
@@ -36,6 +35,8 @@ pub(crate) struct Expected<'a> {
     /// Its descriptors from 0 on.
     pub(crate) descriptors: [BorrowedFd<'a>; 4],
     pub(crate) cgroup: Option<&'a Cgroup>,
+    /// Every variable of its environment.
+    pub(crate) environment: &'a [String],
 }
 
 /// Looks at it.
@@ -94,7 +95,7 @@ pub(crate) fn entered(expected: &Expected<'_>) -> Vec<Step> {
         look(
             ENVIRONMENT,
             "the plan's and the interpreter's",
-            &|own, _| own.environment(&ENVIRON.map(|(name, value)| format!("{name}={value}"))),
+            &|own, _| own.environment(expected.environment),
         ),
         // The kernel shows neither of the rest; the process has told that it made the calls.
         look(wall::DIES_WITH_PARENT, "SIGKILL", &|_, _| {

@@ -2,8 +2,10 @@
 
 use casemate_backend::contract::{Offer, Usable};
 use casemate_driver::lowered::{MEMORY_CEILING, MEMORY_FLOOR};
-use casemate_driver::packages::{Store, guest, python};
+use casemate_driver::packages::{guest, host_system};
 use casemate_driver::walls::offered_here;
+use casemate_images::Systems;
+use casemate_model::job::Language;
 use casemate_model::unit::ByteSize;
 
 use crate::walls::WALLS;
@@ -13,20 +15,8 @@ pub const NAME: &str = "jail";
 /// The offer. Whether the walls really stand is found out by each jail when it is built, and is in each
 /// run's receipt; this says whether there is a guest, and leaves out what only control groups give where
 /// none can be had.
-pub(crate) fn offer(store: &Store, warm: bool) -> Offer {
-    let usable = match (python(), store.installed()) {
-        (Err((why, fix)), _) => Usable::No { why, fix },
-        (_, Ok(_)) => Usable::Yes,
-        _ if !store.dir().exists() => Usable::AfterSetup {
-            what: "fetch pandas, numpy, matplotlib and IPython (about 50 MB) for the system's Python: under a minute, \
-                   once; `casemate setup --backend jail`"
-                .to_owned(),
-        },
-        (_, Err(error)) => Usable::No {
-            why: error.to_string(),
-            fix: "run `casemate setup --backend jail --force`".to_owned(),
-        },
-    };
+pub(crate) fn offer(systems: &Systems, warm: bool) -> Offer {
+    let usable = host_system(systems.store());
     let (guarantees, lost) = offered_here(WALLS);
     let mut notes = vec![
         guest(),
@@ -41,6 +31,8 @@ pub(crate) fn offer(store: &Store, warm: bool) -> Offer {
     Offer {
         backend: NAME.to_owned(),
         usable,
+        images: Usable::Yes,
+        languages: Language::ALL.to_vec(),
         guarantees,
         memory_floor: ByteSize(MEMORY_FLOOR),
         memory_ceiling: ByteSize(MEMORY_CEILING),

@@ -13,14 +13,13 @@ use std::time::{Duration, Instant};
 use casemate_driver::handover::{FAILED, hand_over, hear_walls};
 use casemate_driver::listen::{Lines, Processes, READY_WITHIN};
 use casemate_driver::lowered::Lowered;
-use casemate_driver::packages::Opened;
 use casemate_driver::packets::{Packets, Received};
 use casemate_driver::walls::accounting;
 use casemate_linux::cgroup::{Cgroup, Missing};
 use casemate_linux::{Exit as ProcessExit, Spawn, Step, handoff};
 
 use crate::init::{self, handed};
-use crate::zygote::place;
+use crate::shown::{Key, Shown};
 
 /// A jail without a job.
 ///
@@ -33,7 +32,7 @@ pub(crate) struct Spare {
     pub(crate) ends: GuestEnds,
     handed: OwnedFd,
     pub(crate) cgroup: Result<Cgroup, String>,
-    packages: (u64, u64),
+    key: Key,
 }
 
 /// What the guest itself is given. The end that process 1 has is in nobody else's hands, so that it is heard
@@ -60,20 +59,28 @@ pub(crate) struct Handed {
 
 impl Spare {
     /// Starts the process that will build the walls, in its control groups.
-    pub(crate) fn make(program: &Path, packages: &Opened) -> io::Result<Self> {
+    pub(crate) fn make(program: &Path, shown: &Shown) -> io::Result<Self> {
         let cgroup = Cgroup::reserve("jail").map_err(|missing| missing.why);
         let (lines, ends) = Lines::make()?;
         let (handed, handing) = std::os::unix::net::UnixStream::pair()?;
         handed.set_nonblocking(true)?;
         let mut spawn = Spawn::new(program)
             .arg(init::ARGUMENT)
-            .arg(&packages.path)
+            .arg(&shown.packages.path)
+            .arg(shown.image.as_ref().map_or("", |image| &image.path))
+            .arg(shown.venv.as_ref().map_or("", |venv| &venv.path))
             .fd(&ends.control, init::CONTROL)
             .fd(&handing, init::HANDOFF)
             .fd(&ends.messages, init::MESSAGES)
             .fd(&ends.stdout, init::STDOUT)
             .fd(&ends.stderr, init::STDERR)
-            .fd(&packages.folder, init::PACKAGES);
+            .fd(&shown.packages.folder, init::PACKAGES);
+        if let Some(image) = &shown.image {
+            spawn = spawn.fd(&image.folder, init::IMAGE);
+        }
+        if let Some(venv) = &shown.venv {
+            spawn = spawn.fd(&venv.folder, init::VENV);
+        }
         if let Ok(cgroup) = &cgroup {
             spawn = spawn.cgroup(cgroup);
         }
@@ -88,7 +95,7 @@ impl Spare {
             },
             handed: handed.into(),
             cgroup,
-            packages: place(&packages.folder)?,
+            key: shown.key()?,
         })
     }
 
@@ -97,9 +104,9 @@ impl Spare {
         self.processes.child.pid()
     }
 
-    /// Whether it still waits, and shows these packages.
-    fn fits(&mut self, packages: (u64, u64)) -> bool {
-        packages == self.packages && matches!(self.processes.child.try_wait(), Ok(None))
+    /// Whether it still waits, and shows this system.
+    fn fits(&mut self, key: &Key) -> bool {
+        *key == self.key && matches!(self.processes.child.try_wait(), Ok(None))
     }
 
     /// Sets the limits of the control groups: what was asked and what the kernel gave.
@@ -191,8 +198,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Waiting {
     jails: Vec<Spare>,
-    /// For which packages more are to be made.
-    packages: Option<Arc<Opened>>,
+    /// Of which system more are to be made.
+    shown: Option<Arc<Shown>>,
     /// Nobody wants them any more.
     over: bool,
 }
@@ -217,8 +224,8 @@ impl Spares {
     }
 
     /// One that waits, if there is one, and a word to make another.
-    pub(crate) fn take(&self, packages: &Opened) -> Option<Spare> {
-        let mut waiting = self.for_these(packages).ok()?;
+    pub(crate) fn take(&self, shown: &Shown) -> Option<Spare> {
+        let mut waiting = self.of_this(shown).ok()?;
         let spare = waiting.jails.pop();
         drop(waiting);
         self.shared.changed.notify_one();
@@ -229,10 +236,10 @@ impl Spares {
     ///
     /// # Errors
     /// When they are not made in time.
-    pub(crate) fn wait_full(&self, packages: &Opened) -> Result<(), String> {
+    pub(crate) fn wait_full(&self, shown: &Shown) -> Result<(), String> {
         let deadline = Instant::now() + FULL_WITHIN;
         loop {
-            let waiting = self.for_these(packages).map_err(|e| e.to_string())?;
+            let waiting = self.of_this(shown).map_err(|e| e.to_string())?;
             if waiting.jails.len() >= self.shared.wanted {
                 return Ok(());
             }
@@ -245,16 +252,14 @@ impl Spares {
         }
     }
 
-    /// What waits, without jails that have ended or show other packages; from now on they are made of these.
-    fn for_these(&self, packages: &Opened) -> io::Result<MutexGuard<'_, Waiting>> {
-        let these = place(&packages.folder)?;
+    /// What waits, without jails that have ended or show another system; from now on they are made of this one.
+    fn of_this(&self, shown: &Shown) -> io::Result<MutexGuard<'_, Waiting>> {
+        let key = shown.key()?;
         let mut waiting = self.shared.waiting();
-        waiting.jails.retain_mut(|spare| spare.fits(these));
-        let known = waiting.packages.as_ref().map(|known| place(&known.folder));
-        if !matches!(known, Some(Ok(known)) if known == these) {
-            let folder = packages.folder.try_clone()?;
-            let path = packages.path.clone();
-            waiting.packages = Some(Arc::new(Opened { folder, path }));
+        waiting.jails.retain_mut(|spare| spare.fits(&key));
+        let known = waiting.shown.as_ref().map(|known| known.key());
+        if !matches!(known, Some(Ok(known)) if known == key) {
+            waiting.shown = Some(Arc::new(shown.try_clone()?));
         }
         Ok(waiting)
     }
@@ -279,8 +284,8 @@ impl Shared {
     fn refill(&self) {
         let mut waiting = self.waiting();
         while !waiting.over {
-            let wanted = match &waiting.packages {
-                Some(packages) if waiting.jails.len() < self.wanted => Arc::clone(packages),
+            let wanted = match &waiting.shown {
+                Some(shown) if waiting.jails.len() < self.wanted => Arc::clone(shown),
                 _ => {
                     let woken = self.changed.wait(waiting);
                     waiting = woken.unwrap_or_else(PoisonError::into_inner);

@@ -83,6 +83,7 @@ pub fn is_warm(receipt: &Receipt) -> bool {
 #[cfg(test)]
 mod tests {
     use casemate_driver::lowered::Watched;
+    use casemate_driver::system::sample;
     use casemate_driver::walls::Counting;
     use casemate_model::guarantee::{Guarantee, Guarantees};
     use casemate_model::policy::base_guarantees;
@@ -93,7 +94,7 @@ mod tests {
 
     fn watched() -> Watched {
         let plan = casemate_backend::suite::plan_for("print(1)");
-        lower(&plan, "/p").unwrap().watched
+        lower(&plan, &sample().unwrap()).unwrap().watched
     }
 
     fn whole() -> Vec<Step> {

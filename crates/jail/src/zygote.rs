@@ -1,8 +1,8 @@
 //! Zygotes from the host's side: interpreters with the libraries loaded, one a tenant, that are forked into
-//! jails. Whatever is wrong with one, a run starts without it.
+//! jails. Whatever is wrong with one, a run starts without it. They are of the machine's own system: a program on
+//! another starts without one too.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use casemate_driver::handover::{BORN, FAILED, READY};
 use casemate_driver::outside::Process;
-use casemate_driver::packages::Opened;
 use casemate_driver::packets::{Packets, Received, wait_readable};
 use casemate_linux::jail::enter::{Call, passed};
 use casemate_linux::{Child, Spawn, handoff};
@@ -19,6 +18,8 @@ use casemate_model::job::TenantId;
 use rustix::process::Pid;
 use rustix::thread::{sched_getaffinity, sched_setaffinity};
 use serde::Serialize;
+
+use crate::shown::{Key, Shown};
 
 pub mod process;
 
@@ -34,8 +35,8 @@ const PAUSE: Duration = Duration::from_secs(30);
 pub(crate) struct Zygote {
     child: Child,
     control: Packets,
-    /// The packages it has loaded, by their folder.
-    packages: (u64, u64),
+    /// The system it was made from.
+    key: Key,
 }
 
 /// A child of a zygote, in a jail and not yet told to begin.
@@ -66,14 +67,17 @@ struct Request<'a> {
 
 impl Zygote {
     /// Starts one and waits until the libraries are loaded.
-    fn start(program: &Path, packages: &Opened) -> Result<Self, String> {
+    fn start(program: &Path, shown: &Shown) -> Result<Self, String> {
         let failed = |error: io::Error| format!("starting the zygote: {error}");
+        if shown.image.is_some() || shown.venv.is_some() {
+            return Err("a zygote is of the machine's own system alone".to_owned());
+        }
         let (mut control, end) = Packets::pair().map_err(failed)?;
         let child = Spawn::new(program)
             .arg(process::ARGUMENT)
-            .arg(&packages.path)
+            .arg(&shown.packages.path)
             .fd(&end, process::CONTROL)
-            .fd(&packages.folder, process::PACKAGES)
+            .fd(&shown.packages.folder, process::PACKAGES)
             .spawn()
             .map_err(failed)?;
         drop(end);
@@ -93,7 +97,7 @@ impl Zygote {
         let zygote = Self {
             child,
             control,
-            packages: place(&packages.folder).map_err(failed)?,
+            key: shown.key().map_err(failed)?,
         };
         zygote.usable()?;
         Ok(zygote)
@@ -165,13 +169,6 @@ impl Taken<'_> {
     }
 }
 
-/// A folder, whatever its name is.
-pub(crate) fn place(folder: &File) -> io::Result<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
-    let meta = folder.metadata()?;
-    Ok((meta.dev(), meta.ino()))
-}
-
 /// The zygotes of an engine, one a tenant.
 #[derive(Debug)]
 pub(crate) struct Zygotes {
@@ -209,18 +206,17 @@ impl Zygotes {
     pub(crate) fn get(
         self: &Arc<Self>,
         tenant: &TenantId,
-        packages: &Opened,
+        shown: &Shown,
     ) -> Result<Arc<Zygote>, String> {
-        let why = match self.standing(tenant, packages) {
+        let why = match self.standing(tenant, shown) {
             Ok(zygote) => return Ok(zygote),
             Err(None) => return Err("the zygote is being started".to_owned()),
             Err(Some(why)) => why,
         };
-        let (folder, path) = (packages.folder.try_clone(), packages.path.clone());
-        let folder = folder.map_err(|error| error.to_string())?;
+        let shown = shown.try_clone().map_err(|error| error.to_string())?;
         if self.claim(tenant) {
             let (all, tenant) = (Arc::clone(self), tenant.clone());
-            let start = move || all.start(&tenant, &Opened { folder, path }).map(drop);
+            let start = move || all.start(&tenant, &shown).map(drop);
             std::thread::Builder::new()
                 .name("zygote".to_owned())
                 .spawn(move || drop(start()))
@@ -233,24 +229,20 @@ impl Zygotes {
     pub(crate) fn get_ready(
         self: &Arc<Self>,
         tenant: &TenantId,
-        packages: &Opened,
+        shown: &Shown,
     ) -> Result<Arc<Zygote>, String> {
         loop {
-            match self.standing(tenant, packages) {
+            match self.standing(tenant, shown) {
                 Ok(zygote) => return Ok(zygote),
                 Err(None) => std::thread::sleep(Duration::from_millis(5)),
-                Err(Some(_)) if self.claim(tenant) => return self.start(tenant, packages),
+                Err(Some(_)) if self.claim(tenant) => return self.start(tenant, shown),
                 Err(Some(why)) => return Err(why),
             }
         }
     }
 
     /// No reason: it is being started.
-    fn standing(
-        &self,
-        tenant: &TenantId,
-        packages: &Opened,
-    ) -> Result<Arc<Zygote>, Option<String>> {
+    fn standing(&self, tenant: &TenantId, shown: &Shown) -> Result<Arc<Zygote>, Option<String>> {
         let mut all = self.all();
         let Some(slot) = all.get_mut(tenant) else {
             return Err(Some("the first run of its tenant".to_owned()));
@@ -260,8 +252,7 @@ impl Zygotes {
             State::Starting => Err(None),
             State::Failed(why, _) => Err(Some(why.clone())),
             State::Stands(zygote) => {
-                let same = place(&packages.folder).is_ok_and(|place| place == zygote.packages);
-                if !same {
+                if !shown.key().is_ok_and(|key| key == zygote.key) {
                     return Err(Some("the packages were set up anew".to_owned()));
                 }
                 zygote.usable().map_err(Some)?;
@@ -283,8 +274,8 @@ impl Zygotes {
         true
     }
 
-    fn start(&self, tenant: &TenantId, packages: &Opened) -> Result<Arc<Zygote>, String> {
-        let started = Zygote::start(&self.program, packages).map(Arc::new);
+    fn start(&self, tenant: &TenantId, shown: &Shown) -> Result<Arc<Zygote>, String> {
+        let started = Zygote::start(&self.program, shown).map(Arc::new);
         let state = match &started {
             Ok(zygote) => State::Stands(Arc::clone(zygote)),
             Err(why) => State::Failed(why.clone(), Instant::now()),
@@ -322,4 +313,27 @@ impl Slot {
 /// The other side's descriptors, for a request.
 pub(crate) fn borrow(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
     fds.iter().map(AsFd::as_fd).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use casemate_driver::packages::Opened;
+
+    use super::*;
+
+    #[test]
+    fn no_zygote_is_started_of_an_image_or_with_an_environment() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = || Some(Opened::open(dir.path(), false).unwrap());
+        for (image, venv) in [(folder(), None), (None, folder())] {
+            let packages = folder().unwrap();
+            let shown = Shown {
+                packages,
+                image,
+                venv,
+            };
+            let why = Zygote::start(Path::new("/nonexistent"), &shown).unwrap_err();
+            assert!(why.contains("own system alone"), "{why}");
+        }
+    }
 }

@@ -13,11 +13,13 @@ mod beneath;
 mod identity;
 mod left;
 mod owned;
+mod tree;
 
 pub use beneath::{Dir, Outside, create_beneath, mkdir_beneath, write_beneath};
 pub use identity::identity;
 pub use left::{Left, Room, left_beneath, open_beneath, room};
 pub use owned::{Untrusted, create_private, open_owned};
+pub use tree::{Tree, set_modified};
 
 /// How long to wait for a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -106,12 +106,12 @@ impl Filter {
     }
 }
 
-/// Makes the rules, of the paths in the root as it now is.
+/// Makes the rules, of the paths in the root as it now is: the folders of `system` may be read and executed.
 #[must_use]
-pub fn prepare(Filter(filter): Filter) -> Prepared {
+pub fn prepare(Filter(filter): Filter, system: &[String]) -> Prepared {
     Prepared {
         filter,
-        rules: landlocked::Rules::make(),
+        rules: landlocked::Rules::make(system),
     }
 }
 

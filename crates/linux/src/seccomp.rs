@@ -22,6 +22,8 @@ pub const WASM_WORKER: &str = include_str!("../../../policies/seccomp/wasm-worke
 /// The narrower filter on top of it, once the module is mapped.
 pub const WASM_WORKER_SEALED: &str =
     include_str!("../../../policies/seccomp/wasm-worker-sealed.json");
+/// The filter of the process that unpacks archives.
+pub const UNPACK: &str = include_str!("../../../policies/seccomp/unpack.json");
 /// The filter a native program and everything it starts runs under.
 pub const JAIL: &str = include_str!("../../../policies/seccomp/jail.json");
 
@@ -356,6 +358,12 @@ mod tests {
             assert_eq!(compiled.programs.len(), 2, "one answers, one allows");
             assert!(compiled.rules > 30);
         }
+        let unpack = Policy::parse(UNPACK).unwrap().compile().unwrap();
+        assert_eq!(
+            unpack.programs.len(),
+            1,
+            "it allows, and whatever else kills"
+        );
         let jail = Policy::parse(JAIL).unwrap().compile().unwrap();
         assert_eq!(
             jail.programs.len(),

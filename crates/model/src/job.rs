@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -185,6 +186,47 @@ pub struct Input {
     pub bytes: Arc<[u8]>,
 }
 
+/// The system a program is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ImageChoice {
+    /// An image by name; [`ImageChoice::HOST`] is the machine's own system.
+    pub name: String,
+    /// A virtual environment of the user's own, whose packages are shown beside the machine's own system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub venv: Option<PathBuf>,
+}
+
+impl ImageChoice {
+    /// The name that stands for the machine's own system, read-only, with our packages.
+    pub const HOST: &str = "host";
+
+    /// An image by name.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            venv: None,
+        }
+    }
+
+    /// Whether it is the machine's own system.
+    #[must_use]
+    pub fn is_host(&self) -> bool {
+        self.name == Self::HOST
+    }
+
+    /// Whether a guest that cannot be given another system will do.
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        self.is_host() && self.venv.is_none()
+    }
+}
+
+impl Default for ImageChoice {
+    fn default() -> Self {
+        Self::named(Self::HOST)
+    }
+}
+
 /// What the caller asks for beyond its policy.
 #[derive(Debug, Clone, Default)]
 pub struct Demand {
@@ -194,6 +236,8 @@ pub struct Demand {
     pub backend: Option<String>,
     /// What the last attack on a backend is worth; the stricter of this and the policy's counts.
     pub attacked: Attacked,
+    /// The system the program is shown.
+    pub image: ImageChoice,
 }
 
 /// One run to be. Made by [`JobBuilder`].

@@ -60,8 +60,8 @@ mod walk;
 
 use std::time::{Duration, Instant};
 
-use casemate_model::finding::{Action, Finding};
-use casemate_model::guarantee::Guarantees;
+use casemate_model::finding::{Action, Confidence, Finding, Layer, Severity};
+use casemate_model::guarantee::{Guarantee, Guarantees};
 use casemate_model::job::Language;
 use casemate_model::manifest::Manifest;
 use casemate_model::screening::{Screening, Verdict};
@@ -131,6 +131,9 @@ pub fn screen(source: &Source<'_>, config: &ScreenConfig) -> Screening {
     let started = Instant::now();
     let analysis = match source.language {
         Language::Python => look(source.bytes, config),
+        Language::Bash | Language::JavaScript => {
+            look_at_bytes(source.bytes, source.language, config)
+        }
         // The model may learn languages before this crate does; those are not "clean".
         _ => Analysis {
             findings: vec![analyse::failed("this language cannot be screened")],
@@ -147,6 +150,47 @@ fn look(bytes: &[u8], config: &ScreenConfig) -> Analysis {
             findings,
             ..Analysis::default()
         },
+    }
+}
+
+/// A language that layer 2 does not read: its bytes are looked at, and nothing is said of what it does.
+/// Whatever its policy asks for, it gets the walls that matter most where nothing is known.
+fn look_at_bytes(bytes: &[u8], language: Language, config: &ScreenConfig) -> Analysis {
+    match validate::validate(bytes, config) {
+        Ok(_) => Analysis {
+            findings: vec![not_analysed(language)],
+            guarantees: [
+                Guarantee::HostFilesHidden,
+                Guarantee::NetworkAbsent,
+                Guarantee::SyscallsFiltered,
+            ]
+            .into_iter()
+            .collect(),
+            ..Analysis::default()
+        },
+        Err(findings) => Analysis {
+            findings,
+            ..Analysis::default()
+        },
+    }
+}
+
+fn not_analysed(language: Language) -> Finding {
+    Finding {
+        rule: "not-analysed".to_owned(),
+        layer: Layer::Analysis,
+        severity: Severity::Low,
+        confidence: Confidence::High,
+        message: format!("{language} is not analysed: nothing is known of what this program does"),
+        reason: "what was not read is not known to be harmless; the walls hold without it"
+            .to_owned(),
+        better_way:
+            "review it as you would without this tool, or write it in Python, which is analysed"
+                .to_owned(),
+        place: None,
+        excerpt: None,
+        action: Action::Confine,
+        chain: Vec::new(),
     }
 }
 

@@ -128,6 +128,7 @@ impl Backend for WasmBackend {
     }
 
     fn create(&self, plan: &Plan) -> Result<(Box<dyn Sandbox>, Receipt), CreateError> {
+        plan.guest.only_python().map_err(CreateError::Plan)?;
         let lowered = lower(plan).map_err(CreateError::Plan)?;
         let mut worker = self.shared.take(&plan.tenant)?;
         worker.tenant = Some(plan.tenant.clone());

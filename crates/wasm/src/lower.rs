@@ -110,6 +110,7 @@ mod tests {
             run: "run-1".into(),
             tenant: TenantId::local(),
             program: file("/work/a.py", b"print(1)"),
+            guest: casemate_backend::plan::Guest::default(),
             argv: vec!["a.py".into(), "x".into()],
             env: BTreeMap::from([("K".into(), "V".into())]),
             inputs: vec![

@@ -1,6 +1,7 @@
 //! What this machine offers for the WASM backend, and why not more.
 
 use casemate_backend::contract::{Offer, Usable};
+use casemate_model::job::Language;
 use casemate_model::unit::ByteSize;
 
 use crate::lower::{MEMORY_CEILING, MEMORY_FLOOR};
@@ -31,6 +32,11 @@ pub(crate) fn offer(store: &Store) -> Offer {
     Offer {
         backend: NAME.to_owned(),
         usable,
+        images: Usable::No {
+            why: "its guest is its own and takes no image".to_owned(),
+            fix: "take a backend with native Python, such as the jail".to_owned(),
+        },
+        languages: vec![Language::Python],
         guarantees: walls::WORKER.offered(),
         memory_floor: ByteSize(MEMORY_FLOOR),
         memory_ceiling: ByteSize(MEMORY_CEILING),

@@ -133,15 +133,16 @@ mod at {
 impl<'a> Bench<'a> {
     fn new(store: &Store, rounds: usize, cancel: &'a Cancel) -> anyhow::Result<Self> {
         let program = "/proc/self/exe";
-        let warm = JailBackend::new(store.clone(), program).warm(Warm {
+        let systems = crate::run::systems()?;
+        let warm = JailBackend::new(systems.clone(), program).warm(Warm {
             spares: SPARES,
             zygotes: 1,
         })?;
         Ok(Self {
             peers: Peers::new(store)?,
-            cold: Sandboxes::native(JailBackend::new(store.clone(), program))?,
+            cold: Sandboxes::native(JailBackend::new(systems.clone(), program))?,
             warm: Sandboxes::native(warm)?,
-            runc: Sandboxes::native(ContainerBackend::new(Kind::Runc, store.clone(), program))?,
+            runc: Sandboxes::native(ContainerBackend::new(Kind::Runc, systems, program))?,
             table: table().into_bytes().into(),
             rounds,
             cancel,
@@ -425,7 +426,7 @@ impl Peers {
         let bundled = files.path().join("bundle");
         let runc = runc.and_then(|runc| bundle(&runc, &bundled).map(|()| runc));
         Ok(Self {
-            packages: store.opened()?.path.join("site-packages"),
+            packages: Path::new(&store.opened()?.path).join("site-packages"),
             files,
             programs: [python, bwrap, runsc, docker, runc],
         })
@@ -446,14 +447,10 @@ impl Peers {
         check: impl Fn(&Done) -> bool + 'static,
     ) -> Side {
         let program = self.programs[peer].as_ref().map_err(Clone::clone)?;
-        let program = with_own(Program::new(program, args))
+        let program = with_hosts(with_own(Program::new(program, args)))
             .env("PYTHONPATH", &self.packages)
             .env("MPLBACKEND", "agg")
             .env("MPLCONFIGDIR", self.files.path().join("home"));
-        let program = match std::env::var_os("DOCKER_HOST") {
-            Some(host) => program.env("DOCKER_HOST", host),
-            None => program,
-        };
         Ok(Rival::new(program, check))
     }
 
@@ -567,17 +564,23 @@ fn words(words: &[&str]) -> Vec<OsString> {
 
 /// A peer's own tool, run to its end.
 fn quietly(program: &Path, args: &[&str]) -> Result<(), String> {
-    let output = std::process::Command::new(program)
-        .args(args)
-        .output()
+    let program = with_hosts(with_own(Program::new(program, args.iter().copied())));
+    let done = program
+        .run(PEER_WITHIN, &Cancel::new())
         .map_err(|error| format!("not startable: {error}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.lines().next().unwrap_or("it failed without a word");
-    output
-        .status
-        .success()
-        .then_some(())
-        .ok_or_else(|| said.to_owned())
+    if done.succeeded() {
+        Ok(())
+    } else {
+        Err(done.why())
+    }
+}
+
+/// With the daemon that Docker's own program is told of.
+fn with_hosts(program: Program) -> Program {
+    match std::env::var_os("DOCKER_HOST") {
+        Some(host) => program.env("DOCKER_HOST", host),
+        None => program,
+    }
 }
 
 /// Has Docker know a root of links, the rest of which each run mounts.

@@ -18,6 +18,7 @@ use casemate_model::guarantee::Guarantee::{
     EnvironmentEmpty, HostFilesHidden, InputsReadOnly, NetworkAbsent,
 };
 use casemate_model::guarantee::{Guarantee, Guarantees};
+use casemate_model::job::Language;
 use casemate_model::outcome::{Exit, Usage};
 use casemate_model::receipt::{Need, Receipt, Wall};
 use casemate_model::result::Artifact;
@@ -66,6 +67,11 @@ impl Backend for Bwrap {
         Offer {
             backend: self.name().to_owned(),
             usable: Usable::Yes,
+            images: Usable::No {
+                why: "it shows the machine's own system".to_owned(),
+                fix: "take the jail".to_owned(),
+            },
+            languages: vec![Language::Python],
             guarantees: Self::guarantees(),
             memory_floor: ByteSize(0),
             memory_ceiling: ByteSize(u64::MAX),

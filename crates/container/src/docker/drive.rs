@@ -17,11 +17,13 @@ use casemate_backend::plan::Plan;
 use casemate_driver::handover::{FAILED, READY, hand_over, hear_walls};
 use casemate_driver::listen::{Holder, Lines, READY_WITHIN, Running};
 use casemate_driver::lowered::{Lowered, Watched};
-use casemate_driver::packages::{Store, guest, python};
+use casemate_driver::packages::{Store, guest};
 use casemate_driver::packets::{Packets, Received, wait_readable};
+use casemate_driver::system::host;
 use casemate_driver::walls as shared;
 use casemate_linux::cgroup::Cgroup;
 use casemate_linux::{Child, Exit, Spawn, Step, handoff, jail, owner};
+use casemate_model::job::Language;
 use casemate_model::receipt::Receipt;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal as KernelSignal, pidfd_open, pidfd_send_signal};
@@ -34,6 +36,7 @@ use super::probe::{self, Found};
 use super::reclaim::reclaim;
 use super::trouble::Trouble;
 use super::{Ids, PLACES, Variant, keeper};
+use crate::bundle::variables;
 use crate::drive::Turn;
 use crate::measure::docker::{self as measure, Expected};
 use crate::probe::Lack;
@@ -184,18 +187,13 @@ impl Backend for DockerBackend {
             .map_err(|lack| unusable(lack.clone()))?;
         // What crashed. What stays is tried again at the next start.
         RECLAIM.call_once(|| drop(reclaim(&found.daemon)));
-        python().map_err(unusable)?;
-        let packages = self.store.opened().map_err(|error| CreateError::Unusable {
-            why: error.to_string(),
-            fix: "run `casemate setup --backend jail`".to_owned(),
-        })?;
-        let path = packages
-            .path
-            .to_str()
-            .ok_or_else(|| CreateError::Fault("the cache folder's name is not UTF-8".to_owned()))?;
-        let lowered = lower(self.variant, plan, path).map_err(CreateError::Plan)?;
+        if plan.guest.language != Language::Python || !plan.guest.image.is_any() {
+            return Err(unusable(super::no_images()));
+        }
+        let system = host(&self.store, None).map_err(unusable)?;
+        let lowered = lower(self.variant, plan, &system).map_err(CreateError::Plan)?;
         let _turn = Turn::take();
-        let shapes = jail::root::shapes();
+        let shapes = jail::root::shapes(&jail::root::System::Host).map_err(fault)?;
         let image = self.image(&found.daemon, &shapes)?;
         let name = owner::unique_name("casemate").map_err(fault)?;
         let making = Making {
@@ -209,7 +207,7 @@ impl Backend for DockerBackend {
             steps: Vec::new(),
             live: self.live.clone(),
         };
-        let made = making.make(&self.program, &packages.folder);
+        let made = making.make(&self.program, &system.packages.folder);
         let (sandbox, steps) = made.map_err(|error| match error {
             Failed::Trouble(trouble) => {
                 self.forget_image(&trouble);
@@ -383,6 +381,7 @@ impl Making<'_> {
             }
         };
         let mounts = mount_points(self.variant, &self.shapes);
+        let environment = variables(&self.lowered.job.env);
         let expected = Expected {
             id: &sandbox.held.id,
             place: &self.place,
@@ -390,6 +389,7 @@ impl Making<'_> {
             open_files: self.lowered.job.open_files,
             processors: self.lowered.job.processors,
             mounts: &mounts,
+            environment: &environment,
         };
         self.steps.extend(match self.variant {
             Variant::Native => measure::shared(&expected, pid, &group),

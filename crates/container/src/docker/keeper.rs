@@ -14,7 +14,7 @@ use std::time::Duration;
 use casemate_driver::handover::{Told, copy_in, receive_job, report, tell};
 use casemate_driver::packets::Packets;
 use casemate_linux::file::create_private;
-use casemate_linux::jail::root::{Builder, Plan};
+use casemate_linux::jail::root::{Builder, Folders, Ground, Plan, System};
 use casemate_linux::jail::wall;
 use casemate_linux::{Limit, handoff, keeper, take_fd};
 
@@ -89,6 +89,9 @@ fn run(mut given: Given) -> Result<(), Told> {
 /// The job is checked again here, where it is carried out.
 fn check(job: &KeeperJob) -> Result<(), String> {
     job.job.check()?;
+    if job.job.root.is_some() || job.job.venv.is_some() {
+        return Err("only the host's own system is staged for a daemon".to_owned());
+    }
     let plain = |part: Component<'_>| matches!(part, Component::Normal(_));
     let name = Path::new(&job.name);
     if !name.components().all(plain) || name.components().count() != 1 {
@@ -106,7 +109,11 @@ fn stage(job: &KeeperJob, given: &mut Given) -> Result<(), String> {
     let wire = &job.job;
     let user = Ids::of(std::process::id()).user;
     let plan = Plan {
-        packages: wire.packages.clone().into(),
+        ground: Ground {
+            system: System::Host,
+            packages: wire.packages.clone().into(),
+            venv: None,
+        },
         input_bytes: wire.input_bytes(),
         input_files: wire.input_files(),
         scratch_bytes: limit(wire.scratch_bytes),
@@ -117,7 +124,12 @@ fn stage(job: &KeeperJob, given: &mut Given) -> Result<(), String> {
     create_private(Path::new(PLACES)).map_err(|error| error.to_string())?;
     std::fs::create_dir(&job.place).map_err(|e| format!("{}: {e}", job.place.display()))?;
     let mut steps = Vec::new();
-    let builder = Builder::begin_at(&job.place, plan, given.packages.as_fd(), &mut steps)?;
+    let folders = Folders {
+        packages: given.packages.as_fd(),
+        image: None,
+        venv: None,
+    };
+    let builder = Builder::begin_at(&job.place, plan, folders, &mut steps)?;
     let inputs = builder.inputs().ok_or("there is no place for the inputs")?;
     copy_in(&mut given.control, &wire.files, inputs)?;
     let built = builder.finish_staged(&mut steps);
@@ -161,7 +173,8 @@ mod tests {
 
     fn job() -> KeeperJob {
         let text = serde_json::json!({
-            "job": {"packages": "/p", "files": [], "links": [], "scratch_bytes": 1, "scratch_files": 1,
+            "job": {"root": null, "packages": "/p", "venv": null, "command": ["/usr/bin/python3"], "env": [],
+                    "silent": false, "files": [], "links": [], "scratch_bytes": 1, "scratch_files": 1,
                     "open_files": 1, "tasks": 1, "processors": 1},
             "name": "casemate.1-2-3.4",
             "place": "/run/casemate/docker/casemate.1-2-3.4",
@@ -173,12 +186,14 @@ mod tests {
     #[test]
     fn a_job_that_leads_elsewhere_is_refused_where_it_is_carried_out() {
         assert_eq!(check(&job()), Ok(()));
-        let changes: [fn(&mut KeeperJob); 5] = [
+        let changes: [fn(&mut KeeperJob); 7] = [
             |job| job.name = "../x".into(),
             |job| job.name = "a/b".into(),
             |job| job.name = String::new(),
             |job| job.place = "/etc".into(),
             |job| job.job.packages = "p".into(),
+            |job| job.job.root = Some("/image".into()),
+            |job| job.job.venv = Some("/venv".into()),
         ];
         for change in changes {
             let mut job = job();

@@ -10,18 +10,21 @@ use bollard::models::{
 use casemate_backend::plan::Plan;
 use casemate_driver::handover::WireJob;
 use casemate_driver::lowered::{self, LIBRARIES, Lowered};
+use casemate_driver::system::{Entry, System};
 use casemate_linux::Limit;
 use casemate_linux::jail::root::Shape;
 use serde::{Deserialize, Serialize};
 
 use super::Variant;
 use super::daemon::Daemon;
-use crate::bundle::{ENVIRON, MAKING_FILES, NOTHING, SCRATCH, Tree, tree as of_every_root};
+use crate::bundle::{MAKING_FILES, NOTHING, SCRATCH, Tree, tree as of_every_root, variables};
 use crate::filter::filter_in_docker;
 use crate::lower::{SENTRY, SENTRY_TASKS, STARTING, TASKS_FOR_ONE};
 
 /// What the driver is started as.
 const DRIVER: &str = "/opt/casemate/site-packages/casemate_guest/docker.py";
+/// What is shown beside the system.
+const BESIDE: [&str; 1] = ["opt/casemate"];
 /// What every container of ours is labelled with; the value is its name.
 pub(crate) const LABEL: &str = "dev.casemate.sandbox";
 /// Memory of process 1, which passes on what the program says.
@@ -68,13 +71,13 @@ pub(crate) struct Parts<'a> {
 pub(crate) fn lower<'a>(
     variant: Variant,
     plan: &'a Plan,
-    packages: &str,
+    system: &System,
 ) -> Result<Lowered<'a>, String> {
     let own = match variant {
         Variant::Native => LIBRARIES + PUMP,
         Variant::Gvisor => LIBRARIES + PUMP + SENTRY,
     };
-    let mut lowered = lowered::lower(plan, packages, own, PUMP_TASKS)?;
+    let mut lowered = lowered::lower(plan, system, Entry::Waiting, own, PUMP_TASKS)?;
     // The keeper of the files, which is in another group, writes the inputs.
     lowered.watched.held_bytes = 0;
     if let (Variant::Gvisor, Some(tasks)) = (variant, lowered.job.tasks) {
@@ -88,7 +91,7 @@ pub(crate) fn lower<'a>(
 
 /// The tree of the image: that of every root, and what a daemon mounts of itself.
 pub(crate) fn tree(shapes: &[Shape]) -> Tree {
-    let mut tree = of_every_root(shapes);
+    let mut tree = of_every_root(shapes, &BESIDE);
     tree.folders.push("sys".to_owned());
     tree.files.extend(EMPTY_FILES.map(str::to_owned));
     tree
@@ -111,7 +114,7 @@ pub(crate) fn mount_points(variant: Variant, shapes: &[Shape]) -> Vec<(String, b
 /// Parts of the stage, where each is shown, and whether it may be written.
 fn binds(variant: Variant, shapes: &[Shape]) -> Vec<(String, String, bool)> {
     let same = |name: &str, writable| (name.to_owned(), format!("/{name}"), writable);
-    let mut binds: Vec<_> = ["usr", "opt/casemate", "data", "run"]
+    let mut binds: Vec<_> = ["opt/casemate", "data", "run"]
         .into_iter()
         .chain(EMPTY_FILES)
         .map(|name| same(name, false))
@@ -148,7 +151,7 @@ pub(crate) fn request(parts: Parts<'_>) -> Result<ContainerCreateBody, String> {
         user: Some(user),
         entrypoint: Some(entrypoint.map(str::to_owned).to_vec()),
         cmd: Some(Vec::new()),
-        env: Some(ENVIRON.map(str::to_owned).to_vec()),
+        env: Some(variables(&parts.lowered.job.env)),
         working_dir: Some("/work".to_owned()),
         tty: Some(false),
         attach_stdin: Some(true),
@@ -255,6 +258,7 @@ fn mounts(parts: Parts<'_>) -> Vec<Mount> {
 #[cfg(test)]
 mod tests {
     use casemate_backend::suite::plan_for;
+    use casemate_driver::system::sample;
 
     use super::*;
 
@@ -265,6 +269,7 @@ mod tests {
             file,
         };
         vec![
+            shape("usr", None, false),
             shape("bin", Some("usr/bin"), false),
             shape("etc/alternatives", None, false),
             shape("etc/ld.so.cache", None, true),
@@ -274,7 +279,7 @@ mod tests {
 
     fn requested(variant: Variant) -> serde_json::Value {
         let plan = plan_for("print(1)");
-        let lowered = lower(variant, &plan, "/p").unwrap();
+        let lowered = lower(variant, &plan, &sample().unwrap()).unwrap();
         let machine = ["/proc/kcore".to_owned(), "/proc/sys".to_owned()];
         let shapes = shapes();
         let body = request(Parts {
@@ -339,7 +344,7 @@ mod tests {
             let text = value.to_string();
             assert!(!text.contains("docker.sock"));
             let environment = value["Env"].as_array().unwrap().len();
-            assert_eq!(environment, ENVIRON.len());
+            assert_eq!(environment, 6);
         }
     }
 
@@ -359,9 +364,9 @@ mod tests {
     #[test]
     fn limits_are_those_of_the_plan_and_of_what_is_around_it() {
         let plan = plan_for("print(1)");
-        let native = lower(Variant::Native, &plan, "/p").unwrap();
+        let native = lower(Variant::Native, &plan, &sample().unwrap()).unwrap();
         assert_eq!(native.cgroup.pids, Limit::At(32 + 1));
-        let gvisor = lower(Variant::Gvisor, &plan, "/p").unwrap();
+        let gvisor = lower(Variant::Gvisor, &plan, &sample().unwrap()).unwrap();
         assert_eq!(gvisor.cgroup.pids, Limit::At(33 * 4 + 512));
         for lowered in [native, gvisor] {
             assert_eq!(lowered.watched.held_bytes, 0);

@@ -5,8 +5,9 @@ use std::path::Path;
 use bollard::models::{SystemInfo, SystemVersion};
 use casemate_backend::contract::{Offer, Usable};
 use casemate_driver::lowered::{MEMORY_CEILING, MEMORY_FLOOR};
-use casemate_driver::packages::{Store, guest, python};
+use casemate_driver::packages::{Store, guest, host_system};
 use casemate_driver::walls::offered_here;
+use casemate_model::job::Language;
 use casemate_model::unit::ByteSize;
 
 use super::Variant;
@@ -193,17 +194,19 @@ fn newer(program: Program) -> String {
 
 /// The offer. Whether the walls really stand is measured at each container, and is in each run's receipt.
 pub(super) fn offer(variant: Variant, found: &Result<Found, Lack>, store: &Store) -> Offer {
-    let usable = match (found.as_ref(), python().as_ref(), store.installed()) {
-        (Err((why, fix)), ..) | (_, Err((why, fix)), _) => Usable::No {
+    let usable = match found {
+        Err((why, fix)) => Usable::No {
             why: why.clone(),
             fix: fix.clone(),
         },
-        (_, _, Ok(_)) => Usable::Yes,
-        _ => crate::probe::without_packages(store),
+        Ok(_) => host_system(Some(store)),
     };
+    let (why, fix) = super::no_images();
     Offer {
         backend: variant.name().to_owned(),
         usable,
+        images: Usable::No { why, fix },
+        languages: vec![Language::Python],
         guarantees: offered_here(variant.family().walls()).0,
         memory_floor: ByteSize(MEMORY_FLOOR),
         memory_ceiling: ByteSize(MEMORY_CEILING),

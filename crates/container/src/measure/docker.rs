@@ -16,7 +16,6 @@ use casemate_driver::outside::{Found, Process};
 
 use super::process::processes;
 use super::sentry::{empty_root, sentry};
-use crate::bundle::ENVIRON;
 use crate::walls;
 
 /// Parts of the stage that are file systems of their own, and where each is shown.
@@ -34,16 +33,6 @@ const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "shm"];
 
 /// The container's name, as a daemon puts it into the environment.
 const HOSTNAME: &str = "HOSTNAME=casemate";
-/// What a process is started with: what was asked for, and the name, which our driver takes out again.
-const ENVIRONMENT: [&str; ENVIRON.len() + 1] = {
-    let mut all = [HOSTNAME; ENVIRON.len() + 1];
-    let mut at = 0;
-    while at < ENVIRON.len() {
-        all[at] = ENVIRON[at];
-        at += 1;
-    }
-    all
-};
 
 /// What is expected of a container.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +46,8 @@ pub(crate) struct Expected<'a> {
     pub(crate) processors: usize,
     /// Where something is mounted, and whether it may be written.
     pub(crate) mounts: &'a [(String, bool)],
+    /// Every variable that was asked for.
+    pub(crate) environment: &'a [String],
 }
 
 /// Every name in `/proc` that is the machine's and not a process's, by its path.
@@ -93,6 +84,9 @@ pub(crate) fn shared(expected: &Expected<'_>, pid: u32, group: &Cgroup) -> Vec<S
         each(wall, "not the host's", &|p| p.own_namespace(kind))
     };
     let table = |p: &Process| p.file("mountinfo");
+    // And the name, which our driver takes out again.
+    let mut environment = expected.environment.to_vec();
+    environment.push(HOSTNAME.to_owned());
     vec![
         one(walls::DAEMON, DAEMON_ASKED, &|p| here(expected, p, p)),
         each(wall::NETWORK_NAMESPACE, "a network of its own", &network),
@@ -119,7 +113,7 @@ pub(crate) fn shared(expected: &Expected<'_>, pid: u32, group: &Cgroup) -> Vec<S
         each(
             shared::ENVIRONMENT,
             "the interpreter's, none of the host's",
-            &|p| p.environment(&ENVIRONMENT),
+            &|p| p.environment(&environment),
         ),
         each(wall::RLIMITS, "as in the plan", &|p| {
             rlimits(expected.open_files, p)
@@ -166,7 +160,10 @@ pub(crate) fn gvisor(expected: &Expected<'_>, pid: u32, group: &Cgroup) -> Vec<S
         look(
             shared::ENVIRONMENT,
             "the interpreter's, none of the host's",
-            &|_| Ok(format!("{} variables of the request's", ENVIRON.len())),
+            &|_| Ok(format!(
+                    "{} variables of the request's",
+                    expected.environment.len()
+                )),
         ),
         look(wall::NETWORK_NAMESPACE, "a network of its own", &network),
         look(wall::IPC_NAMESPACE, "not the host's", &|p| {
@@ -360,6 +357,7 @@ mod tests {
             open_files: None,
             processors: 1,
             mounts: &[],
+            environment: &[],
         };
         let own = Process::open(std::process::id()).unwrap();
         let why = here(&expected, &own, &own).unwrap_err();

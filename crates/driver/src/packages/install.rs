@@ -14,6 +14,15 @@ use crate::guest;
 
 /// Packages by version and hash.
 const REQUIREMENTS: &str = include_str!("../../../../images/host/requirements.txt");
+/// What the driver itself is made of, beside its own modules: plain Python for every version.
+const FOR_THE_DRIVER: [&str; 6] = [
+    "ipython",
+    "ipython-pygments-lexers",
+    "matplotlib-inline",
+    "pygments",
+    "traitlets",
+    "typing-extensions",
+];
 /// About what the packages take on disk before they are compiled.
 const PACKAGES_BYTES: u64 = 190 << 20;
 /// How long one step of Python's may take.
@@ -23,6 +32,25 @@ const STEP_WITHIN: Duration = Duration::from_secs(600);
 pub(super) fn pinned() -> impl Iterator<Item = (&'static str, &'static str)> {
     let driver = guest::SHARED.iter().chain(guest::NATIVE).copied();
     std::iter::once(("requirements.txt", REQUIREMENTS)).chain(driver)
+}
+
+/// What the driver needs on any Python, by version and hash: lines for pip.
+#[must_use]
+pub fn pinned_for_the_driver() -> String {
+    let mut kept = String::new();
+    let mut keep = false;
+    for line in REQUIREMENTS.lines() {
+        // A requirement begins a line; its hashes follow on lines that are set in.
+        if !line.starts_with([' ', '#']) {
+            let name = line.split("==").next().unwrap_or_default();
+            keep = FOR_THE_DRIVER.contains(&name);
+        }
+        if keep && !line.starts_with('#') {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    kept
 }
 
 fn site_packages(staging: &Path) -> PathBuf {
@@ -62,7 +90,7 @@ pub(super) fn packages(staging: &Path, progress: &dyn Progress) -> Result<(), Se
             spawn.arg(option)
         });
     let spawn = spawn.arg(&target).arg("--requirement").arg(&requirements);
-    let (exit, said) = run(spawn, |_| progress.at(size_of(staging).min(PACKAGES_BYTES)))?;
+    let (exit, said) = run_to_end(spawn, |_| progress.at(size_of(staging).min(PACKAGES_BYTES)))?;
     if exit != Exit::Code(0) {
         return Err(pip_failed(&said));
     }
@@ -112,11 +140,14 @@ pub(super) fn compile(staging: &Path) -> Result<(), SetupError> {
         .fold(spawn, |spawn, option| spawn.arg(option));
     let shown = staging.join(SHOWN);
     let spawn = spawn.arg(&shown).arg("-p").arg("/opt/casemate").arg(&shown);
-    let (exit, said) = run(spawn, |_| {})?;
+    let (exit, said) = run_to_end(spawn, |_| {})?;
     let made = site_packages(staging).join("casemate_guest/__pycache__");
     match exit {
         Exit::Code(0 | 1) if made.is_dir() => Ok(()),
-        _ => Err(SetupError::Guest(format!("compiling: {}", last(&said)))),
+        _ => Err(SetupError::Guest(format!(
+            "compiling: {}",
+            last_lines(&said)
+        ))),
     }
 }
 
@@ -138,17 +169,21 @@ pub(super) fn fonts(staging: &Path) -> Result<(), SetupError> {
         .arg("-c")
         .arg(LIST_FONTS)
         .arg(site_packages(staging));
-    let (exit, said) = run(spawn, |_| {})?;
+    let (exit, said) = run_to_end(spawn, |_| {})?;
     if exit == Exit::Code(0) {
         Ok(())
     } else {
-        Err(SetupError::Guest(format!("matplotlib: {}", last(&said))))
+        Err(SetupError::Guest(format!(
+            "matplotlib: {}",
+            last_lines(&said)
+        )))
     }
 }
 
 /// The system's Python with the user's environment, which holds pip's settings. It dies with this
-/// process, so that an interrupted set-up leaves nothing running.
-fn with_users_environment(staging: &Path) -> Spawn {
+/// process, so that an interrupted set-up leaves nothing running. `staging` is for its temporary files.
+#[must_use]
+pub fn with_users_environment(staging: &Path) -> Spawn {
     let ours = ["TMPDIR", "PYTHONHOME", "PYTHONPATH"];
     std::env::vars_os()
         .filter(|(name, _)| !ours.iter().any(|other| name == other))
@@ -158,8 +193,15 @@ fn with_users_environment(staging: &Path) -> Spawn {
         .env("TMPDIR", staging)
 }
 
-/// Runs a program to its end: how it ended and what it said on standard error, at most 64 KiB.
-fn run(spawn: Spawn, mut look: impl FnMut(Duration)) -> Result<(Exit, String), SetupError> {
+/// Runs a program to its end, ten minutes at most: how it ended and what it said on standard error,
+/// at most 64 KiB. `look` is called ten times a second.
+///
+/// # Errors
+/// When it cannot be started or waited for.
+pub fn run_to_end(
+    spawn: Spawn,
+    mut look: impl FnMut(Duration),
+) -> Result<(Exit, String), SetupError> {
     let io_error = |error| SetupError::io(format!("running {PYTHON}"), error);
     let (said, to_us) = io::pipe().map_err(io_error)?;
     let mut child = spawn.fd(&to_us, 2).spawn().map_err(io_error)?;
@@ -203,14 +245,15 @@ fn pip_failed(said: &str) -> SetupError {
     SetupError::Fetch {
         what: format!(
             "pip could not install the jail's packages:\n    {}",
-            last(said)
+            last_lines(said)
         ),
         fix: fix.into(),
     }
 }
 
 /// The last lines of what a program said.
-fn last(said: &str) -> String {
+#[must_use]
+pub fn last_lines(said: &str) -> String {
     let lines: Vec<&str> = said
         .lines()
         .filter(|line| !line.trim().is_empty())
@@ -261,6 +304,21 @@ mod tests {
                 "{line}"
             );
         }
+    }
+
+    #[test]
+    fn the_driver_s_own_requirements_are_whole() {
+        let kept = pinned_for_the_driver();
+        for name in FOR_THE_DRIVER {
+            let line = kept
+                .lines()
+                .find(|line| line.starts_with(&format!("{name}==")));
+            assert!(line.is_some(), "{name}");
+        }
+        let requirements = kept.lines().filter(|line| line.contains("=="));
+        assert_eq!(requirements.count(), FOR_THE_DRIVER.len());
+        assert!(kept.matches("--hash=sha256:").count() >= FOR_THE_DRIVER.len());
+        assert!(!kept.contains("numpy"));
     }
 
     #[test]

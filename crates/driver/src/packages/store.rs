@@ -43,13 +43,45 @@ pub struct Installed {
     pub dir: PathBuf,
 }
 
-/// The folder a guest is shown, opened and checked.
+/// A folder a guest is shown, opened and checked.
 #[derive(Debug)]
 pub struct Opened {
     /// The folder, as it was checked.
     pub folder: File,
     /// Its path.
-    pub path: PathBuf,
+    pub path: String,
+}
+
+impl Opened {
+    /// Opens a folder that is this user's, or else root's, and that nobody else can write.
+    ///
+    /// # Errors
+    /// Why it is not to be shown, in words.
+    pub fn open(path: &Path, or_roots: bool) -> Result<Self, String> {
+        let shown = path.display();
+        let text = path
+            .to_str()
+            .ok_or_else(|| format!("the name of {shown} is not UTF-8"))?;
+        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::DIRECTORY;
+        let folder = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags.bits().cast_signed())
+            .open(path)
+            .map_err(|error| format!("{shown} cannot be opened as a folder: {error}"))?;
+        let meta = folder
+            .metadata()
+            .map_err(|error| format!("{shown}: {error}"))?;
+        let ours = meta.uid() == rustix::process::geteuid().as_raw();
+        if (ours || or_roots && meta.uid() == 0) && meta.mode() & 0o022 == 0 {
+            return Ok(Self {
+                folder,
+                path: text.to_owned(),
+            });
+        }
+        Err(format!(
+            "{shown} is not your own, or others may write to it"
+        ))
+    }
 }
 
 impl Store {
@@ -129,24 +161,11 @@ impl Store {
     pub fn opened(&self) -> Result<Opened, SetupError> {
         self.manifest()?;
         let path = self.dir().join(SHOWN);
-        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::DIRECTORY;
-        let folder = OpenOptions::new()
-            .read(true)
-            .custom_flags(flags.bits().cast_signed())
-            .open(&path)
-            .map_err(|_| damaged(&path))?;
-        let meta = folder
-            .metadata()
-            .map_err(|error| SetupError::io("reading the cache", error))?;
-        let ours = meta.uid() == rustix::process::geteuid().as_raw();
-        if ours && meta.mode() & 0o022 == 0 {
-            Ok(Opened { folder, path })
-        } else {
-            Err(SetupError::Untrusted(format!(
-                "{} is not your own, or others may write to it",
-                path.display()
-            )))
+        // A link is none.
+        if !fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir()) {
+            return Err(damaged(&path));
         }
+        Opened::open(&path, false).map_err(SetupError::Untrusted)
     }
 
     fn manifest(&self) -> Result<Manifest, SetupError> {
@@ -167,7 +186,7 @@ impl Store {
     /// When anything differs.
     pub fn verify(&self) -> Result<(), SetupError> {
         let noted = self.manifest()?;
-        let shown = self.opened()?.path;
+        let shown = PathBuf::from(self.opened()?.path);
         if inventory(&shown)? == noted {
             Ok(())
         } else {

@@ -1,5 +1,5 @@
 //! The zygote's process: this program once more, which gives up what its children do not need and becomes
-//! the interpreter.
+//! the interpreter. It is of the machine's own system, and of no other.
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,11 +8,12 @@ use std::process::ExitCode;
 
 use casemate_driver::handover::{Told, tell};
 use casemate_driver::packets::Packets;
-use casemate_linux::jail::root::{Builder, Plan};
+use casemate_driver::system::host_zygote;
+use casemate_linux::jail::root::{Builder, Folders, Ground, Plan, System};
 use casemate_linux::jail::zygote::{leave, shed, use_one_processor};
 use casemate_linux::{Limit, take_fd};
 
-use crate::init::interpreter;
+use crate::init::command;
 
 /// The first argument that makes this program a zygote; the second is the folder of the packages.
 pub const ARGUMENT: &str = "jail-zygote";
@@ -21,9 +22,6 @@ pub(crate) const CONTROL: i32 = 3;
 /// The folder of the packages, as the host checked it.
 pub(crate) const PACKAGES: i32 = 4;
 
-/// What loads the libraries and waits.
-const BOOT: &str = "import sys; sys.path.append('/opt/casemate/site-packages'); \
-    from casemate_guest.zygote import main; main()";
 /// What a warm-up may write.
 const SCRATCH: u64 = 16 << 20;
 const SCRATCH_FILES: u64 = 256;
@@ -47,7 +45,11 @@ fn become_zygote(control: &Packets, packages: &OwnedFd) -> Result<Infallible, St
     let path = path.ok_or("the folder of the packages is not named")?;
     leave(&[0, 1, 2, CONTROL, PACKAGES])?;
     let plan = Plan {
-        packages: path,
+        ground: Ground {
+            system: System::Host,
+            packages: path,
+            venv: None,
+        },
         input_bytes: 0,
         input_files: 0,
         scratch_bytes: Limit::At(SCRATCH),
@@ -56,7 +58,12 @@ fn become_zygote(control: &Packets, packages: &OwnedFd) -> Result<Infallible, St
         owner: (0, 0),
     };
     let mut steps = Vec::new();
-    drop(Builder::begin(plan, packages.as_fd(), &mut steps)?.finish(&mut steps));
+    let folders = Folders {
+        packages: packages.as_fd(),
+        image: None,
+        venv: None,
+    };
+    drop(Builder::begin(plan, folders, &mut steps)?.finish(&mut steps));
     for step in steps {
         step.got
             .map_err(|why| format!("{}: {why}", step.wall))
@@ -64,7 +71,8 @@ fn become_zygote(control: &Packets, packages: &OwnedFd) -> Result<Infallible, St
     }
     use_one_processor()?;
     shed()?;
-    interpreter(BOOT)
+    let zygote = host_zygote();
+    command(&zygote.argv, &zygote.env)
         .fd(control, CONTROL)
         .exec()
         .map_err(|error| error.to_string())

@@ -14,8 +14,8 @@ use crate::sys;
 
 const NEWEST: ABI = ABI::V10;
 
-/// What may be read and executed, where it is there.
-const SYSTEM: [&str; 7] = ["/usr", "/lib", "/lib32", "/lib64", "/bin", "/opt", "/etc"];
+/// What may be read and executed, where it is there, beside what the system brought.
+const SYSTEM: [&str; 2] = ["/opt", "/etc"];
 /// What may be read.
 const READABLE: [&str; 2] = ["/data", "/run"];
 /// What may be written.
@@ -46,9 +46,9 @@ const ROWS: [(&str, &str, i64); 3] = [
 pub(super) struct Rules(Result<RulesetCreated, String>);
 
 impl Rules {
-    /// Makes them of the paths as this process sees them.
-    pub(super) fn make() -> Self {
-        Self(ruleset().map_err(|error| error.to_string()))
+    /// Makes them of the paths as this process sees them. `system` may be read and executed.
+    pub(super) fn make(system: &[String]) -> Self {
+        Self(ruleset(system).map_err(|error| error.to_string()))
     }
 
     /// The same rules for another process to put itself under; none where the kernel has no Landlock.
@@ -112,7 +112,7 @@ fn restricted(rules: Rules) -> Result<(), String> {
     }
 }
 
-fn ruleset() -> Result<RulesetCreated, landlock::RulesetError> {
+fn ruleset(system: &[String]) -> Result<RulesetCreated, landlock::RulesetError> {
     let all = AccessFs::from_all(NEWEST);
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let devices = AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev;
@@ -123,8 +123,10 @@ fn ruleset() -> Result<RulesetCreated, landlock::RulesetError> {
         .scope(Scope::from_all(NEWEST))?
         .create()?;
     // Every folder may be listed: the root holds only what is the jail's.
-    let rules: [(&[&str], BitFlags<AccessFs>); 5] = [
+    let system: Vec<&str> = system.iter().map(String::as_str).collect();
+    let rules: [(&[&str], BitFlags<AccessFs>); 6] = [
         (&["/"], AccessFs::ReadDir.into()),
+        (&system, read | AccessFs::Execute),
         (&SYSTEM, read | AccessFs::Execute),
         (&READABLE, read),
         (&WRITABLE, all & !devices),

@@ -29,7 +29,7 @@ pub const PLACE: &str = "/tmp";
 const MAKING: &str = "making";
 /// Folders of the system, each bound or linked as the host has it.
 const SYSTEM: [&str; 5] = ["bin", "sbin", "lib", "lib32", "lib64"];
-/// What programs of the system look for outside `/usr`.
+/// What programs of the host's system look for outside `/usr`.
 const CONFIGURATION: [&str; 2] = ["etc/alternatives", "etc/ld.so.cache"];
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 const DEVICE_LINKS: [(&str, &str); 4] = [
@@ -42,14 +42,54 @@ const DEVICE_LINKS: [(&str, &str); 4] = [
 const TOP: [&str; 9] = [
     "data", "dev", "etc", "opt", "proc", "run", "tmp", "usr", "work",
 ];
+/// Names at the top of an image that are not the image's: what is there instead is ours, or nothing is.
+const NOT_OF_AN_IMAGE: [&str; 9] = [
+    "data",
+    "dev",
+    "lost+found",
+    MAKING,
+    "proc",
+    "run",
+    "sys",
+    "tmp",
+    "work",
+];
+/// More names at its top than a system has.
+const MOST_NAMES: usize = 100;
+const OPT: &str = "opt";
+/// Where packages of a virtual environment are shown.
+const VENV: &str = "opt/venv";
+const PACKAGES: &str = "opt/casemate";
+/// Names in an image's `opt` that are ours; where there is no environment of the user's, that one is the image's.
+const OURS_IN_OPT: [&str; 1] = ["casemate"];
 /// Folders of scratch and where each is seen.
 const SCRATCH: [(&str, &str); 3] = [("tmp", "tmp"), ("work", "work"), ("shm", "dev/shm")];
 
-/// What the root is made of.
+/// The system that a root shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub enum System {
+    /// The host's own `/usr`, and what belongs to it.
+    Host,
+    /// The tree below a folder, and nothing of the host's.
+    Image(PathBuf),
+}
+
+/// What a root stands on: the same for every job that is shown it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ground {
+    /// The system.
+    pub system: System,
     /// A folder of the host's that is shown at `/opt/casemate`.
     pub packages: PathBuf,
+    /// One that is shown at `/opt/venv`.
+    pub venv: Option<PathBuf>,
+}
+
+/// What is made in the root for a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// What it is to stand on.
+    pub ground: Ground,
     /// Bytes of all inputs together, each rounded up to whole pages.
     pub input_bytes: u64,
     /// Files and folders of all inputs.
@@ -64,12 +104,27 @@ pub struct Plan {
     pub owner: (u32, u32),
 }
 
-/// A fresh file system with the host's system in it, made before it is known for which job.
+/// The folders of a ground, opened and checked by whoever started this process.
+#[derive(Debug, Clone, Copy)]
+pub struct Folders<'a> {
+    /// That of the packages.
+    pub packages: BorrowedFd<'a>,
+    /// The root of the image, where there is one.
+    pub image: Option<BorrowedFd<'a>>,
+    /// That of the virtual environment, where there is one.
+    pub venv: Option<BorrowedFd<'a>>,
+}
+
+/// A fresh file system with a system in it, made before it is known for which job.
 #[derive(Debug)]
 pub struct Bare {
+    ground: Ground,
     /// Where it is put together.
     at: PathBuf,
     place: OwnedFd,
+    /// Names at the top that the system brought, and the folders among them.
+    shown: Vec<String>,
+    folders: Vec<String>,
 }
 
 /// A root that is being built.
@@ -86,48 +141,53 @@ pub struct Builder {
 pub struct Built {
     /// The top of scratch, whose folders `tmp` and `work` are the guest's. It outlives the jail.
     pub scratch: Option<OwnedFd>,
+    /// The folders of the system, by their absolute paths: what may be read and executed.
+    pub system: Vec<String>,
 }
 
 impl Bare {
-    /// Begins with what is the same for every job. `packages` is the folder of the path `shown`, opened
-    /// and checked by whoever started this process.
+    /// Begins with what is the same for every job on this ground.
     ///
     /// # Errors
-    /// When there is no file system to build on; then nothing of the rest can be.
+    /// When there is no file system to build on, or a folder is not the one that was checked; then nothing
+    /// of the rest can be.
     pub fn begin(
-        shown: &Path,
-        packages: BorrowedFd<'_>,
+        ground: Ground,
+        folders: Folders<'_>,
         steps: &mut Vec<Step>,
     ) -> Result<Self, String> {
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         mount_change("/", private).map_err(|e| failed("mount --make-rprivate /", e))?;
-        Self::begin_at(Path::new(PLACE), shown, packages, steps)
+        Self::begin_at(Path::new(PLACE), ground, folders, steps)
     }
 
     fn begin_at(
         at: &Path,
-        shown: &Path,
-        packages: BorrowedFd<'_>,
+        ground: Ground,
+        folders: Folders<'_>,
         steps: &mut Vec<Step>,
     ) -> Result<Self, String> {
         // The trees are taken before the place is covered, whatever folder it is.
-        let trees = system_trees(shown, packages)?;
+        let trees = system_trees(&ground, folders)?;
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         let options = c"size=1m,nr_inodes=256,mode=0755";
         mount("none", at, "tmpfs", flags, options).map_err(|e| failed("mount tmpfs", e))?;
         let place = directory(at).map_err(|e| failed(&at.display().to_string(), e))?;
-        let bare = Self {
+        let mut bare = Self {
+            ground,
             at: at.to_owned(),
             place,
+            shown: Vec::new(),
+            folders: Vec::new(),
         };
         for name in TOP.into_iter().chain([MAKING]) {
             bare.mkdir(name)?;
         }
-        steps.push(Step::run(
-            wall::SYSTEM,
-            "the host's system, read-only, no rights, no devices",
-            || bare.system(trees),
-        ));
+        let asked = match bare.ground.system {
+            System::Host => "the host's system, read-only, no rights, no devices",
+            System::Image(_) => "the image, read-only, no rights, no devices",
+        };
+        steps.push(Step::run(wall::SYSTEM, asked, || bare.system(trees)));
         steps.push(Step::run(wall::DEVICES, DEVICES.join(", "), || {
             bare.devices()
         }));
@@ -137,8 +197,13 @@ impl Bare {
     /// Makes room for the inputs of a job.
     ///
     /// # Errors
-    /// When there is none.
+    /// When there is none, or the job is to stand on another ground than this.
     pub fn furnish(self, plan: Plan) -> Result<Builder, String> {
+        if plan.ground != self.ground {
+            return Err(
+                "the job is of another system or has other packages than the jail".to_owned(),
+            );
+        }
         let mut builder = Builder {
             plan,
             bare: self,
@@ -163,7 +228,7 @@ impl Bare {
             .map_err(|e| failed(&format!("move_mount {name}"), e))
     }
 
-    fn system(&self, trees: Vec<(String, Shown)>) -> Result<String, String> {
+    fn system(&mut self, trees: Vec<(String, Shown)>) -> Result<String, String> {
         let mut shown = Vec::new();
         for (name, what) in trees {
             match what {
@@ -174,15 +239,28 @@ impl Bare {
                     sys::mount_setattr(tree.as_fd(), true, RDONLY | NOSUID | NODEV)
                         .map_err(|e| failed(&format!("mount_setattr {name}"), e))?;
                     self.attach(&tree, &name)?;
+                    if kind == Kind::Folder {
+                        // No link: it could lead to what is not the system's.
+                        self.folders.push(format!("/{name}"));
+                    }
                     shown.push(format!("/{name}"));
                 }
             }
+            self.shown.push(name);
         }
-        self.cover_local()?;
-        for name in ["usr", "opt/casemate"] {
-            expect_read_only(&self.path(name))?;
+        let of_the_host = self.ground.system == System::Host;
+        if of_the_host {
+            self.cover_local()?;
         }
-        Ok(format!("{}; /usr/local hidden", shown.join(" ")))
+        for path in &self.folders {
+            expect_read_only(&self.path(path.trim_start_matches('/')))?;
+        }
+        let note = if of_the_host {
+            "/usr/local hidden"
+        } else {
+            "nothing of the host's system"
+        };
+        Ok(format!("{}; {note}", shown.join(" ")))
     }
 
     fn make_mount_point(&self, name: &str, kind: Kind) -> Result<(), String> {
@@ -230,16 +308,12 @@ impl Bare {
 }
 
 impl Builder {
-    /// Begins: a fresh file system with the host's system in it, and room for the inputs.
+    /// Begins: a fresh file system with the system in it, and room for the inputs.
     ///
     /// # Errors
     /// As [`Bare::begin`] and [`Bare::furnish`].
-    pub fn begin(
-        plan: Plan,
-        packages: BorrowedFd<'_>,
-        steps: &mut Vec<Step>,
-    ) -> Result<Self, String> {
-        Bare::begin(&plan.packages.clone(), packages, steps)?.furnish(plan)
+    pub fn begin(plan: Plan, folders: Folders<'_>, steps: &mut Vec<Step>) -> Result<Self, String> {
+        Bare::begin(plan.ground.clone(), folders, steps)?.furnish(plan)
     }
 
     /// The same at an empty folder of this process's mounts, whoever shares them: for a stage that a
@@ -250,10 +324,10 @@ impl Builder {
     pub fn begin_at(
         at: &Path,
         plan: Plan,
-        packages: BorrowedFd<'_>,
+        folders: Folders<'_>,
         steps: &mut Vec<Step>,
     ) -> Result<Self, String> {
-        Bare::begin_at(at, &plan.packages.clone(), packages, steps)?.furnish(plan)
+        Bare::begin_at(at, plan.ground.clone(), folders, steps)?.furnish(plan)
     }
 
     /// The folder that the inputs are written below; it becomes read-only in [`Builder::finish`].
@@ -292,7 +366,10 @@ impl Builder {
             scratch = Some(fd);
             Ok(how)
         }));
-        Built { scratch }
+        Built {
+            scratch,
+            system: std::mem::take(&mut self.bare.folders),
+        }
     }
 
     /// The same without becoming the root and without a process file system: a tree that another
@@ -423,18 +500,23 @@ impl Builder {
         rustix::process::chdir("/").map_err(|e| failed("chdir /", e))?;
         let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
         mount_remount("/", flags, "").map_err(|e| failed("mount -o remount,ro /", e))?;
-        verify()?;
+        verify(&self.bare.shown)?;
         rustix::process::chdir("/work").map_err(|e| failed("chdir /work", e))?;
-        Ok("pivot_root; nothing else of the host's files is left; read-only".to_owned())
+        Ok(match self.bare.ground.system {
+            System::Host => "pivot_root; nothing else of the host's files is left; read-only",
+            System::Image(_) => "pivot_root; nothing of the host's files is left; read-only",
+        }
+        .to_owned())
     }
 }
 
 /// What is at the top, and that it cannot be changed.
-fn verify() -> Result<(), String> {
+fn verify(shown: &[String]) -> Result<(), String> {
     let entries = std::fs::read_dir("/").map_err(|e| failed("reading /", e))?;
     for entry in entries {
         let name = entry.map_err(|e| failed("reading /", e))?.file_name();
-        let known = TOP.iter().chain(&SYSTEM).any(|known| name == *known);
+        let ours = TOP.iter().any(|known| name == *known);
+        let known = ours || shown.iter().any(|known| name == known.as_str());
         if !known {
             return Err(format!("the new root has {}", name.display()));
         }
@@ -459,7 +541,7 @@ enum Kind {
     File,
 }
 
-/// How one name of the host's system appears in a root.
+/// How one name of a system appears in a root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
     /// The name, relative to the root.
@@ -470,9 +552,18 @@ pub struct Shape {
     pub file: bool,
 }
 
-/// The names of the host's system that a root shows beside `/usr`, without opening anything.
-#[must_use]
-pub fn shapes() -> Vec<Shape> {
+/// The names of a system that a root shows, in the order in which they are mounted.
+///
+/// # Errors
+/// When the image's folder cannot be read.
+pub fn shapes(system: &System) -> Result<Vec<Shape>, String> {
+    match system {
+        System::Host => Ok(host_shapes()),
+        System::Image(root) => image_shapes(root),
+    }
+}
+
+fn host_shapes() -> Vec<Shape> {
     let shape = |name: &str, is_link: bool| {
         let path = Path::new("/").join(name);
         let link = std::fs::read_link(&path).ok().filter(|_| is_link);
@@ -488,56 +579,122 @@ pub fn shapes() -> Vec<Shape> {
     // Covered in the stage; a runtime that does not bind what is mounted below a folder needs it named.
     let local = std::fs::symlink_metadata("/usr/local").is_ok_and(|meta| meta.is_dir());
     let local = local.then(|| shape("usr/local", false)).flatten();
-    system.chain(configuration).chain(local).collect()
+    let usr = shape("usr", false).into_iter();
+    usr.chain(system)
+        .chain(configuration)
+        .chain(local)
+        .collect()
 }
 
-/// How a name of the host's appears.
+/// Folders and links at the top of an image; a file there is no part of a system. What lies in its `opt` is
+/// shown by name, because ours lies there too.
+fn image_shapes(root: &Path) -> Result<Vec<Shape>, String> {
+    let mut shapes = folder_shapes(root, "", &NOT_OF_AN_IMAGE)?;
+    let opt = |shape: &Shape| shape.name == OPT && shape.link.is_none();
+    if shapes.iter().any(opt) {
+        shapes.retain(|shape| !opt(shape));
+        shapes.extend(folder_shapes(&root.join(OPT), "opt/", &OURS_IN_OPT)?);
+    }
+    if shapes.len() > MOST_NAMES {
+        return Err(format!(
+            "{} has {} names at its top: that is no system",
+            root.display(),
+            shapes.len()
+        ));
+    }
+    shapes.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(shapes)
+}
+
+/// Folders and links in a folder, but for those of some names.
+fn folder_shapes(folder: &Path, before: &str, without: &[&str]) -> Result<Vec<Shape>, String> {
+    let what = || format!("reading {}", folder.display());
+    let mut shapes = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(|e| failed(&what(), e))? {
+        let entry = entry.map_err(|e| failed(&what(), e))?;
+        let kind = entry.file_type().map_err(|e| failed(&what(), e))?;
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        if without.contains(&name.as_str()) {
+            continue;
+        }
+        let link = if kind.is_symlink() {
+            let target = std::fs::read_link(entry.path()).map_err(|e| failed(&what(), e))?;
+            let Ok(target) = target.into_os_string().into_string() else {
+                continue;
+            };
+            Some(target)
+        } else if kind.is_dir() {
+            None
+        } else {
+            continue;
+        };
+        shapes.push(Shape {
+            name: format!("{before}{name}"),
+            link,
+            file: false,
+        });
+    }
+    Ok(shapes)
+}
+
+/// How a name of a system appears.
 enum Shown {
     Tree(OwnedFd, Kind),
     Link(PathBuf),
 }
 
-/// `/usr`, what lies beside it as the host has it, and the packages.
-fn system_trees(
-    path_of_packages: &Path,
-    packages: BorrowedFd<'_>,
-) -> Result<Vec<(String, Shown)>, String> {
-    let usr = clone_tree(Path::new("/usr"), true)?;
-    let mut trees = vec![("usr".to_owned(), Shown::Tree(usr, Kind::Folder))];
-    for name in SYSTEM {
-        let path = Path::new("/").join(name);
-        if let Ok(target) = std::fs::read_link(&path) {
-            trees.push((name.to_owned(), Shown::Link(target)));
-        } else if path.is_dir() {
-            let tree = clone_tree(&path, true)?;
-            trees.push((name.to_owned(), Shown::Tree(tree, Kind::Folder)));
+/// The system, the packages and the virtual environment, each taken from where it lies.
+fn system_trees(ground: &Ground, folders: Folders<'_>) -> Result<Vec<(String, Shown)>, String> {
+    let (from, recursive) = match &ground.system {
+        System::Host => (Path::new("/"), true),
+        System::Image(root) => {
+            let checked = folders.image.ok_or("the image is not open")?;
+            let tree = clone_tree(root, false)?;
+            expect_same(&tree, checked, "the image")?;
+            (root.as_path(), false)
         }
-    }
-    for name in CONFIGURATION {
-        let path = Path::new("/").join(name);
-        let kind = if path.is_dir() {
-            Kind::Folder
-        } else {
-            Kind::File
+    };
+    let mut trees = Vec::new();
+    for shape in shapes(&ground.system)? {
+        // Covered later, in place.
+        if shape.name == "usr/local" {
+            continue;
+        }
+        let what = match shape.link {
+            Some(target) => Shown::Link(target.into()),
+            None => {
+                let recursive = recursive && !CONFIGURATION.contains(&shape.name.as_str());
+                let tree = clone_tree(&from.join(&shape.name), recursive)?;
+                Shown::Tree(tree, if shape.file { Kind::File } else { Kind::Folder })
+            }
         };
-        if path.exists() {
-            trees.push((
-                name.to_owned(),
-                Shown::Tree(clone_tree(&path, false)?, kind),
-            ));
-        }
+        trees.push((shape.name, what));
     }
-    let tree = clone_tree(path_of_packages, false)?;
-    let same = |fd: BorrowedFd<'_>| {
+    let tree = clone_tree(&ground.packages, false)?;
+    expect_same(&tree, folders.packages, "the packages")?;
+    trees.push((PACKAGES.to_owned(), Shown::Tree(tree, Kind::Folder)));
+    if let Some(venv) = &ground.venv {
+        let checked = folders.venv.ok_or("the virtual environment is not open")?;
+        let tree = clone_tree(venv, false)?;
+        expect_same(&tree, checked, "the virtual environment")?;
+        trees.push((VENV.to_owned(), Shown::Tree(tree, Kind::Folder)));
+    }
+    Ok(trees)
+}
+
+/// A descriptor from outside is of the mount namespace that was left, so only the path can be bound; it
+/// must still lead to what was checked.
+fn expect_same(tree: &OwnedFd, checked: BorrowedFd<'_>, what: &str) -> Result<(), String> {
+    let of = |fd: BorrowedFd<'_>| {
         let stat = rustix::fs::fstat(fd).map_err(|e| failed("fstat", e))?;
         Ok::<_, String>((stat.st_dev, stat.st_ino))
     };
-    // The descriptor is of the mount namespace that was left, so only the path can be bound.
-    if same(tree.as_fd())? != same(packages)? {
-        return Err("the packages are not the folder that was checked".to_owned());
+    if of(tree.as_fd())? == of(checked)? {
+        return Ok(());
     }
-    trees.push(("opt/casemate".to_owned(), Shown::Tree(tree, Kind::Folder)));
-    Ok(trees)
+    Err(format!("{what}: not the folder that was checked"))
 }
 
 /// A detached copy of the mount at a path, and with `recursive` of those below it.
@@ -555,4 +712,39 @@ fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd, String> {
 fn directory(path: impl AsRef<Path>) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     open(path.as_ref(), flags, Mode::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_brings_its_folders_and_links_and_nothing_in_the_place_of_ours() {
+        let image = tempfile::tempdir().unwrap();
+        let at = |name: &str| image.path().join(name);
+        for name in [
+            "usr/bin",
+            "etc",
+            "proc",
+            "dev",
+            "tmp",
+            "work",
+            "opt/tool",
+            "opt/casemate",
+        ] {
+            std::fs::create_dir_all(at(name)).unwrap();
+        }
+        std::fs::write(at("file"), "").unwrap();
+        std::os::unix::fs::symlink("usr/bin", at("bin")).unwrap();
+        std::os::unix::fs::symlink("tool", at("opt/link")).unwrap();
+        let shapes = shapes(&System::Image(image.path().to_owned())).unwrap();
+        let names: Vec<&str> = shapes.iter().map(|shape| shape.name.as_str()).collect();
+        assert_eq!(names, ["bin", "etc", "opt/link", "opt/tool", "usr"]);
+        assert_eq!(shapes[0].link.as_deref(), Some("usr/bin"));
+        for number in 0..=MOST_NAMES {
+            std::fs::create_dir(at(&format!("{number}"))).unwrap();
+        }
+        let image = System::Image(image.path().to_owned());
+        assert!(super::shapes(&image).unwrap_err().contains("no system"));
+    }
 }

@@ -23,6 +23,11 @@ pub(crate) fn drop_all(identity: Identity, steps: &mut Vec<Step>) {
     }));
 }
 
+/// The same for a process that stays the user it is.
+pub(super) fn drop_capabilities() -> Result<String, String> {
+    no_capabilities(empty_bounding_set())
+}
+
 /// The private number of a process.
 pub(super) fn private_number(process: u32) -> u32 {
     PRIVATE_BASE.saturating_add(process)

@@ -1,0 +1,104 @@
+//! What the process that unpacks an archive does to itself before it reads one.
+//!
+//! It stays the user that it was, so that the files are that user's; it keeps no capability, no
+//! descriptor but those it is given, no right but to make and remove files below one folder.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, PathBeneath,
+    RestrictionStatus, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
+};
+use rustix::process::Resource;
+
+use super::{
+    close_all_but, compile, die_with, install, limits, no_new_privs, not_dumpable, single_thread,
+    wall,
+};
+use crate::limit::Limit;
+use crate::seccomp;
+use crate::step::{Step, failed};
+
+const NEWEST: ABI = ABI::V10;
+
+/// Locks this process down: from here on it reads what it has open and writes below `folder`, and
+/// can do nothing else. `file_bytes` and `data_bytes` are ceilings on one file and on its own memory.
+#[must_use = "a wall that is missing is only told here"]
+pub fn enter_unpacker(
+    keep: &[RawFd],
+    folder: BorrowedFd<'_>,
+    file_bytes: u64,
+    data_bytes: u64,
+) -> Vec<Step> {
+    let parent = rustix::process::getppid();
+    let filter = compile(seccomp::UNPACK);
+    let mut all = keep.to_vec();
+    all.push(folder.as_raw_fd());
+    let rlimits = [
+        ("core", Resource::Core, Limit::At(0)),
+        ("memlock", Resource::Memlock, Limit::At(0)),
+        ("nofile", Resource::Nofile, Limit::At(64)),
+        ("fsize", Resource::Fsize, Limit::At(file_bytes)),
+        ("data", Resource::Data, Limit::At(data_bytes)),
+    ];
+    let mut steps = vec![
+        Step::run(wall::SINGLE_THREAD, "one thread", single_thread),
+        Step::run(wall::NO_NEW_PRIVS, "on", no_new_privs),
+        Step::run(wall::DESCRIPTORS, format!("only {all:?}"), || {
+            close_all_but(&all)
+        }),
+        limits::set_all(wall::RLIMITS, &rlimits),
+        Step::run(
+            wall::CAPABILITIES,
+            "none",
+            super::identity::drop_capabilities,
+        ),
+        Step::run(wall::DIES_WITH_PARENT, "SIGKILL", || die_with(parent)),
+        Step::run(wall::NOT_DUMPABLE, "dumpable 0", not_dumpable),
+        Step::run(
+            wall::LANDLOCK_FILES,
+            "one folder, no network, nothing executed",
+            || restrict(folder),
+        ),
+    ];
+    steps.push(install(wall::SECCOMP, filter, false));
+    steps
+}
+
+fn restrict(folder: BorrowedFd<'_>) -> Result<String, String> {
+    let status = ruleset(folder).map_err(|error| error.to_string())?;
+    match (status.ruleset, status.landlock) {
+        (RulesetStatus::NotEnforced, LandlockStatus::NotEnabled) => {
+            return Err("landlock is built in but switched off at boot".to_owned());
+        }
+        (RulesetStatus::NotEnforced, _) => return Err("the kernel has no landlock".to_owned()),
+        _ => {}
+    }
+    match std::fs::read_dir("/") {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
+        Err(error) => return Err(failed("reading / failed, but not by a refusal", error)),
+        Ok(_) => return Err("reading / is still allowed".to_owned()),
+    }
+    Ok("everything outside the folder refused".to_owned())
+}
+
+fn ruleset(folder: BorrowedFd<'_>) -> Result<RestrictionStatus, landlock::RulesetError> {
+    let allowed = AccessFs::ReadFile
+        | AccessFs::ReadDir
+        | AccessFs::WriteFile
+        | AccessFs::RemoveDir
+        | AccessFs::RemoveFile
+        | AccessFs::MakeDir
+        | AccessFs::MakeReg
+        | AccessFs::MakeSym
+        | AccessFs::Refer
+        | AccessFs::Truncate;
+    Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(NEWEST))?
+        .handle_access(AccessNet::from_all(NEWEST))?
+        .scope(Scope::from_all(NEWEST))?
+        .create()?
+        .add_rule(PathBeneath::new(folder.as_fd(), allowed))?
+        .restrict_self()
+}
