@@ -369,6 +369,11 @@ fn what_a_keeper_could_not_take_away_the_next_start_does(backend: &dyn Backend) 
     assert!(!left_of(pid).is_empty(), "the keeper was to do that");
     let mut next = support::host_that_runs(backend);
     until("the next start takes it away", &|| left_of(pid).is_empty());
+    // Not before: one that its daemon is only about to make is the start's after it to take away.
+    until("it comes up as well", &|| match is_gvisor(backend) {
+        true => support::runs_container_of(next.pid()),
+        false => !guests().is_empty(),
+    });
     let other = next.pid();
     next.kill().unwrap();
     next.wait().unwrap();
