@@ -2,17 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod support;
 
-/// Where it was installed with the hashes of `tests/mcp/requirements.txt`, as `./dev test` does it.
-fn installed() -> Option<PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
-    let folder = cache.join("casemate/mcp");
-    let is = std::fs::read(folder.join("requirements.txt")).ok()?;
-    (is == include_bytes!("mcp/requirements.txt")).then(|| folder.join("bin/python"))
-}
+use std::path::Path;
+use std::process::{Command, Output};
 
 #[expect(
     clippy::disallowed_methods,
@@ -29,7 +22,8 @@ fn run(python: &Path, client: &str, table: &Path) -> Output {
 
 #[test]
 fn the_official_client_runs_reads_and_is_refused() {
-    let Some(python) = installed() else {
+    let Some(environment) = support::installed("mcp", include_bytes!("mcp/requirements.txt"))
+    else {
         let why = "the client is not installed; `./dev test` does it";
         assert!(
             std::env::var_os("CI").is_none(),
@@ -42,7 +36,7 @@ fn the_official_client_runs_reads_and_is_refused() {
     let table = folder.path().join("table.csv");
     std::fs::write(&table, "day,n\n1,2\n2,3\n3,5\n").unwrap();
     let client = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mcp/client.py");
-    let output = run(&python, client, &table);
+    let output = run(&environment.join("bin/python"), client, &table);
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success(),

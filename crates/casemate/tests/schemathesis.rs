@@ -6,22 +6,12 @@
 mod served;
 mod support;
 
-use std::path::PathBuf;
-
 use served::{command, start};
-
-/// Where it was installed with the hashes of `tests/schemathesis/requirements.txt`, as `./dev test` does it.
-fn installed() -> Option<PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
-    let folder = cache.join("casemate/schemathesis");
-    let is = std::fs::read(folder.join("requirements.txt")).ok()?;
-    (is == include_bytes!("schemathesis/requirements.txt")).then(|| folder.join("bin/schemathesis"))
-}
 
 #[test]
 fn every_answer_is_one_that_the_description_has() {
-    let Some(program) = installed() else {
+    let wanted = include_bytes!("schemathesis/requirements.txt");
+    let Some(environment) = support::installed("schemathesis", wanted) else {
         let why = "schemathesis is not installed; `./dev test` does it";
         assert!(
             std::env::var_os("CI").is_none(),
@@ -33,7 +23,7 @@ fn every_answer_is_one_that_the_description_has() {
     let server = start(&["--policy", "strict"]);
     let folder = tempfile::tempdir().unwrap();
     let key = server.key(&[]);
-    let output = command(program)
+    let output = command(environment.join("bin/schemathesis"))
         .current_dir(folder.path())
         .args([
             "run",

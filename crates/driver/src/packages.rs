@@ -11,7 +11,9 @@ mod store;
 use casemate_backend::contract::Usable;
 use casemate_backend::setup::{Progress, SetupError, Unit};
 
-pub use install::{last_lines, pinned_for_the_driver, run_to_end, with_users_environment};
+pub use install::{
+    compile_all, last_lines, pinned_for_the_driver, run_to_end, with_users_environment,
+};
 pub use python::{PYTHON, guest, python};
 pub use store::{Installed, Opened, Store};
 

@@ -5,7 +5,9 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
-use casemate_driver::packages::{PYTHON, last_lines, python, run_to_end, with_users_environment};
+use casemate_driver::packages::{
+    PYTHON, compile_all, last_lines, python, run_to_end, with_users_environment,
+};
 use casemate_linux::Exit;
 use serde::Deserialize;
 
@@ -229,29 +231,10 @@ pub(crate) fn compile(
     if python().ok() != Some(version) {
         return Ok(());
     }
-    let options = [
-        "-I",
-        "-S",
-        "-m",
-        "compileall",
-        "-q",
-        "-j",
-        "0",
-        "--invalidation-mode",
-        "unchecked-hash",
-        "-s",
-    ];
-    let spawn = options
-        .iter()
-        .fold(with_users_environment(work), |spawn, option| {
-            spawn.arg(option)
-        });
-    let spawn = spawn.arg(folder).arg("-p").arg(shown).arg(folder);
-    let (exit, said) = run_to_end(spawn, |_| {}).map_err(|error| {
+    let (exit, said) = compile_all(work, folder, shown).map_err(|error| {
         ImageError::failed("compiling", error.to_string(), "check the system's Python")
     })?;
     match exit {
-        // Files of other versions of Python that a package carries do not compile and are not needed.
         Exit::Code(0 | 1) => Ok(()),
         _ => Err(ImageError::failed(
             format!("compiling with {PYTHON}"),

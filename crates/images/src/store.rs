@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use casemate_backend::setup::{Progress, cache_root};
 use casemate_driver::packages::Opened;
-use casemate_linux::file::{Untrusted, Wait, create_private, lock_exclusive, open_owned, room};
+use casemate_linux::file::{Untrusted, create_private, lock_alone, open_owned, room};
 
 use crate::image::{FORMAT, Image, ImageFile};
 use crate::{ImageError, ImageName, digest, pack};
@@ -206,18 +206,8 @@ impl Images {
         create_folder(&self.root)?;
         let path = self.root.join(".lock");
         let failed = |error| ImageError::io(format!("locking {}", path.display()), error);
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
-            .open(&path)
-            .map_err(failed)?;
-        if !lock_exclusive(&file, Wait::No).map_err(failed)? {
-            progress.say("another image is being made; waiting for it");
-            lock_exclusive(&file, Wait::Forever).map_err(failed)?;
-        }
+        let waits = || progress.say("another image is being made; waiting for it");
+        let file = lock_alone(&path, waits).map_err(failed)?;
         self.reclaim()?;
         Ok(file)
     }

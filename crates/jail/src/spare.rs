@@ -214,12 +214,15 @@ impl Spares {
             changed: Condvar::new(),
         });
         let own = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("spares".to_owned())
-            .spawn(move || own.refill())?;
+        // With none wanted there is nothing to make.
+        let thread = (wanted > 0).then(|| {
+            std::thread::Builder::new()
+                .name("spares".to_owned())
+                .spawn(move || own.refill())
+        });
         Ok(Self {
             shared,
-            thread: Some(thread),
+            thread: thread.transpose()?,
         })
     }
 

@@ -5,8 +5,10 @@
 //! other user may have been able to put it there. The second half is about names that a guest
 //! chose: they must end up below the directory the user named, whatever they say.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 mod beneath;
@@ -57,6 +59,26 @@ pub fn lock_exclusive(file: &File, wait: Wait) -> io::Result<bool> {
             _ => return Ok(false),
         }
     }
+}
+
+/// Makes a lock file if there is none, and holds it for as long as what is returned is open: whoever else
+/// wants it waits. `waits` is told when it is somebody else's at first.
+///
+/// # Errors
+/// When it cannot be made or locked; a link in its place is not followed.
+pub fn lock_alone(path: &Path, waits: impl FnOnce()) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)?;
+    if !lock_exclusive(&file, Wait::No)? {
+        waits();
+        lock_exclusive(&file, Wait::Forever)?;
+    }
+    Ok(file)
 }
 
 fn wait_for_lock(file: &File) -> io::Result<()> {

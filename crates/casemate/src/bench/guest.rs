@@ -13,6 +13,9 @@ use casemate_wasm::WasmBackend;
 use casemate_wasm::setup::Store;
 use casemate_watch::AlertRules;
 
+use super::programs::{CHART, PNG, READ_CSV, ROWS};
+use super::speed::contains;
+
 /// The policy that measurements of the WASM guest run under: the one the headline job has.
 const POLICY: &str = "data-analysis";
 /// And those of native backends: the same without the clock that none of them can have.
@@ -90,6 +93,24 @@ impl<B: Backend + 'static> Sandboxes<B> {
             .build()?)
     }
 
+    /// The table read and described.
+    pub(crate) fn read_csv(&self, table: &Arc<[u8]>) -> anyhow::Result<Job> {
+        self.job(Ask {
+            code: READ_CSV,
+            args: &[TABLE],
+            table: Some(table),
+        })
+    }
+
+    /// A chart drawn.
+    pub(crate) fn chart(&self) -> anyhow::Result<Job> {
+        self.job(Ask {
+            code: CHART,
+            args: &["/tmp/chart.png"],
+            ..Ask::default()
+        })
+    }
+
     pub(crate) fn run(
         &self,
         job: Job,
@@ -105,6 +126,25 @@ impl<B: Backend + 'static> Sandboxes<B> {
         succeeded(&outcome)?;
         Ok(outcome)
     }
+}
+
+/// That the whole table was described.
+pub(crate) fn described(outcome: &Outcome) -> anyhow::Result<()> {
+    ensure!(
+        contains(&outcome.stdout, b"10000.0"),
+        "{ROWS} rows were not described in the sandbox"
+    );
+    Ok(())
+}
+
+/// That a chart came back.
+pub(crate) fn drawn(outcome: &Outcome) -> anyhow::Result<()> {
+    let mut artifacts = outcome.artifacts.iter();
+    ensure!(
+        artifacts.any(|artifact| artifact.bytes.starts_with(PNG)),
+        "no chart came back from the sandbox"
+    );
+    Ok(())
 }
 
 /// That a measured run did what it should: a failure is not fast, it is a failure.

@@ -19,9 +19,9 @@ use casemate_model::job::{Job, TenantId};
 use casemate_model::outcome::Outcome;
 use serde::Serialize;
 
-use super::guest::{Ask, Sandboxes, TABLE};
+use super::guest::{Ask, Sandboxes, described, drawn};
 use super::process::{Done, Program};
-use super::programs::{CHART, HELLO, PNG, READ_CSV, table};
+use super::programs::{CHART, HELLO, READ_CSV, table};
 use super::report::{Cell, Machine, Target, aligned, cell, number, verdict};
 use super::rival::{PEER_WITHIN, Rival, Side, side_cell};
 use super::speed::{THREADS, contains, measured, rate, takes_png, with_own};
@@ -215,28 +215,11 @@ impl<'a> Bench<'a> {
         let outcome = lines[at::WARM].ours.time_ms(|| self.must_be_warm(job))?;
         ensure!(outcome.stdout == b"hello\n", "hello did not say hello");
         std::thread::sleep(PAUSE);
-        let job = self.warm.job(Ask {
-            code: READ_CSV,
-            args: &[TABLE],
-            table: Some(&self.table),
-        })?;
-        let outcome = lines[at::READ].ours.time_ms(|| self.must_be_warm(job))?;
-        ensure!(
-            contains(&outcome.stdout, b"10000.0"),
-            "the table was not described in the jail"
-        );
+        let job = self.warm.read_csv(&self.table)?;
+        described(&lines[at::READ].ours.time_ms(|| self.must_be_warm(job))?)?;
         std::thread::sleep(PAUSE);
-        let job = self.warm.job(Ask {
-            code: CHART,
-            args: &["/tmp/chart.png"],
-            ..Ask::default()
-        })?;
-        let outcome = lines[at::DRAW].ours.time_ms(|| self.must_be_warm(job))?;
-        let mut artifacts = outcome.artifacts.iter();
-        ensure!(
-            artifacts.any(|artifact| artifact.bytes.starts_with(PNG)),
-            "no chart came back from the jail"
-        );
+        let job = self.warm.chart()?;
+        drawn(&lines[at::DRAW].ours.time_ms(|| self.must_be_warm(job))?)?;
         lines[at::RATE].ours.push(rate(HELLOS, || {
             self.must_be_warm(self.warm.job(hello)?).map(drop)
         })?);

@@ -13,10 +13,10 @@ use casemate_backend::contract::Cancel;
 use casemate_model::policy::ScreenMode;
 use casemate_wasm::setup::Store;
 
-use super::guest::{Ask, Sandboxes, TABLE};
+use super::guest::{Ask, Sandboxes, described, drawn};
 use super::layers::{Layer, Layers, start_worker};
 use super::process::{Done, Program};
-use super::programs::{CHART, HELLO, LIVE, PNG, READ_CSV, ROWS, table};
+use super::programs::{CHART, HELLO, LIVE, PNG, READ_CSV, table};
 use super::report::{self, Cell, Machine, Measure, Report, SCHEMA, Target};
 use super::rival::{NO_PYTHON, NO_RUNNER, PEER_WITHIN, Pair, Rival, Side};
 use super::stats::{Samples, due};
@@ -220,28 +220,11 @@ impl Bench<'_> {
             "hello did not say hello in the sandbox"
         );
 
-        let job = sandboxes.job(Ask {
-            code: READ_CSV,
-            args: &[TABLE],
-            table: Some(&self.table),
-        })?;
-        let outcome = ours.read_csv.time_ms(|| sandboxes.must(job, self.cancel))?;
-        ensure!(
-            contains(&outcome.stdout, b"10000.0"),
-            "{ROWS} rows were not described in the sandbox"
-        );
+        let job = sandboxes.read_csv(&self.table)?;
+        described(&ours.read_csv.time_ms(|| sandboxes.must(job, self.cancel))?)?;
 
-        let job = sandboxes.job(Ask {
-            code: CHART,
-            args: &["/tmp/chart.png"],
-            ..Ask::default()
-        })?;
-        let outcome = ours.chart.time_ms(|| sandboxes.must(job, self.cancel))?;
-        let drawn = outcome
-            .artifacts
-            .iter()
-            .any(|artifact| artifact.bytes.starts_with(PNG));
-        ensure!(drawn, "no chart came back from the sandbox");
+        let job = sandboxes.chart()?;
+        drawn(&ours.chart.time_ms(|| sandboxes.must(job, self.cancel))?)?;
 
         ours.layers.measure(sandboxes, &hello, self.cancel)?;
         let done = ours

@@ -78,3 +78,12 @@ pub(crate) fn repository(path: &str) -> PathBuf {
         .join("../..")
         .join(path)
 }
+
+/// An environment of Python's that `./dev test` installed under this name with the hashes of these requirements.
+pub(crate) fn installed(name: &str, requirements: &[u8]) -> Option<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
+    let folder = cache.join("casemate").join(name);
+    let is = std::fs::read(folder.join("requirements.txt")).ok()?;
+    (is == requirements).then_some(folder)
+}

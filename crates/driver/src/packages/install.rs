@@ -117,10 +117,13 @@ pub(super) fn driver(staging: &Path) -> Result<(), SetupError> {
     Ok(())
 }
 
-/// Compiles every module, because a guest cannot keep what it compiles. Files of other versions of
-/// Python that a package carries do not compile and are not needed.
-pub(super) fn compile(staging: &Path) -> Result<(), SetupError> {
-    let spawn = with_users_environment(staging);
+/// Compiles every module in a folder of ours that a guest sees at `shown`, with the machine's own Python: a guest
+/// cannot keep what it compiles. Nothing is executed. Code 1 is a good end: files of other versions of Python that a
+/// package carries do not compile and are not needed.
+///
+/// # Errors
+/// Those of [`run_to_end`].
+pub fn compile_all(work: &Path, folder: &Path, shown: &str) -> Result<(Exit, String), SetupError> {
     let options = [
         "-I",
         "-S",
@@ -137,10 +140,15 @@ pub(super) fn compile(staging: &Path) -> Result<(), SetupError> {
     ];
     let spawn = options
         .iter()
-        .fold(spawn, |spawn, option| spawn.arg(option));
-    let shown = staging.join(SHOWN);
-    let spawn = spawn.arg(&shown).arg("-p").arg("/opt/casemate").arg(&shown);
-    let (exit, said) = run_to_end(spawn, |_| {})?;
+        .fold(with_users_environment(work), |spawn, option| {
+            spawn.arg(option)
+        });
+    run_to_end(spawn.arg(folder).arg("-p").arg(shown).arg(folder), |_| {})
+}
+
+/// Compiles the packages and the driver.
+pub(super) fn compile(staging: &Path) -> Result<(), SetupError> {
+    let (exit, said) = compile_all(staging, &staging.join(SHOWN), "/opt/casemate")?;
     let made = site_packages(staging).join("casemate_guest/__pycache__");
     match exit {
         Exit::Code(0 | 1) if made.is_dir() => Ok(()),

@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use casemate_backend::setup::{Progress, SetupError, cache_root};
-use casemate_linux::file::{Untrusted, create_private, open_owned};
+use casemate_linux::file::{Untrusted, create_private, lock_alone, open_owned};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -131,19 +131,8 @@ impl Store {
         private_dir(&self.root)?;
         let path = self.root.join("setup.lock");
         let io_error = |error| SetupError::io(format!("locking {}", path.display()), error);
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
-            .open(&path)
-            .map_err(io_error)?;
-        if file.try_lock().is_err() {
-            progress.say("another set-up is running; waiting for it");
-            file.lock().map_err(io_error)?;
-        }
-        Ok(file)
+        let waits = || progress.say("another set-up is running; waiting for it");
+        lock_alone(&path, waits).map_err(io_error)
     }
 
     /// The packages, when a complete set-up is here.

@@ -196,7 +196,7 @@ fn write_temporary(folder: &OwnedFd, bytes: &[u8], whole: &Path) -> Result<Strin
     }
 }
 
-fn failed(path: &Path, error: Errno) -> Outside {
+pub(super) fn failed(path: &Path, error: Errno) -> Outside {
     Outside::Failed {
         path: path.to_owned(),
         cause: error.into(),

@@ -16,6 +16,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::Outside;
+use super::beneath::failed;
 
 /// Deeper names are refused.
 const DEEPEST: usize = 100;
@@ -355,13 +356,6 @@ fn names(folder: &OwnedFd, whole: &Path) -> Result<Vec<std::ffi::OsString>, Outs
         }
     }
     Ok(names)
-}
-
-fn failed(path: &Path, error: Errno) -> Outside {
-    Outside::Failed {
-        path: path.to_owned(),
-        cause: error.into(),
-    }
 }
 
 #[cfg(test)]

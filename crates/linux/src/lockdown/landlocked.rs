@@ -11,7 +11,7 @@ use crate::sys;
 
 /// The newest set of rights this build knows. What the kernel does not know is left out, and the
 /// steps say so.
-const NEWEST: ABI = ABI::V10;
+pub(super) const NEWEST: ABI = ABI::V10;
 
 pub(super) fn restrict(steps: &mut Vec<Step>) {
     let begun = std::time::Instant::now();
@@ -78,7 +78,7 @@ fn with_missing(have: &str, missing: &[&str]) -> String {
 }
 
 /// Asks for what must now be refused, while the filter still lets the question through.
-fn refuses_files() -> Result<(), String> {
+pub(super) fn refuses_files() -> Result<(), String> {
     refused(std::fs::read_dir("/").map(drop), "reading /")
 }
 
@@ -102,7 +102,11 @@ fn refused(answer: std::io::Result<()>, what: &str) -> Result<(), String> {
 }
 
 fn restricted() -> Result<(), String> {
-    let status = ruleset().map_err(|error| error.to_string())?;
+    enforced(ruleset().map_err(|error| error.to_string())?)
+}
+
+/// Whether the kernel took the rules, by what it says of them.
+pub(super) fn enforced(status: RestrictionStatus) -> Result<(), String> {
     match (status.ruleset, status.landlock) {
         (RulesetStatus::NotEnforced, LandlockStatus::NotEnabled) => {
             Err("landlock is built in but switched off at boot".to_owned())

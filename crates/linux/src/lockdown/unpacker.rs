@@ -6,20 +6,19 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, PathBeneath,
-    RestrictionStatus, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
+    Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, RestrictionStatus, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, Scope,
 };
 use rustix::process::Resource;
 
+use super::landlocked::{NEWEST, enforced, refuses_files};
 use super::{
     close_all_but, compile, die_with, install, limits, no_new_privs, not_dumpable, single_thread,
     wall,
 };
 use crate::limit::Limit;
 use crate::seccomp;
-use crate::step::{Step, failed};
-
-const NEWEST: ABI = ABI::V10;
+use crate::step::Step;
 
 /// Locks this process down: from here on it reads what it has open and writes below `folder`, and
 /// can do nothing else. `file_bytes` and `data_bytes` are ceilings on one file and on its own memory.
@@ -66,19 +65,8 @@ pub fn enter_unpacker(
 }
 
 fn restrict(folder: BorrowedFd<'_>) -> Result<String, String> {
-    let status = ruleset(folder).map_err(|error| error.to_string())?;
-    match (status.ruleset, status.landlock) {
-        (RulesetStatus::NotEnforced, LandlockStatus::NotEnabled) => {
-            return Err("landlock is built in but switched off at boot".to_owned());
-        }
-        (RulesetStatus::NotEnforced, _) => return Err("the kernel has no landlock".to_owned()),
-        _ => {}
-    }
-    match std::fs::read_dir("/") {
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
-        Err(error) => return Err(failed("reading / failed, but not by a refusal", error)),
-        Ok(_) => return Err("reading / is still allowed".to_owned()),
-    }
+    enforced(ruleset(folder).map_err(|error| error.to_string())?)?;
+    refuses_files()?;
     Ok("everything outside the folder refused".to_owned())
 }
 

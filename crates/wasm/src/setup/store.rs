@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use casemate_linux::file::open_owned;
+use casemate_linux::file::{lock_alone, open_owned};
 use serde::{Deserialize, Serialize};
 
 use super::{Keys, Progress, SetupError, cache_root, file_sha256, private_dir};
@@ -102,19 +102,8 @@ impl Store {
         private_dir(&self.root)?;
         let path = self.root.join("setup.lock");
         let io_error = |error| SetupError::io(format!("locking {}", path.display()), error);
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
-            .open(&path)
-            .map_err(io_error)?;
-        if file.try_lock().is_err() {
-            progress.say("another set-up is running; waiting for it");
-            file.lock().map_err(io_error)?;
-        }
-        Ok(file)
+        let waits = || progress.say("another set-up is running; waiting for it");
+        lock_alone(&path, waits).map_err(io_error)
     }
 
     /// Finds out before the first of several minutes whether the disk has room for the rest of a set-up.
