@@ -12,6 +12,7 @@
 
 pub mod contract;
 pub mod plan;
+pub mod session;
 pub mod setup;
 pub mod suite;
 

@@ -183,6 +183,12 @@ pub(crate) struct ServeArgs {
     /// The policy of every request whose key names none: a preset or a policy file.
     #[arg(long, value_name = "FILE|PRESET", default_value = "data-analysis")]
     pub(crate) policy: String,
+    /// The policy of sandboxes that live on between calls: a preset, a policy file, or `off` for no such sandboxes.
+    #[arg(long, value_name = "FILE|PRESET|off", default_value = "session")]
+    pub(crate) sessions: String,
+    /// Sandboxes of one tenant that live at once.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) sandboxes: u16,
     /// Programs that run at once [default: one a processor].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) parallel: Option<u16>,

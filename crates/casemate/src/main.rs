@@ -21,6 +21,7 @@ mod progress;
 mod run;
 mod scan;
 mod serve;
+mod sessions;
 mod setup;
 mod show;
 mod text;

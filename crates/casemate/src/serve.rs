@@ -9,7 +9,7 @@ use casemate_wasm::setup::Store;
 
 use crate::cli::{DataArgs, ServeArgs};
 use crate::run::{lasting_engine, named_policy};
-use crate::setup;
+use crate::{sessions, setup};
 
 /// Serves until Ctrl-C or SIGTERM.
 pub(crate) fn command(args: ServeArgs) -> anyhow::Result<i32> {
@@ -28,10 +28,15 @@ pub(crate) fn command(args: ServeArgs) -> anyhow::Result<i32> {
         config.parallel = usize::from(parallel);
         config.rules.running = config.parallel;
     }
+    config.rules.sandboxes = usize::from(args.sandboxes);
+    let templates = match args.sessions.as_str() {
+        "off" => Vec::new(),
+        policy => sessions::templates(policy, &config.data)?,
+    };
     let engine = Arc::new(lasting_engine(&store, config.parallel)?);
     runtime()?.block_on(async {
         let stop = stop_signal()?;
-        let running = casemate_server::start(config, engine).await?;
+        let running = casemate_server::start(config, engine, templates).await?;
         eprintln!("casemate: serving http://{} (API: /docs)", running.address);
         stop.await;
         eprintln!("casemate: shutting down");

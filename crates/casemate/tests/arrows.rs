@@ -82,6 +82,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "casemate-screen",
             "casemate-backend",
             "casemate-engine",
+            "casemate-envd",
         ],
     ),
     (

@@ -14,7 +14,7 @@ use casemate_backend::contract::{
 };
 use casemate_backend::plan::Plan;
 use casemate_driver::handover::{ENDED, FAILED, GO, READY, START, hand_over, hear_walls};
-use casemate_driver::listen::{Lines, Processes, READY_WITHIN, Running};
+use casemate_driver::listen::{Lasts, Lines, Processes, READY_WITHIN, Running};
 use casemate_driver::lowered::{Lowered, Watched};
 use casemate_driver::outside::number_of;
 use casemate_driver::packets::{Received, wait_readable};
@@ -424,6 +424,7 @@ impl Sandbox for ContainerSandbox {
             cgroup: self.cgroup.as_ref(),
             scratch: &self.scratch,
             stands: true,
+            lasts: Lasts::Run,
         };
         running.finish(sink, cancel)
     }

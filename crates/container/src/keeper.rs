@@ -199,6 +199,7 @@ impl Keeper {
                 },
                 packages: job.packages.clone().into(),
                 venv: job.venv.as_ref().map(Into::into),
+                agent: None,
             },
             input_bytes: job.input_bytes(),
             input_files: job.input_files(),
@@ -211,6 +212,7 @@ impl Keeper {
             packages: given.packages.as_fd(),
             image: given.image.as_ref().map(AsFd::as_fd),
             venv: given.venv.as_ref().map(AsFd::as_fd),
+            agent: None,
         };
         let builder = Builder::begin(plan, folders, steps)?;
         let inputs = builder.inputs().ok_or("there is no place for the inputs")?;
@@ -337,6 +339,7 @@ mod tests {
                 root: None,
                 packages: "/p".into(),
                 venv: None,
+                agent: None,
                 command: vec!["/usr/bin/python3".into()],
                 env: Vec::new(),
                 silent: false,

@@ -16,6 +16,7 @@ use crate::tally::{Over, Tally};
 const LOOKED_AT: usize = 100_000;
 
 /// What was left, in bytes.
+#[derive(Default)]
 pub struct Collected {
     /// Bytes of all regular files.
     pub bytes: u64,

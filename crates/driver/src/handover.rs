@@ -63,6 +63,8 @@ pub struct WireJob {
     pub packages: String,
     /// The packages of a virtual environment, on the host.
     pub venv: Option<String>,
+    /// The folder of the agent that lives in the sandbox, on the host; absent: a program runs to its end.
+    pub agent: Option<String>,
     /// What is started: a program by its absolute path, and its arguments.
     pub command: Vec<String>,
     /// Its whole environment.
@@ -126,7 +128,7 @@ impl WireJob {
                 return Err(format!("{name:?} is not a name for a link"));
             }
         }
-        let folders = [&job.root, &job.venv].into_iter().flatten();
+        let folders = [&job.root, &job.venv, &job.agent].into_iter().flatten();
         let mut folders = folders.chain(std::iter::once(&job.packages));
         if !folders.all(|path| Path::new(path).is_absolute()) || job.processors == 0 {
             return Err("the folders or the processors are not such".to_owned());
@@ -306,6 +308,7 @@ mod tests {
             root: None,
             packages: "/p".into(),
             venv: None,
+            agent: None,
             command: vec!["/usr/bin/python3".into()],
             env: Vec::new(),
             silent: false,
@@ -340,8 +343,9 @@ mod tests {
             job.links = vec![(name.into(), target.into())];
             assert!(job.check().is_err(), "{name} -> {target}");
         }
-        let changes: [fn(&mut WireJob); 5] = [
+        let changes: [fn(&mut WireJob); 6] = [
             |job| job.root = Some("image".into()),
+            |job| job.agent = Some("agent".into()),
             |job| job.venv = Some("../venv".into()),
             |job| job.packages.clear(),
             |job| job.command.clear(),

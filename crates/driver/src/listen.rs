@@ -152,6 +152,30 @@ pub struct Running<'a> {
     pub scratch: &'a OwnedFd,
     /// Whether the interpreter stands already and the program begins now.
     pub stands: bool,
+    /// How long it is to last.
+    pub lasts: Lasts,
+}
+
+/// How long a sandbox lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lasts {
+    /// As long as a program runs; what it leaves is taken then.
+    Run,
+    /// Until somebody ends it. What is left in it is thrown away, and it is looked at less often, since there may
+    /// be many of them.
+    Session,
+}
+
+/// How often a session is looked at.
+const LOOK_AT_SESSION_EVERY: Duration = Duration::from_millis(250);
+
+impl Lasts {
+    const fn look_every(self) -> Duration {
+        match self {
+            Self::Run => LOOK_EVERY,
+            Self::Session => LOOK_AT_SESSION_EVERY,
+        }
+    }
 }
 
 impl Running<'_> {
@@ -165,8 +189,10 @@ impl Running<'_> {
             move |error: io::Error| Fault(format!("{what}: {error}"))
         };
         let mut tally = Tally::new(self.watched.counted.clone(), sink);
-        let mut watch = Watch::new(self.watched, self.cgroup, self.scratch);
+        let every = self.lasts.look_every();
+        let mut watch = Watch::new(self.watched, self.cgroup, self.scratch, every);
         let mut run = Run {
+            every,
             lines: self.lines,
             tally: &mut tally,
             watch: &mut watch,
@@ -196,7 +222,10 @@ impl Running<'_> {
         let exit = settle(exit, over.or(late));
         say_over(&exit, &mut tally);
         tally.told_too_much();
-        let left = collect(self.scratch, self.watched, &mut tally);
+        let left = match self.lasts {
+            Lasts::Run => collect(self.scratch, self.watched, &mut tally),
+            Lasts::Session => Ok(Collected::default()),
+        };
         let left = left.map_err(fault("reading what was left"))?;
         Ok(Finish {
             exit,
@@ -273,6 +302,7 @@ fn micros(duration: Duration) -> u64 {
 
 /// One run as the host hears it.
 struct Run<'r, 'a> {
+    every: Duration,
     lines: &'r mut Lines,
     tally: &'r mut Tally<'a>,
     watch: &'r mut Watch<'a>,
@@ -329,7 +359,7 @@ impl Run<'_, '_> {
             lines.stdout.as_fd(),
             lines.stderr.as_fd(),
         ];
-        wait_readable(&fds, LOOK_EVERY).map(drop)
+        wait_readable(&fds, self.every).map(drop)
     }
 
     fn late(&self) -> Option<Over> {

@@ -100,6 +100,7 @@ pub fn lower<'a>(
         root: system.root.as_ref().map(|root| root.path.clone()),
         packages: system.packages.path.clone(),
         venv: system.venv.as_ref().map(|venv| venv.path.clone()),
+        agent: None,
         command: command.argv,
         env: command.env,
         silent: command.silent,
@@ -118,6 +119,29 @@ pub fn lower<'a>(
         cgroup: cgroup_limits(plan, &watched, our_tasks),
         watched,
     })
+}
+
+/// The same for a sandbox that an agent lives in, whose folder on the host this is. The plan's program is not
+/// started; with `warm` the agent has an interpreter ready for the first cell.
+///
+/// # Errors
+/// As [`lower`].
+pub fn lower_lasting<'a>(
+    plan: &'a Plan,
+    system: &System,
+    agent: &str,
+    warm: bool,
+    own_bytes: u64,
+    our_tasks: u64,
+) -> Result<Lowered<'a>, String> {
+    let mut lowered = lower(plan, system, Entry::Direct, own_bytes, our_tasks)?;
+    let command = system.agent(warm);
+    let command = command.map_err(|(why, fix)| format!("{why}; {fix}"))?;
+    lowered.job.agent = Some(agent.to_owned());
+    lowered.job.command = command.argv;
+    lowered.job.env = command.env;
+    lowered.job.silent = command.silent;
+    Ok(lowered)
 }
 
 /// What is copied in. The driver's job is first, and its content is not among the plan's.

@@ -14,6 +14,11 @@ pub const PACKAGES: &str = "/opt/casemate";
 /// Where the packages of a virtual environment of the user's own are seen.
 pub const VENV: &str = "/opt/venv";
 
+/// Where the agent is seen, in a sandbox that one lives in.
+pub const AGENT: &str = "/opt/agent/casemate-guest";
+/// The user of such a sandbox.
+const AGENT_USER: &str = "user";
+
 /// The interpreter's environment; nothing of the host's is in it.
 const ENVIRON: [(&str, &str); 5] = [
     ("HOME", "/tmp"),
@@ -125,6 +130,34 @@ impl System {
                 silent: false,
             }),
         }
+    }
+
+    /// The agent, which is handed its connections over the channel, and says nothing there. It brings its own
+    /// packages for contexts: those of the machine's own Python, or else what an image has.
+    ///
+    /// # Errors
+    /// When the system has no Python.
+    pub fn agent(&self, warm: bool) -> Result<Command, (String, String)> {
+        let python = self.interpreter(Language::Python)?;
+        let mut argv = vec![AGENT, "--handoff-fd", "3", "--user", AGENT_USER];
+        argv.extend(["--python", python]);
+        let packages = format!("{PACKAGES}/site-packages");
+        if self.root.is_none() {
+            argv.extend(["--packages", &packages]);
+        }
+        if self.venv.is_some() {
+            argv.extend(["--packages", VENV]);
+        }
+        if warm {
+            argv.push("--warm");
+        }
+        let mut env = self.environment();
+        set(&mut env, "HOME", "/home/user");
+        Ok(Command {
+            argv: argv.into_iter().map(str::to_owned).collect(),
+            env,
+            silent: true,
+        })
     }
 
     /// The command line of a program that is run by its interpreter alone; none where our driver runs it.

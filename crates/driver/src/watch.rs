@@ -10,7 +10,7 @@ use casemate_model::limit::LimitKind;
 use crate::lowered::Watched;
 use crate::tally::{Over, Tally};
 
-/// How often the numbers are read.
+/// How often the numbers of a run are read.
 pub const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Processes whose descriptors are counted at one look.
 const LOOKED_INTO: usize = 64;
@@ -23,6 +23,8 @@ pub struct Watch<'a> {
     /// How full scratch was before the program began.
     empty: Room,
     looked: Instant,
+    /// How often the numbers are read.
+    every: Duration,
     cpu_before: Duration,
     memory_before: u64,
     /// Processor time of the program so far.
@@ -38,8 +40,14 @@ pub struct Watch<'a> {
 
 impl<'a> Watch<'a> {
     /// Nothing read yet.
-    pub fn new(limits: &'a Watched, cgroup: Option<&'a Cgroup>, scratch: &'a OwnedFd) -> Self {
+    pub fn new(
+        limits: &'a Watched,
+        cgroup: Option<&'a Cgroup>,
+        scratch: &'a OwnedFd,
+        every: Duration,
+    ) -> Self {
         Self {
+            every,
             limits,
             cgroup,
             scratch,
@@ -65,7 +73,7 @@ impl<'a> Watch<'a> {
 
     /// Reads the numbers when it is time to, and says which limit ends the run.
     pub fn look(&mut self, tally: &mut Tally<'_>) -> Option<Over> {
-        if self.looked.elapsed() < LOOK_EVERY {
+        if self.looked.elapsed() < self.every {
             return None;
         }
         self.looked = Instant::now();

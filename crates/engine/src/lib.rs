@@ -13,6 +13,7 @@
 
 mod attacked;
 mod choose;
+mod open;
 mod pipeline;
 mod plan;
 pub mod policies;
@@ -20,6 +21,7 @@ mod settle;
 
 pub use attacked::{Record, Records};
 pub use choose::{Lack, NoPlace, choose, needs};
+pub use open::{Opening, open, session_plan};
 pub use pipeline::{Engine, Prepared};
 pub use plan::{plan, sha256_hex};
 pub use settle::{Refusal, Settled, refuse, settle};

@@ -4,7 +4,7 @@ use casemate_model::guarantee::Guarantees;
 use casemate_model::policy::Policy;
 use thiserror::Error;
 
-const PRESETS: [(&str, &str); 5] = [
+const PRESETS: [(&str, &str); 6] = [
     (
         "strict",
         include_str!("../../../policies/presets/strict.toml"),
@@ -24,6 +24,10 @@ const PRESETS: [(&str, &str); 5] = [
     (
         "native",
         include_str!("../../../policies/presets/native.toml"),
+    ),
+    (
+        "session",
+        include_str!("../../../policies/presets/session.toml"),
     ),
 ];
 
@@ -92,7 +96,7 @@ mod tests {
             assert!(!policy.description.is_empty());
             // A native program reads the processor's clock, which nothing can keep it from.
             let without: Guarantees = match name {
-                "native" => [Guarantee::ClockCoarse].into_iter().collect(),
+                "native" | "session" => [Guarantee::ClockCoarse].into_iter().collect(),
                 _ => Guarantees::none(),
             };
             let expected = base_guarantees().missing_from(&without);

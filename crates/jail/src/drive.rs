@@ -11,7 +11,7 @@ use casemate_backend::contract::{
 };
 use casemate_backend::plan::{self as guest, Plan};
 use casemate_driver::handover::{FAILED, GO, HOLD, READY, START};
-use casemate_driver::listen::{Lines, Processes, READY_WITHIN, Running};
+use casemate_driver::listen::{Lasts, Lines, Processes, READY_WITHIN, Running};
 use casemate_driver::lowered::{Lowered, Watched};
 use casemate_driver::outside::number_of;
 use casemate_driver::packets::{Packets, Received, wait_readable};
@@ -420,6 +420,7 @@ impl JailSandbox {
             cgroup: self.cgroup.as_ref(),
             scratch: &self.scratch,
             stands,
+            lasts: Lasts::Run,
         };
         running.finish(sink, cancel)
     }

@@ -45,6 +45,8 @@ pub(crate) const PACKAGES: i32 = 8;
 pub(crate) const IMAGE: i32 = 9;
 /// The packages of a virtual environment, where there is one.
 pub(crate) const VENV: i32 = 10;
+/// The folder of the agent, where one is to live in the jail.
+pub(crate) const AGENT: i32 = 11;
 
 /// What a descriptor that is handed over is.
 pub(crate) mod handed {
@@ -68,6 +70,7 @@ struct Given {
     packages: OwnedFd,
     image: Option<OwnedFd>,
     venv: Option<OwnedFd>,
+    agent: Option<OwnedFd>,
 }
 
 /// Builds the walls, waits for the word, runs the guest.
@@ -94,6 +97,7 @@ impl Given {
             packages: take_fd(PACKAGES)?,
             image: None,
             venv: None,
+            agent: None,
         })
     }
 
@@ -115,6 +119,7 @@ fn run(mut given: Given) -> Result<u8, Told> {
     let shown = [
         (ground.system != System::Host, &mut given.image, IMAGE),
         (ground.venv.is_some(), &mut given.venv, VENV),
+        (ground.agent.is_some(), &mut given.agent, AGENT),
     ];
     for (named, fd, number) in shown {
         if named {
@@ -157,8 +162,8 @@ fn run(mut given: Given) -> Result<u8, Told> {
     }
 }
 
-/// What this process is told before it has a job: the folder of the packages, the root of an image and the
-/// packages of a virtual environment; no words for what there is not.
+/// What this process is told before it has a job: the folder of the packages, the root of an image, the packages
+/// of a virtual environment and the folder of an agent; no words for what there is not.
 fn ground() -> Result<Ground, String> {
     let path = |place: usize, what: &str| {
         let path = std::env::args_os().nth(place).map(PathBuf::from);
@@ -176,6 +181,7 @@ fn ground() -> Result<Ground, String> {
         packages: path(2, "the folder of the packages")?
             .ok_or("the folder of the packages is not named")?,
         venv: path(4, "the virtual environment")?,
+        agent: path(5, "the agent")?,
     })
 }
 
@@ -210,6 +216,7 @@ impl Inside {
             packages: given.packages.as_fd(),
             image: given.image.as_ref().map(AsFd::as_fd),
             venv: given.venv.as_ref().map(AsFd::as_fd),
+            agent: given.agent.as_ref().map(AsFd::as_fd),
         };
         let bare = Bare::begin(ground, folders, &mut steps)?;
         let filter = Filter::compile();
@@ -294,6 +301,7 @@ fn ground_of(job: &WireJob) -> Ground {
         },
         packages: job.packages.clone().into(),
         venv: job.venv.as_ref().map(Into::into),
+        agent: job.agent.as_ref().map(Into::into),
     }
 }
 
@@ -317,15 +325,15 @@ fn program(job: &WireJob, given: &Given, stdin: &File) -> Program {
         .fd(stdin, 0)
         .fd(&given.stdout, 1)
         .fd(&given.stderr, 2);
-    if job.silent {
-        return Program {
-            spawn,
-            silent: true,
-        };
-    }
+    // An agent is silent too: it is spoken to.
+    let has_channel = !job.silent || job.agent.is_some();
     Program {
-        spawn: spawn.fd(&given.messages, 3),
-        silent: false,
+        spawn: if has_channel {
+            spawn.fd(&given.messages, 3)
+        } else {
+            spawn
+        },
+        silent: job.silent,
     }
 }
 

@@ -12,6 +12,16 @@ pub(crate) fn lower<'a>(plan: &'a Plan, system: &System) -> Result<Lowered<'a>, 
     lowered::lower(plan, system, Entry::Direct, LIBRARIES, OUR_TASKS)
 }
 
+/// The same for a jail that an agent lives in, whose folder on the host this is.
+pub(crate) fn lower_session<'a>(
+    plan: &'a Plan,
+    system: &System,
+    agent: &str,
+    warm: bool,
+) -> Result<Lowered<'a>, String> {
+    lowered::lower_lasting(plan, system, agent, warm, LIBRARIES, OUR_TASKS)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -62,7 +72,7 @@ mod tests {
         let lowered = lower(&plan, &sample().unwrap()).unwrap();
         let json = serde_json::to_string(&lowered.job).unwrap();
         let golden = concat!(
-            r#"{"root":null,"packages":"/p","venv":null,"command":["/usr/bin/python3","-I","-S","-B","-c","#,
+            r#"{"root":null,"packages":"/p","venv":null,"agent":null,"command":["/usr/bin/python3","-I","-S","-B","-c","#,
             r#""import sys; sys.path.append('/opt/casemate/site-packages'); "#,
             r#"from casemate_guest.native import main; main()"],"#,
             r#""env":[["PATH","/usr/bin:/bin"],["HOME","/tmp"],["LANG","C.UTF-8"],["MPLBACKEND","agg"],"#,

@@ -13,11 +13,13 @@ pub(crate) struct Shown {
     /// The root of an image; none is the machine's own system.
     pub(crate) image: Option<Opened>,
     pub(crate) venv: Option<Opened>,
+    /// The folder of the agent that is to live in the jail; none where a program runs to its end.
+    pub(crate) agent: Option<Opened>,
 }
 
-/// Folders, whatever their names are: packages, image, virtual environment.
+/// Folders, whatever their names are: packages, image, virtual environment, agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Key([Option<(u64, u64)>; 3]);
+pub(crate) struct Key([Option<(u64, u64)>; 4]);
 
 impl Shown {
     /// The folders of an opened system.
@@ -27,6 +29,15 @@ impl Shown {
             packages: same(&system.packages)?,
             image: copy(&system.root)?,
             venv: copy(&system.venv)?,
+            agent: None,
+        })
+    }
+
+    /// The same with an agent.
+    pub(crate) fn with_agent(self, agent: &Opened) -> io::Result<Self> {
+        Ok(Self {
+            agent: Some(same(agent)?),
+            ..self
         })
     }
 
@@ -36,6 +47,7 @@ impl Shown {
             packages: same(&self.packages)?,
             image: copy(&self.image)?,
             venv: copy(&self.venv)?,
+            agent: copy(&self.agent)?,
         })
     }
 
@@ -46,6 +58,7 @@ impl Shown {
             Some(place(&self.packages.folder)?),
             of(&self.image)?,
             of(&self.venv)?,
+            of(&self.agent)?,
         ]))
     }
 }
@@ -80,6 +93,7 @@ mod tests {
             packages: opened(&one),
             image: image.map(opened),
             venv: venv.map(opened),
+            agent: None,
         };
         let host = shown(None, None).key().unwrap();
         assert_eq!(host, shown(None, None).try_clone().unwrap().key().unwrap());
@@ -89,6 +103,11 @@ mod tests {
             shown(Some(&other), None).key().unwrap(),
             shown(None, Some(&one)).key().unwrap(),
             shown(None, Some(&other)).key().unwrap(),
+            shown(None, None)
+                .with_agent(&opened(&one))
+                .unwrap()
+                .key()
+                .unwrap(),
         ];
         for (at, key) in all.iter().enumerate() {
             assert!(all.iter().skip(at + 1).all(|later| later != key));

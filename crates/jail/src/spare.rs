@@ -60,7 +60,11 @@ pub(crate) struct Handed {
 impl Spare {
     /// Starts the process that will build the walls, in its control groups.
     pub(crate) fn make(program: &Path, shown: &Shown) -> io::Result<Self> {
-        let cgroup = Cgroup::reserve("jail").map_err(|missing| missing.why);
+        let group = match shown.agent {
+            None => Cgroup::reserve("jail"),
+            Some(_) => Cgroup::reserve_freezable("session"),
+        };
+        let cgroup = group.map_err(|missing| missing.why);
         let (lines, ends) = Lines::make()?;
         let (handed, handing) = std::os::unix::net::UnixStream::pair()?;
         handed.set_nonblocking(true)?;
@@ -69,6 +73,7 @@ impl Spare {
             .arg(&shown.packages.path)
             .arg(shown.image.as_ref().map_or("", |image| &image.path))
             .arg(shown.venv.as_ref().map_or("", |venv| &venv.path))
+            .arg(shown.agent.as_ref().map_or("", |agent| &agent.path))
             .fd(&ends.control, init::CONTROL)
             .fd(&handing, init::HANDOFF)
             .fd(&ends.messages, init::MESSAGES)
@@ -80,6 +85,9 @@ impl Spare {
         }
         if let Some(venv) = &shown.venv {
             spawn = spawn.fd(&venv.folder, init::VENV);
+        }
+        if let Some(agent) = &shown.agent {
+            spawn = spawn.fd(&agent.folder, init::AGENT);
         }
         if let Ok(cgroup) = &cgroup {
             spawn = spawn.cgroup(cgroup);

@@ -331,6 +331,7 @@ mod tests {
                 packages,
                 image,
                 venv,
+                agent: None,
             };
             let why = Zygote::start(Path::new("/nonexistent"), &shown).unwrap_err();
             assert!(why.contains("own system alone"), "{why}");

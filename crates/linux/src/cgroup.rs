@@ -17,6 +17,7 @@ use crate::limit::Limit;
 use crate::step::{Step, plain};
 
 mod foreign;
+mod freezer;
 mod layout;
 mod limits;
 mod remove;
@@ -157,6 +158,49 @@ impl Cgroup {
     /// As [`Cgroup::create`].
     pub fn reserve(name: &str) -> Result<Self, Missing> {
         Self::create(name, &WAITING)
+    }
+
+    /// The same for what is to be stopped and go on again: see [`Cgroup::freeze`].
+    ///
+    /// # Errors
+    /// As [`Cgroup::create`].
+    pub fn reserve_freezable(name: &str) -> Result<Self, Missing> {
+        let layout = Layout::detect().map_err(|error| missing(plain(&error), &WAITING))?;
+        layout.create_with(name, &WAITING, true)
+    }
+
+    /// Stops everything in the group where it is, and waits until all of it has stopped. It uses no
+    /// processor time from then on, and keeps its memory.
+    ///
+    /// # Errors
+    /// When the group cannot be frozen here, or something in it does not stop within two seconds; then it goes
+    /// on.
+    pub fn freeze(&self) -> io::Result<()> {
+        let done = self.freezer()?.freeze();
+        if done.is_err() {
+            self.thaw()?;
+        }
+        done
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// When the group cannot be frozen here.
+    pub fn thaw(&self) -> io::Result<()> {
+        self.freezer()?.thaw()
+    }
+
+    fn freezer(&self) -> io::Result<freezer::Freezer<'_>> {
+        let own = self.places.get(&Controller::Freezer);
+        let unified = || {
+            let mut places = self.places.values();
+            places.find(|place| place.version == Version::V2)
+        };
+        let place = own.or_else(unified);
+        place
+            .map(freezer::Freezer)
+            .ok_or_else(|| io::Error::other("no control group here can be frozen"))
     }
 
     /// Sets all limits, and makes them those of [`Cgroup::steps`].
@@ -405,6 +449,15 @@ impl Layout {
     /// # Errors
     /// As [`Cgroup::create`].
     pub fn create(&self, name: &str, limits: &CgroupLimits) -> Result<Cgroup, Missing> {
+        self.create_with(name, limits, false)
+    }
+
+    fn create_with(
+        &self,
+        name: &str,
+        limits: &CgroupLimits,
+        freezable: bool,
+    ) -> Result<Cgroup, Missing> {
         let full = crate::owner::unique_name(name).map_err(|why| missing(why, limits))?;
         let mut places = BTreeMap::new();
         let mut reasons = BTreeMap::new();
@@ -425,6 +478,11 @@ impl Layout {
         if places.is_empty() {
             let why = reasons.into_values().next().unwrap_or_default();
             return Err(missing(why, limits));
+        }
+        // Where it cannot be made the group is one that cannot be frozen, and says so when it is asked to.
+        if freezable && let Some(Ok(dir)) = self.make_freezer(&full) {
+            let version = Version::V1;
+            places.insert(Controller::Freezer, Place { version, dir });
         }
         let steps = limits::apply(&places, &reasons, limits);
         Ok(Cgroup {
@@ -472,6 +530,7 @@ const fn needed(controller: Controller, limits: &CgroupLimits) -> bool {
         Controller::Memory | Controller::Cpuacct => true,
         Controller::Pids => limits.pids.value().is_some(),
         Controller::Cpu => limits.cpu_millicores.value().is_some(),
+        Controller::Freezer => false,
     }
 }
 

@@ -46,6 +46,8 @@ pub struct KeyRules {
     pub waiting: usize,
     /// Bytes of uploads and artifacts kept.
     pub stored_bytes: u64,
+    /// Sandboxes that live at once.
+    pub sandboxes: usize,
 }
 
 impl Config {
@@ -62,6 +64,7 @@ impl Config {
                 running: parallel,
                 waiting: 256,
                 stored_bytes: 4 << 30,
+                sandboxes: 20,
             },
             body_bytes: 64 << 20,
             room_bytes: 1 << 30,

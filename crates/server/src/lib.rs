@@ -15,6 +15,7 @@ mod blobs;
 mod body;
 mod config;
 mod docs;
+mod e2b;
 mod error;
 mod guard;
 mod intake;
@@ -30,6 +31,7 @@ mod store;
 pub mod wire;
 
 pub use config::{Config, KeyRules};
+pub use e2b::Template;
 pub use keys::{KeyInfo, NewKey};
 pub use openapi::document;
 pub use serve::{Running, ServeError, start};

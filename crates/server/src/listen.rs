@@ -3,11 +3,15 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -52,8 +56,15 @@ pub(crate) async fn serve(listener: TcpListener, app: Router, mut stopped: watch
         };
         // Small answers must not wait for one another; one that does costs time and nothing else.
         stream.set_nodelay(true).ok();
+        let broken = Break::default();
         let service = TowerToHyperService::new(app.clone());
-        let connection = http.serve_connection(TokioIo::new(Client::new(stream)), service);
+        let known = broken.clone();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(known.clone());
+            service.call(request)
+        });
+        let client = Client::new(stream, broken);
+        let connection = http.serve_connection(TokioIo::new(client), service);
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             // A client that breaks off is its own affair; its run is cancelled where it waits for it.
@@ -65,10 +76,27 @@ pub(crate) async fn serve(listener: TcpListener, app: Router, mut stopped: watch
     graceful.shutdown().await;
 }
 
+/// Raised for a connection that is to be broken off: when a sandbox goes in the middle of a stream, its client must
+/// see that the connection broke, not that the answer ended. A close looks like an end to some; a reset does not.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Break(Arc<AtomicBool>);
+
+impl Break {
+    /// The connection will be reset when it is closed.
+    pub(crate) fn off(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    fn is_off(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
 /// A connection that is given up when its client takes nothing of its answer, and that is read to
 /// its end, within bounds, before it is closed.
 struct Client {
     stream: TcpStream,
+    broken: Break,
     gives_up: Pin<Box<Sleep>>,
     waits: bool,
     /// Set once the last byte is written: when it is closed whatever still comes.
@@ -76,9 +104,10 @@ struct Client {
 }
 
 impl Client {
-    fn new(stream: TcpStream) -> Self {
+    fn new(stream: TcpStream, broken: Break) -> Self {
         Self {
             stream,
+            broken,
             gives_up: Box::pin(sleep(STALLED)),
             waits: false,
             parts: None,
@@ -101,6 +130,15 @@ impl Client {
         }
         ready!(self.gives_up.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if self.broken.is_off() {
+            // Where it cannot be set the connection is closed as any other.
+            self.stream.set_zero_linger().ok();
+        }
     }
 }
 
@@ -142,6 +180,9 @@ impl AsyncWrite for Client {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.broken.is_off() {
+            return Poll::Ready(Ok(()));
+        }
         let parts = match self.parts {
             Some(parts) => parts,
             None => {

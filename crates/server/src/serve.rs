@@ -20,6 +20,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::blobs::Blobs;
 use crate::config::Config;
+use crate::e2b::sandboxes::look_after;
+use crate::e2b::{self, Template};
 use crate::error::ApiError;
 use crate::guard::guard;
 use crate::state::{Shared, State};
@@ -74,7 +76,11 @@ pub struct Running {
 ///
 /// # Errors
 /// [`ServeError`]; nothing is left running.
-pub async fn start(config: Config, engine: Arc<Engine>) -> Result<Running, ServeError> {
+pub async fn start(
+    config: Config,
+    engine: Arc<Engine>,
+    templates: Vec<Template>,
+) -> Result<Running, ServeError> {
     let lock = own_folder(&config.data)?;
     more_descriptors();
     let store = Store::open(&config.data, config.database.as_deref()).await?;
@@ -91,9 +97,11 @@ pub async fn start(config: Config, engine: Arc<Engine>) -> Result<Running, Serve
     let blobs = Blobs::open(&config.data)?;
     // Whatever an earlier server had begun and not ended, nobody will end now.
     store.mark_all_lost().await?;
-    let state = Arc::new(Shared::new(config, engine, store, blobs));
+    let state = Arc::new(Shared::new(config, engine, templates, store, blobs));
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(tidy(Arc::clone(&state), stopped.clone()));
+    let sandboxes = Arc::clone(&state.sandboxes);
+    tokio::spawn(look_after(sandboxes, stopped.clone()));
     let app = router(Arc::clone(&state));
     let served = tokio::spawn(crate::listen::serve(listener, app, stopped));
     Ok(Running {
@@ -154,6 +162,7 @@ impl Running {
             let end = self.wait_for_runs();
             tokio::time::timeout(Duration::from_secs(5), end).await.ok();
         }
+        self.state.sandboxes.remove_all();
         self.stop.send_replace(true);
         let served = tokio::time::timeout(Duration::from_secs(5), self.served).await;
         match served {
@@ -178,6 +187,7 @@ fn router(state: State) -> Router {
     let document = crate::openapi::document();
     let (routes, _) = crate::routes::router().split_for_parts();
     routes
+        .merge(e2b::router())
         .route("/openapi.json", get(|| async move { Json(document) }))
         .route("/docs", get(docs))
         .fallback(|request: axum::extract::Request| async move {
@@ -189,6 +199,11 @@ fn router(state: State) -> Router {
             },
         ))
         .layer(middleware::from_fn_with_state(Arc::clone(&state), guard))
+        // Outside the guard: a request that names a sandbox shows that sandbox's token, not a key.
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&state),
+            e2b::proxy::route,
+        ))
         .with_state(state)
 }
 

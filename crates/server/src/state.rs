@@ -11,6 +11,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, RwLock, Semaphore};
 
 use crate::blobs::Blobs;
 use crate::config::Config;
+use crate::e2b::Template;
+use crate::e2b::sandboxes::Sandboxes;
 use crate::error::ApiError;
 use crate::guard::Caller;
 use crate::metrics::Metrics;
@@ -27,6 +29,9 @@ pub(crate) struct Shared {
     pub(crate) engine: Arc<Engine>,
     pub(crate) store: Store,
     pub(crate) blobs: Blobs,
+    /// What sandboxes that live on can be made of.
+    pub(crate) templates: Vec<Arc<Template>>,
+    pub(crate) sandboxes: Arc<Sandboxes>,
     pub(crate) metrics: Metrics,
     /// KiB of requests that may be held in memory.
     pub(crate) room: Arc<Semaphore>,
@@ -72,7 +77,13 @@ pub(crate) struct Turn {
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config, engine: Arc<Engine>, store: Store, blobs: Blobs) -> Self {
+    pub(crate) fn new(
+        config: Config,
+        engine: Arc<Engine>,
+        templates: Vec<Template>,
+        store: Store,
+        blobs: Blobs,
+    ) -> Self {
         Self {
             turns: Arc::new(Semaphore::new(config.parallel.max(1))),
             room: Arc::new(Semaphore::new(config.room_bytes >> 10)),
@@ -80,6 +91,8 @@ impl Shared {
             engine,
             store,
             blobs,
+            templates: templates.into_iter().map(Arc::new).collect(),
+            sandboxes: Arc::default(),
             metrics: Metrics::new(),
             lanes: Mutex::default(),
             starts: Mutex::default(),

@@ -15,7 +15,7 @@ use casemate_backend::contract::{
 };
 use casemate_backend::plan::Plan;
 use casemate_driver::handover::{FAILED, READY, hand_over, hear_walls};
-use casemate_driver::listen::{Holder, Lines, READY_WITHIN, Running};
+use casemate_driver::listen::{Holder, Lasts, Lines, READY_WITHIN, Running};
 use casemate_driver::lowered::{Lowered, Watched};
 use casemate_driver::packages::{Store, guest};
 use casemate_driver::packets::{Packets, Received, wait_readable};
@@ -602,6 +602,7 @@ impl Sandbox for DockerSandbox {
             cgroup: self.cgroup.as_ref(),
             scratch: &self.scratch,
             stands: true,
+            lasts: Lasts::Run,
         };
         running.finish(sink, cancel)
     }

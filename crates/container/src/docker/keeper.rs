@@ -113,6 +113,7 @@ fn stage(job: &KeeperJob, given: &mut Given) -> Result<(), String> {
             system: System::Host,
             packages: wire.packages.clone().into(),
             venv: None,
+            agent: None,
         },
         input_bytes: wire.input_bytes(),
         input_files: wire.input_files(),
@@ -128,6 +129,7 @@ fn stage(job: &KeeperJob, given: &mut Given) -> Result<(), String> {
         packages: given.packages.as_fd(),
         image: None,
         venv: None,
+        agent: None,
     };
     let builder = Builder::begin_at(&job.place, plan, folders, &mut steps)?;
     let inputs = builder.inputs().ok_or("there is no place for the inputs")?;

@@ -49,6 +49,7 @@ fn become_zygote(control: &Packets, packages: &OwnedFd) -> Result<Infallible, St
             system: System::Host,
             packages: path,
             venv: None,
+            agent: None,
         },
         input_bytes: 0,
         input_files: 0,
@@ -62,6 +63,7 @@ fn become_zygote(control: &Packets, packages: &OwnedFd) -> Result<Infallible, St
         packages: packages.as_fd(),
         image: None,
         venv: None,
+        agent: None,
     };
     drop(Builder::begin(plan, folders, &mut steps)?.finish(&mut steps));
     for step in steps {

@@ -24,9 +24,12 @@ pub(super) enum Controller {
     Cpu,
     /// Version 1's accounting of processor time. Version 2 always accounts.
     Cpuacct,
+    /// Version 1's way to stop a group where it is. Version 2 can stop every group.
+    Freezer,
 }
 
 impl Controller {
+    /// Those that every group is made with.
     pub(super) const ALL: [Self; 4] = [Self::Memory, Self::Pids, Self::Cpu, Self::Cpuacct];
 
     pub(super) const fn name(self) -> &'static str {
@@ -35,6 +38,7 @@ impl Controller {
             Self::Pids => "pids",
             Self::Cpu => "cpu",
             Self::Cpuacct => "cpuacct",
+            Self::Freezer => "freezer",
         }
     }
 
@@ -44,7 +48,7 @@ impl Controller {
             Self::Memory => Some("memory.max"),
             Self::Pids => Some("pids.max"),
             Self::Cpu => Some("cpu.max"),
-            Self::Cpuacct => None,
+            Self::Cpuacct | Self::Freezer => None,
         }
     }
 }
@@ -130,7 +134,7 @@ impl Layout {
             if mount.fstype == "cgroup" && named(DEVICES) && layout.devices.is_none() {
                 layout.devices = mount.hierarchy(own_path(own, Some(DEVICES)), root);
             }
-            for controller in Controller::ALL {
+            for controller in Controller::ALL.into_iter().chain([Controller::Freezer]) {
                 if mount.fstype == "cgroup"
                     && named(controller.name())
                     && !layout.v1.contains_key(&controller)
@@ -259,6 +263,13 @@ impl Layout {
             hierarchy.mount.clone(),
             hierarchy.own.join(PARENT).join(name),
         ))
+    }
+
+    /// Makes the group `name` where version 1 can stop it; none where there is no such hierarchy.
+    pub(super) fn make_freezer(&self, name: &str) -> Option<Result<PathBuf, String>> {
+        let hierarchy = self.v1.get(&Controller::Freezer)?;
+        let base = (Version::V1, hierarchy.own.clone());
+        Some(self.make(Controller::Freezer, &base, name))
     }
 
     /// The group of this layout's process in version 1's hierarchy of a controller.

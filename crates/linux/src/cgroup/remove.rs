@@ -15,6 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Kills everything in a group. Processes that end meanwhile are not an error.
 pub(super) fn kill_all(dir: &Path) -> io::Result<()> {
+    // On version 1 what is frozen dies only when it is thawed. A group of another hierarchy has no such file.
+    thaw_v1(dir)?;
     match write_existing(&dir.join("cgroup.kill"), "1") {
         Ok(()) => return Ok(()),
         // Version 1 and kernels before 5.14 do not have it.
@@ -25,6 +27,14 @@ pub(super) fn kill_all(dir: &Path) -> io::Result<()> {
         kill_member(dir, pid)?;
     }
     Ok(())
+}
+
+/// Lets a group of version 1's freezer go on.
+pub(super) fn thaw_v1(dir: &Path) -> io::Result<()> {
+    match write_existing(&dir.join("freezer.state"), "THAWED") {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The number may have been given to another process since it was read, so it is looked for once

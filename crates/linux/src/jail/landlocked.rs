@@ -19,7 +19,9 @@ const SYSTEM: [&str; 2] = ["/opt", "/etc"];
 /// What may be read.
 const READABLE: [&str; 2] = ["/data", "/run"];
 /// What may be written.
-const WRITABLE: [&str; 3] = ["/tmp", "/work", "/dev/shm"];
+const WRITABLE: [&str; 4] = ["/tmp", "/work", "/dev/shm", "/home/user"];
+/// Terminals, where there are some.
+const TERMINALS: [&str; 1] = ["/dev/pts"];
 /// What may be opened both ways.
 const DEVICES: [&str; 5] = [
     "/dev/null",
@@ -124,13 +126,15 @@ fn ruleset(system: &[String]) -> Result<RulesetCreated, landlock::RulesetError> 
         .create()?;
     // Every folder may be listed: the root holds only what is the jail's.
     let system: Vec<&str> = system.iter().map(String::as_str).collect();
-    let rules: [(&[&str], BitFlags<AccessFs>); 6] = [
+    let both = AccessFs::ReadFile | AccessFs::WriteFile;
+    let rules: [(&[&str], BitFlags<AccessFs>); 7] = [
         (&["/"], AccessFs::ReadDir.into()),
         (&system, read | AccessFs::Execute),
         (&SYSTEM, read | AccessFs::Execute),
         (&READABLE, read),
         (&WRITABLE, all & !devices),
-        (&DEVICES, AccessFs::ReadFile | AccessFs::WriteFile),
+        (&DEVICES, both),
+        (&TERMINALS, both | AccessFs::ReadDir | AccessFs::IoctlDev),
     ];
     for (paths, access) in rules {
         for path in paths {

@@ -60,10 +60,19 @@ const OPT: &str = "opt";
 /// Where packages of a virtual environment are shown.
 const VENV: &str = "opt/venv";
 const PACKAGES: &str = "opt/casemate";
+/// Where the agent is shown.
+const AGENT: &str = "opt/agent";
+/// The folder of homes, and the one that there is.
+const HOMES: &str = "home";
+const HOME: &str = "home/user";
+/// The files that say who there is, and where they are made before the inputs lie over them.
+const ACCOUNTS: [(&str, &str); 2] = [("run/passwd", "etc/passwd"), ("run/group", "etc/group")];
 /// Names in an image's `opt` that are ours; where there is no environment of the user's, that one is the image's.
 const OURS_IN_OPT: [&str; 1] = ["casemate"];
 /// Folders of scratch and where each is seen.
 const SCRATCH: [(&str, &str); 3] = [("tmp", "tmp"), ("work", "work"), ("shm", "dev/shm")];
+/// The one more of a user who has a home.
+const HOME_SCRATCH: (&str, &str) = ("home", HOME);
 
 /// The system that a root shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +92,9 @@ pub struct Ground {
     pub packages: PathBuf,
     /// One that is shown at `/opt/venv`.
     pub venv: Option<PathBuf>,
+    /// One that is shown at `/opt/agent`, for a jail that an agent lives in: its user has a name, a home at
+    /// `/home/user` and terminals.
+    pub agent: Option<PathBuf>,
 }
 
 /// What is made in the root for a job.
@@ -113,6 +125,8 @@ pub struct Folders<'a> {
     pub image: Option<BorrowedFd<'a>>,
     /// That of the virtual environment, where there is one.
     pub venv: Option<BorrowedFd<'a>>,
+    /// That of the agent, where there is one.
+    pub agent: Option<BorrowedFd<'a>>,
 }
 
 /// A fresh file system with a system in it, made before it is known for which job.
@@ -188,6 +202,11 @@ impl Bare {
             System::Image(_) => "the image, read-only, no rights, no devices",
         };
         steps.push(Step::run(wall::SYSTEM, asked, || bare.system(trees)));
+        if bare.has_home() {
+            bare.mkdir(HOMES)?;
+            bare.mkdir(HOME)?;
+            bare.shown.push(HOMES.to_owned());
+        }
         steps.push(Step::run(wall::DEVICES, DEVICES.join(", "), || {
             bare.devices()
         }));
@@ -209,8 +228,50 @@ impl Bare {
             bare: self,
             inputs: None,
         };
+        if builder.bare.has_home() {
+            builder.bare.accounts(builder.plan.owner)?;
+            builder.bare.terminals()?;
+        }
         builder.begin_inputs()?;
         Ok(builder)
+    }
+
+    /// Whether an agent lives here, whose user has a home.
+    const fn has_home(&self) -> bool {
+        self.ground.agent.is_some()
+    }
+
+    /// Says who there is: whoever owns scratch, and the owner of the system's files.
+    fn accounts(&self, (uid, gid): (u32, u32)) -> Result<(), String> {
+        let texts = [
+            format!(
+                "root:x:0:0:root:/root:/usr/sbin/nologin\nuser:x:{uid}:{gid}:user:/{HOME}:/bin/bash\n"
+            ),
+            format!("root:x:0:\nuser:x:{gid}:\n"),
+        ];
+        for ((made, seen), text) in ACCOUNTS.into_iter().zip(texts) {
+            let path = self.path(made);
+            std::fs::write(&path, text).map_err(|e| failed(made, e))?;
+            let tree = clone_tree(&path, false)?;
+            sys::mount_setattr(tree.as_fd(), false, RDONLY | NOSUID | NODEV | NOEXEC)
+                .map_err(|e| failed("mount_setattr", e))?;
+            // An image has its own, which ours lie over; the host's own are not shown.
+            if !self.path(seen).exists() {
+                self.make_mount_point(seen, Kind::File)?;
+            }
+            self.attach(&tree, seen)?;
+        }
+        Ok(())
+    }
+
+    /// Terminals of its own: none of the host's can be seen.
+    fn terminals(&self) -> Result<(), String> {
+        self.mkdir("dev/pts")?;
+        let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+        let options = c"newinstance,ptmxmode=0666,mode=0620";
+        mount("none", self.path("dev/pts"), "devpts", flags, options)
+            .map_err(|e| failed("mount devpts", e))?;
+        symlinkat("pts/ptmx", &self.place, "dev/ptmx").map_err(|e| failed("symlink ptmx", e))
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -425,7 +486,9 @@ impl Builder {
     }
 
     fn scratch(&self) -> Result<(OwnedFd, String), String> {
-        let ours = 1 + SCRATCH.len() as u64 + self.plan.links.len() as u64;
+        let home = self.bare.has_home().then_some(HOME_SCRATCH);
+        let parts = || SCRATCH.into_iter().chain(home);
+        let ours = 1 + parts().count() as u64 + self.plan.links.len() as u64;
         let mut options = "mode=0755".to_owned();
         if let Limit::At(bytes) = self.plan.scratch_bytes {
             options.push_str(&format!(",size={}", bytes.max(1)));
@@ -437,7 +500,7 @@ impl Builder {
         let (uid, gid) = self.plan.owner;
         let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         let making = self.bare.path(MAKING);
-        for (part, _) in SCRATCH {
+        for (part, _) in parts() {
             mkdirat(&fd, part, Mode::from_raw_mode(0o700)).map_err(|e| failed(part, e))?;
             chownat(&fd, part, uid, gid, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(|e| failed("chown", e))?;
@@ -446,7 +509,7 @@ impl Builder {
             symlinkat(target, &fd, format!("work/{name}"))
                 .map_err(|e| failed(&format!("symlink {name}"), e))?;
         }
-        for (part, name) in SCRATCH {
+        for (part, name) in parts() {
             self.bare
                 .attach(&clone_tree(&making.join(part), false)?, name)?;
         }
@@ -658,8 +721,8 @@ fn system_trees(ground: &Ground, folders: Folders<'_>) -> Result<Vec<(String, Sh
     };
     let mut trees = Vec::new();
     for shape in shapes(&ground.system)? {
-        // Covered later, in place.
-        if shape.name == "usr/local" {
+        // Covered later, in place; and homes of an image's where there is to be one of ours.
+        if shape.name == "usr/local" || (shape.name == HOMES && ground.agent.is_some()) {
             continue;
         }
         let what = match shape.link {
@@ -680,6 +743,12 @@ fn system_trees(ground: &Ground, folders: Folders<'_>) -> Result<Vec<(String, Sh
         let tree = clone_tree(venv, false)?;
         expect_same(&tree, checked, "the virtual environment")?;
         trees.push((VENV.to_owned(), Shown::Tree(tree, Kind::Folder)));
+    }
+    if let Some(agent) = &ground.agent {
+        let checked = folders.agent.ok_or("the agent is not open")?;
+        let tree = clone_tree(agent, false)?;
+        expect_same(&tree, checked, "the agent")?;
+        trees.push((AGENT.to_owned(), Shown::Tree(tree, Kind::Folder)));
     }
     Ok(trees)
 }

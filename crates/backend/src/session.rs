@@ -1,0 +1,67 @@
+//! Sandboxes with a life: an agent in them is spoken to, again and again, until they are dropped.
+//!
+//! A run has a program and an end; a session has neither. Its walls are a run's: they are built from a
+//! [`Plan`], and the receipt is in hand before the agent starts anything. What the agent says is the
+//! guest's word.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use casemate_model::receipt::Receipt;
+
+use crate::contract::{CreateError, Fault};
+use crate::plan::Plan;
+
+/// A backend that can keep a sandbox alive.
+pub trait Sessions: Send + Sync {
+    /// Its name on the command line.
+    fn name(&self) -> &'static str;
+
+    /// Builds the walls for a plan, whose program is not looked at. Nothing but our agent will have started
+    /// when the caller has the receipt, and nothing of the guest's starts before the first [`Session::connect`].
+    /// With `warm` the agent has an interpreter ready for the first cell.
+    ///
+    /// # Errors
+    /// [`CreateError`] when there is no sandbox; nothing is left behind.
+    fn open(&self, plan: &Plan, warm: bool) -> Result<(Box<dyn Session>, Receipt), CreateError>;
+}
+
+/// What a session holds at one moment, measured from outside.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Processor time since it began, in microseconds.
+    pub cpu_us: u64,
+    /// Memory, in bytes.
+    pub memory_bytes: u64,
+    /// Of it what the kernel could take back, in bytes.
+    pub cache_bytes: u64,
+    /// Bytes of scratch.
+    pub disk_bytes: u64,
+}
+
+/// One sandbox that lives. Dropping it ends everything in it.
+pub trait Session: Send + Sync {
+    /// A new stream to the agent, connected.
+    ///
+    /// # Errors
+    /// When the sandbox has ended.
+    fn connect(&self) -> io::Result<OwnedFd>;
+
+    /// Freezes everything in it, where it is.
+    ///
+    /// # Errors
+    /// When the sandbox cannot be frozen here, or has ended.
+    fn pause(&self) -> Result<(), Fault>;
+
+    /// Thaws it.
+    ///
+    /// # Errors
+    /// When the sandbox has ended.
+    fn resume(&self) -> Result<(), Fault>;
+
+    /// What it holds now.
+    fn held(&self) -> Held;
+
+    /// Why it is no longer, where it is not: a limit that was reached, or how its first process ended.
+    fn ended(&self) -> Option<String>;
+}

@@ -1,0 +1,69 @@
+//! Sandboxes with a life: the same walls as a run's, held against the same policy.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use casemate_backend::contract::CreateError;
+use casemate_backend::plan::{Guest, Plan, PlannedFile};
+use casemate_backend::session::{Session, Sessions};
+use casemate_model::job::TenantId;
+use casemate_model::policy::Policy;
+use casemate_model::receipt::Receipt;
+
+use crate::sha256_hex;
+
+/// A sandbox that is to be opened.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    /// Its name.
+    pub id: String,
+    /// Whom it belongs to.
+    pub tenant: TenantId,
+    /// Environment variables of everything in it.
+    pub env: BTreeMap<String, String>,
+    /// Its ceilings and the walls it must have.
+    pub policy: Policy,
+    /// Whether an interpreter is to be ready for the first cell.
+    pub warm: bool,
+}
+
+/// The plan of a sandbox without a program. Pure.
+pub fn session_plan(opening: &Opening) -> Plan {
+    let source: Arc<[u8]> = Arc::from([]);
+    Plan {
+        run: opening.id.clone(),
+        tenant: opening.tenant.clone(),
+        program: PlannedFile {
+            path: "/work/main.py".to_owned(),
+            sha256: sha256_hex(&source),
+            bytes: source,
+        },
+        guest: Guest::default(),
+        argv: vec!["main.py".to_owned()],
+        env: opening.env.clone(),
+        inputs: Vec::new(),
+        stdin: Arc::from([]),
+        limits: opening.policy.limits.clone(),
+        clock_granularity: opening.policy.clock_granularity.0,
+        asked: opening.policy.require.clone(),
+    }
+}
+
+/// Opens a sandbox. With a gap in its receipt it is gone again before anybody can speak to it.
+///
+/// # Errors
+/// Why there is none.
+pub fn open(
+    backend: &dyn Sessions,
+    opening: &Opening,
+) -> Result<(Box<dyn Session>, Receipt), CreateError> {
+    let plan = session_plan(opening);
+    let (session, receipt) = backend.open(&plan, opening.warm)?;
+    match receipt.satisfies(&plan.asked) {
+        Ok(()) => Ok((session, receipt)),
+        Err(gap) => Err(CreateError::Unusable {
+            why: gap.to_string(),
+            fix: "`casemate doctor` says what this machine lacks".to_owned(),
+        }),
+    }
+}

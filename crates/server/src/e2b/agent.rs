@@ -1,0 +1,93 @@
+//! Speaking HTTP to a sandbox's agent over a stream of the session's.
+
+use std::collections::BTreeMap;
+use std::os::unix::net::UnixStream as StdStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::{Request, Response, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::net::UnixStream;
+
+use super::sandboxes::Sandbox;
+
+/// How long the agent may take to be there.
+const THERE_WITHIN: Duration = Duration::from_secs(10);
+
+/// A connection to the agent, ready for one request.
+async fn connected<B>(sandbox: &Arc<Sandbox>) -> Result<SendRequest<B>, String>
+where
+    B: hyper::body::Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let making = Arc::clone(sandbox);
+    let made = tokio::task::spawn_blocking(move || making.session.connect()).await;
+    let stream = made
+        .map_err(|error| error.to_string())?
+        .map_err(|error| error.to_string())?;
+    let stream = StdStream::from(stream);
+    stream
+        .set_nonblocking(true)
+        .map_err(|error| error.to_string())?;
+    let stream = UnixStream::from_std(stream).map_err(|error| error.to_string())?;
+    let made = http1::Builder::new()
+        .max_buf_size(64 << 10)
+        .max_headers(64)
+        .handshake(TokioIo::new(stream))
+        .await;
+    let (sender, connection) = made.map_err(|error| error.to_string())?;
+    tokio::spawn(async move {
+        // It ends with its request; what went wrong the request says.
+        connection.await.ok();
+    });
+    Ok(sender)
+}
+
+/// Passes a request on.
+pub(super) async fn send(
+    sandbox: &Arc<Sandbox>,
+    request: Request<Body>,
+) -> Result<Response<Incoming>, String> {
+    let mut sender = connected::<Body>(sandbox).await?;
+    let sent = sender.send_request(request).await;
+    sent.map_err(|error| error.to_string())
+}
+
+/// Waits until the agent is there, and tells it the token and the environment.
+pub(super) async fn begin(
+    sandbox: &Arc<Sandbox>,
+    env: &BTreeMap<String, String>,
+) -> Result<(), String> {
+    let mut all = env.clone();
+    all.insert("E2B_SANDBOX".to_owned(), "true".to_owned());
+    let told = json!({"envVars": all, "accessToken": sandbox.token});
+    let body = Bytes::from(told.to_string());
+    let asked = async {
+        let mut sender = connected::<Full<Bytes>>(sandbox).await?;
+        let request = Request::post("/init")
+            .header(header::HOST, "sandbox")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|error| error.to_string())?;
+        let answer = sender.send_request(request).await;
+        let answer = answer.map_err(|error| error.to_string())?;
+        if answer.status().is_success() {
+            return Ok(());
+        }
+        let status = answer.status();
+        let said = http_body_util::Limited::new(answer.into_body(), 4096)
+            .collect()
+            .await;
+        let said = said.map(|said| String::from_utf8_lossy(&said.to_bytes()).into_owned());
+        Err(format!("{status}: {}", said.unwrap_or_default()))
+    };
+    tokio::time::timeout(THERE_WITHIN, asked)
+        .await
+        .map_err(|_| format!("it was not there within {} s", THERE_WITHIN.as_secs()))?
+}

@@ -1,0 +1,506 @@
+//! E2B's control plane: `/sandboxes` and `/v2/sandboxes`.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State as Extract};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use casemate_engine::{Opening, open};
+use casemate_model::policy::Policy;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::filter::{Listing, page};
+use super::model::{
+    Connect, Detail, ENVD_VERSION, Lifecycle, Made, NewSandbox, OnTimeout, Pause, Refresh,
+    SetTimeout, Shown,
+};
+use super::sandboxes::{Parts, Sandbox};
+use crate::body::Taken;
+use crate::guard::Caller;
+use crate::intake::bound_policy;
+use crate::keys::hex;
+use crate::state::State;
+
+/// The longest life that can be asked for.
+const LONGEST_S: i64 = 24 * 3600;
+
+/// E2B's own form of an error: its SDKs read `code` and `message`.
+pub(crate) struct E2bError(StatusCode, String);
+
+impl E2bError {
+    pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self(status, message.into())
+    }
+
+    fn unknown(id: &str) -> Self {
+        let id: String = id.chars().take(80).collect();
+        Self::new(StatusCode::NOT_FOUND, format!("sandbox {id:?} not found"))
+    }
+}
+
+impl From<crate::error::ApiError> for E2bError {
+    fn from(error: crate::error::ApiError) -> Self {
+        Self(error.status(), error.body("").message)
+    }
+}
+
+impl IntoResponse for E2bError {
+    fn into_response(self) -> Response {
+        let code = self.0.as_u16();
+        (self.0, Json(json!({"code": code, "message": self.1}))).into_response()
+    }
+}
+
+type Answer<T> = Result<T, E2bError>;
+
+/// The paths.
+pub(crate) fn router() -> Router<State> {
+    Router::new()
+        .route("/sandboxes", post(create_v1).get(list_v1))
+        .route("/v2/sandboxes", post(create_v2).get(list_v2))
+        .route("/sandboxes/{id}", get(show).delete(kill))
+        .route("/sandboxes/{id}/connect", post(connect))
+        .route("/v2/sandboxes/{id}/connect", post(connect))
+        .route("/sandboxes/{id}/timeout", post(timeout))
+        .route("/sandboxes/{id}/pause", post(pause))
+        .route("/sandboxes/{id}/resume", post(resume))
+        .route("/sandboxes/{id}/refreshes", post(refresh))
+        .route("/sandboxes/{id}/metrics", get(metrics))
+        .route("/v1/sandboxes/{id}/receipt", get(receipt))
+        .route("/templates/aliases/{alias}", get(alias))
+        .route("/templates", get(templates))
+}
+
+/// A JSON body; an empty one is the default.
+fn body<T: DeserializeOwned + Default>(bytes: &[u8]) -> Answer<T> {
+    if bytes.is_empty() {
+        return Ok(T::default());
+    }
+    required(bytes)
+}
+
+fn required<T: DeserializeOwned>(bytes: &[u8]) -> Answer<T> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| E2bError::new(StatusCode::BAD_REQUEST, format!("the body: {error}")))
+}
+
+async fn create_v1(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    taken: Taken,
+) -> Answer<Response> {
+    create(state, caller, &taken.bytes, 15).await
+}
+
+async fn create_v2(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    taken: Taken,
+) -> Answer<Response> {
+    create(state, caller, &taken.bytes, 300).await
+}
+
+fn seconds(asked: Option<i64>, default: i64) -> Answer<i64> {
+    let seconds = asked.unwrap_or(default);
+    if (1..=LONGEST_S).contains(&seconds) {
+        return Ok(seconds * 1000);
+    }
+    Err(E2bError::new(
+        StatusCode::BAD_REQUEST,
+        format!("timeout is {seconds} s; a sandbox lives 1 to {LONGEST_S} s"),
+    ))
+}
+
+fn random(bytes: usize) -> Answer<String> {
+    let mut random = vec![0; bytes];
+    getrandom::fill(&mut random)
+        .map_err(|error| E2bError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    Ok(hex(&random))
+}
+
+async fn create(state: State, caller: Caller, bytes: &[u8], default_s: i64) -> Answer<Response> {
+    caller.may("run")?;
+    let new: NewSandbox = required(bytes)?;
+    let timeout_ms = seconds(new.timeout, default_s)?;
+    checked(&new)?;
+    let template = state
+        .templates
+        .iter()
+        .find(|template| template.name == new.template)
+        .map(Arc::clone)
+        .ok_or_else(|| {
+            let known = state
+                .templates
+                .iter()
+                .map(|template| template.name.as_str());
+            let known = known.collect::<Vec<_>>().join(", ");
+            E2bError::new(
+                StatusCode::NOT_FOUND,
+                format!(
+                    "template {:?} not found; this server has: {known}",
+                    new.template
+                ),
+            )
+        })?;
+    let policy = policy(&state, &caller, &template.policy)?;
+    let limits = policy.limits.clone();
+    let id = format!("i{}", random(10)?);
+    let place = state
+        .sandboxes
+        .reserve(caller.name(), state.config.rules.sandboxes)
+        .map_err(|most| {
+            let why = format!("this tenant has {most} sandboxes, as many as it may");
+            E2bError::new(StatusCode::TOO_MANY_REQUESTS, why)
+        })?;
+    let opening = Opening {
+        warm: template.warm,
+        id: id.clone(),
+        tenant: caller.tenant.clone(),
+        env: new.env.clone().unwrap_or_default(),
+        policy,
+    };
+    let backend = Arc::clone(&template.sessions);
+    let opened = tokio::task::spawn_blocking(move || open(backend.as_ref(), &opening)).await;
+    let opened = opened
+        .map_err(|error| E2bError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let (session, receipt) = opened
+        .map_err(|error| E2bError::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    let public = new
+        .network
+        .as_ref()
+        .and_then(|network| network.allow_public_traffic);
+    let sandbox = Arc::new(Sandbox::new(Parts {
+        id,
+        tenant: caller.name().to_owned(),
+        template: template.name.clone(),
+        metadata: new.metadata.unwrap_or_default(),
+        token: random(20)?,
+        traffic_token: if public == Some(false) {
+            Some(random(20)?)
+        } else {
+            None
+        },
+        limits,
+        lifecycle: Lifecycle {
+            auto_resume: new.auto_resume.unwrap_or_default().enabled,
+            on_timeout: if new.auto_pause == Some(true) {
+                OnTimeout::Pause
+            } else {
+                OnTimeout::Kill
+            },
+        },
+        receipt,
+        session,
+        place,
+        timeout_ms,
+    }));
+    super::agent::begin(&sandbox, &new.env.unwrap_or_default())
+        .await
+        .map_err(|why| {
+            E2bError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("the sandbox's agent: {why}"),
+            )
+        })?;
+    state.sandboxes.insert(Arc::clone(&sandbox));
+    Ok((StatusCode::CREATED, Json(made(&sandbox))).into_response())
+}
+
+/// What no sandbox here can have is refused, not left out in silence.
+fn checked(new: &NewSandbox) -> Answer<()> {
+    let bad = |message: &str| Err(E2bError::new(StatusCode::BAD_REQUEST, message));
+    if new.auto_pause_memory == Some(false) {
+        return bad(
+            "autoPauseMemory false needs a machine that can be booted again; this sandbox is frozen whole",
+        );
+    }
+    let masks = new
+        .network
+        .as_ref()
+        .is_some_and(|network| network.mask_request_host.is_some());
+    if masks {
+        return bad("network.maskRequestHost: this server does not rewrite hosts");
+    }
+    Ok(())
+}
+
+/// The template's policy, narrowed by what the key is bound to where it is bound.
+fn policy(state: &State, caller: &Caller, template: &Policy) -> Answer<Policy> {
+    let bound = caller.key.as_deref().and_then(|key| key.policy.as_deref());
+    if bound.is_none() {
+        return Ok(template.clone());
+    }
+    Ok(template.narrowed(&bound_policy(state, caller)?))
+}
+
+fn made(sandbox: &Sandbox) -> Made {
+    Made {
+        template: sandbox.template.clone(),
+        id: sandbox.id.clone(),
+        client: "casemate",
+        envd_version: ENVD_VERSION,
+        envd_access_token: sandbox.token.clone(),
+        traffic_access_token: sandbox.traffic_token.clone(),
+        domain: None,
+    }
+}
+
+fn rfc3339(ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(ms).map_or_else(|_| String::new(), |at| at.to_string())
+}
+
+pub(crate) fn shown(sandbox: &Sandbox, detailed: bool) -> Shown {
+    let life = *sandbox.life();
+    let mebibytes = |limit: casemate_model::limit::Limit<casemate_model::unit::ByteSize>| {
+        limit.or(casemate_model::unit::ByteSize(0)).0 >> 20
+    };
+    Shown {
+        template: sandbox.template.clone(),
+        id: sandbox.id.clone(),
+        client: "casemate",
+        started_at: rfc3339(sandbox.started_ms),
+        end_at: rfc3339(life.end_ms),
+        envd_version: ENVD_VERSION,
+        cpu_count: sandbox.limits.cpu_millis.div_ceil(1000).max(1),
+        memory_mb: mebibytes(sandbox.limits.memory),
+        disk_mb: mebibytes(sandbox.limits.disk),
+        state: if life.paused { "paused" } else { "running" },
+        metadata: sandbox.metadata.clone(),
+        detail: detailed.then(|| Detail {
+            envd_access_token: sandbox.token.clone(),
+            allow_internet_access: false,
+            domain: None,
+            lifecycle: sandbox.lifecycle,
+        }),
+    }
+}
+
+fn found(state: &State, caller: &Caller, id: &str) -> Answer<Arc<Sandbox>> {
+    let sandbox = state.sandboxes.of(caller.name(), id);
+    sandbox.ok_or_else(|| E2bError::unknown(id))
+}
+
+async fn show(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Answer<Json<Shown>> {
+    Ok(Json(shown(&*found(&state, &caller, &id)?, true)))
+}
+
+/// Which walls stand around a sandbox: what an SDK does not ask for, and an operator does.
+async fn receipt(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Answer<Response> {
+    let sandbox = found(&state, &caller, &id)?;
+    Ok(Json(json!({"sandbox": sandbox.id, "receipt": sandbox.receipt})).into_response())
+}
+
+async fn kill(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Answer<StatusCode> {
+    caller.may("run")?;
+    let sandbox = found(&state, &caller, &id)?;
+    if state.sandboxes.remove(&sandbox.id) {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    Err(E2bError::unknown(&id))
+}
+
+async fn connect(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Path(id): Path<String>,
+    taken: Taken,
+) -> Answer<Response> {
+    caller.may("run")?;
+    let asked: Connect = body(&taken.bytes)?;
+    let timeout_ms = seconds(asked.timeout, 300)?;
+    let sandbox = found(&state, &caller, &id)?;
+    let resumed = waken(&sandbox, timeout_ms).await?;
+    let status = if resumed {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    Ok((status, Json(made(&sandbox))).into_response())
+}
+
+/// Wakes a sandbox away from the threads that serve.
+pub(crate) async fn waken(sandbox: &Arc<Sandbox>, timeout_ms: i64) -> Answer<bool> {
+    let waking = Arc::clone(sandbox);
+    let woken = tokio::task::spawn_blocking(move || waking.wake(timeout_ms)).await;
+    let fault = |why: String| E2bError::new(StatusCode::SERVICE_UNAVAILABLE, why);
+    woken
+        .map_err(|error| fault(error.to_string()))?
+        .map_err(fault)
+}
+
+async fn timeout(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Path(id): Path<String>,
+    taken: Taken,
+) -> Answer<StatusCode> {
+    caller.may("run")?;
+    let asked: SetTimeout = required(&taken.bytes)?;
+    let sandbox = found(&state, &caller, &id)?;
+    let ms = asked.timeout.clamp(0, LONGEST_S) * 1000;
+    sandbox.life().end_ms = crate::store::now_ms() + ms;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn pause(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Path(id): Path<String>,
+    taken: Taken,
+) -> Answer<StatusCode> {
+    caller.may("run")?;
+    let asked: Pause = body(&taken.bytes)?;
+    if asked.memory == Some(false) {
+        return Err(E2bError::new(
+            StatusCode::BAD_REQUEST,
+            "memory false needs a machine that can be booted again; this sandbox is frozen whole",
+        ));
+    }
+    let sandbox = found(&state, &caller, &id)?;
+    let paused = tokio::task::spawn_blocking(move || sandbox.pause()).await;
+    let fault = |why: String| E2bError::new(StatusCode::SERVICE_UNAVAILABLE, why);
+    let paused = paused
+        .map_err(|error| fault(error.to_string()))?
+        .map_err(fault)?;
+    if paused {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    Err(E2bError::new(
+        StatusCode::CONFLICT,
+        format!("sandbox {id} is already paused"),
+    ))
+}
+
+async fn resume(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Path(id): Path<String>,
+    taken: Taken,
+) -> Answer<Response> {
+    caller.may("run")?;
+    let asked: Connect = body(&taken.bytes)?;
+    let timeout_ms = seconds(asked.timeout, 15)?;
+    let sandbox = found(&state, &caller, &id)?;
+    if !sandbox.life().paused {
+        return Err(E2bError::new(
+            StatusCode::CONFLICT,
+            format!("sandbox {id} is already running"),
+        ));
+    }
+    waken(&sandbox, timeout_ms).await?;
+    Ok((StatusCode::CREATED, Json(made(&sandbox))).into_response())
+}
+
+async fn refresh(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Path(id): Path<String>,
+    taken: Taken,
+) -> Answer<StatusCode> {
+    caller.may("run")?;
+    let asked: Refresh = body(&taken.bytes)?;
+    let sandbox = found(&state, &caller, &id)?;
+    let ms = asked.duration.unwrap_or(15).clamp(15, 3600) * 1000;
+    let mut life = sandbox.life();
+    life.end_ms = life.end_ms.max(crate::store::now_ms() + ms);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn list_v1(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Query(listing): Query<Listing>,
+) -> Answer<Json<Vec<Shown>>> {
+    let listing = Listing {
+        state: Some("running".to_owned()),
+        limit: None,
+        next: None,
+        ..listing
+    };
+    let page = page(&state.sandboxes.list(), caller.name(), &listing, usize::MAX)?;
+    Ok(Json(page.shown))
+}
+
+async fn list_v2(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Query(listing): Query<Listing>,
+) -> Answer<Response> {
+    let page = page(&state.sandboxes.list(), caller.name(), &listing, 100)?;
+    let mut response = Json(page.shown).into_response();
+    let headers = response.headers_mut();
+    if let Some(next) = page.next.and_then(|next| HeaderValue::from_str(&next).ok()) {
+        headers.insert("x-next-token", next);
+    }
+    headers.insert("x-total-running", HeaderValue::from(page.running));
+    Ok(response)
+}
+
+/// Which samples.
+#[derive(Debug, Deserialize)]
+struct Span {
+    start: Option<i64>,
+    end: Option<i64>,
+}
+
+async fn metrics(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Query(span): Query<Span>,
+) -> Answer<Response> {
+    let sandbox = found(&state, &caller, &id)?;
+    let (start, end) = (span.start.unwrap_or(i64::MIN), span.end.unwrap_or(i64::MAX));
+    let samples = sandbox.samples();
+    let asked: Vec<_> = samples
+        .iter()
+        .filter(|sample| (start..=end).contains(&sample.timestamp_unix))
+        .cloned()
+        .collect();
+    drop(samples);
+    Ok(Json(asked).into_response())
+}
+
+async fn alias(
+    Extract(state): Extract<State>,
+    _caller: Caller,
+    Path(alias): Path<String>,
+) -> Answer<Response> {
+    let known = state
+        .templates
+        .iter()
+        .find(|template| template.name == alias);
+    let known = known.ok_or_else(|| {
+        let alias: String = alias.chars().take(80).collect();
+        E2bError::new(
+            StatusCode::NOT_FOUND,
+            format!("template {alias:?} not found"),
+        )
+    })?;
+    Ok(Json(json!({"templateID": known.name, "public": false})).into_response())
+}
+
+async fn templates(Extract(state): Extract<State>, _caller: Caller) -> Response {
+    let all: Vec<_> = state
+        .templates
+        .iter()
+        .map(|template| json!({"templateID": template.name, "aliases": [template.name], "public": false, "backend": template.sessions.name()}))
+        .collect();
+    Json(all).into_response()
+}

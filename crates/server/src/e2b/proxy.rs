@@ -1,0 +1,328 @@
+//! Which requests are for a sandbox, and taking them there.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Request, State as Extract};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, future};
+use http_body_util::BodyExt;
+use serde_json::json;
+
+use super::agent::send;
+use super::control::waken;
+use super::sandboxes::Sandbox;
+use crate::listen::Break;
+use crate::state::State;
+
+const ENVD: u16 = 49983;
+const INTERPRETER: u16 = 49999;
+/// Headers of one connection, which are no business of the next.
+const HOPS: [header::HeaderName; 5] = [
+    header::CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+/// What only we may say to an agent.
+const OURS: [&str; 7] = [
+    "/init",
+    "/freeze",
+    "/unfreeze",
+    "/collapse",
+    "/fsfreeze",
+    "/fsthaw",
+    "/upgrade",
+];
+
+/// Where a request is to go.
+#[derive(Debug, PartialEq, Eq)]
+struct Target {
+    id: String,
+    port: u16,
+}
+
+/// Takes a request to its sandbox, or on to the server's own paths.
+pub(crate) async fn route(
+    Extract(state): Extract<State>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match target(request.headers()) {
+        Some(Ok(target)) => to_sandbox(&state, target, request).await,
+        Some(Err(())) => (StatusCode::BAD_REQUEST, "malformed sandbox id or port").into_response(),
+        None if request.uri().path() == "/files" => signed(&state, request, next).await,
+        None => next.run(request).await,
+    }
+}
+
+/// The sandbox a request names, by its headers or by its host.
+fn target(headers: &HeaderMap) -> Option<Result<Target, ()>> {
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or(""));
+    if let Some(id) = text("e2b-sandbox-id") {
+        return Some(parsed(id, text("e2b-sandbox-port").unwrap_or("")));
+    }
+    let host = headers.get(header::HOST)?.to_str().ok()?;
+    let host = host.parse::<Authority>().ok()?;
+    let (label, _) = host.host().split_once('.')?;
+    let (port, id) = label.split_once('-')?;
+    let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    is_port.then(|| parsed(id.split('-').next().unwrap_or(id), port))
+}
+
+fn parsed(id: &str, port: &str) -> Result<Target, ()> {
+    let good = (1..=64).contains(&id.len())
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    match port.parse() {
+        Ok(port) if good && port != 0 => Ok(Target {
+            id: id.to_owned(),
+            port,
+        }),
+        _ => Err(()),
+    }
+}
+
+/// A signed URL names no sandbox: it is the one whose token signed it.
+async fn signed(state: &State, request: Request, next: Next) -> Response {
+    let query = request.uri().query().unwrap_or_default();
+    let signing = Signing::of(query);
+    let Some(signing) = signing else {
+        return next.run(request).await;
+    };
+    let operation = if request.method() == axum::http::Method::GET {
+        casemate_envd::signature::Operation::Read
+    } else {
+        casemate_envd::signature::Operation::Write
+    };
+    let all = state.sandboxes.list();
+    let signer = all
+        .iter()
+        .find(|sandbox| signing.is_by(&sandbox.token, operation));
+    match signer {
+        // Its agent checks the signature again, and the time.
+        Some(sandbox) => {
+            let target = Target {
+                id: sandbox.id.clone(),
+                port: ENVD,
+            };
+            to_sandbox(state, target, request).await
+        }
+        None => {
+            let body = json!({"code": 401, "message": "invalid signature"});
+            (StatusCode::UNAUTHORIZED, Json(body)).into_response()
+        }
+    }
+}
+
+/// What a signed URL says.
+#[derive(Default)]
+struct Signing {
+    path: String,
+    username: String,
+    signature: String,
+    expiration: Option<String>,
+}
+
+impl Signing {
+    fn of(query: &str) -> Option<Self> {
+        let mut signing = Self::default();
+        let mut is_signed = false;
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            match key.as_ref() {
+                "path" => signing.path = value.into_owned(),
+                "username" => signing.username = value.into_owned(),
+                "signature" => {
+                    is_signed = true;
+                    signing.signature = value.into_owned();
+                }
+                "signature_expiration" => signing.expiration = Some(value.into_owned()),
+                _ => {}
+            }
+        }
+        is_signed.then_some(signing)
+    }
+
+    fn is_by(&self, token: &str, operation: casemate_envd::signature::Operation) -> bool {
+        let signed = casemate_envd::signature::Signed {
+            path: &self.path,
+            operation,
+            username: &self.username,
+            expiration: self.expiration.as_deref(),
+        };
+        signed.matches(token, &self.signature)
+    }
+}
+
+fn not_found(id: &str) -> Response {
+    let body = json!({"sandboxId": id, "message": "The sandbox was not found", "code": 502});
+    (StatusCode::BAD_GATEWAY, Json(body)).into_response()
+}
+
+fn not_open(id: &str, port: u16) -> Response {
+    let message = "The sandbox is running but port is not open";
+    let body = json!({"sandboxId": id, "message": message, "port": port, "code": 502});
+    (StatusCode::BAD_GATEWAY, Json(body)).into_response()
+}
+
+async fn to_sandbox(state: &State, target: Target, request: Request) -> Response {
+    let Some(sandbox) = state.sandboxes.any(&target.id) else {
+        return not_found(&target.id);
+    };
+    let paused = sandbox.life().paused;
+    if paused {
+        let wakes = sandbox.lifecycle.auto_resume;
+        // As long as a new sandbox would live: whoever sent this said nothing of time.
+        if !wakes || waken(&sandbox, 300_000).await.is_err() {
+            return not_found(&target.id);
+        }
+    }
+    if target.port != ENVD && !may_pass(&sandbox, request.headers()) {
+        let body = json!({"code": 403, "message": "the traffic access token is missing or wrong", "sandboxId": target.id});
+        return (StatusCode::FORBIDDEN, Json(body)).into_response();
+    }
+    match target.port {
+        ENVD | INTERPRETER if OURS.contains(&request.uri().path()) => {
+            (StatusCode::NOT_FOUND, "404 page not found").into_response()
+        }
+        ENVD | INTERPRETER => forward(&sandbox, target, request).await,
+        port => not_open(&target.id, port),
+    }
+}
+
+/// Where traffic is not public, everything but the agent's own port needs the token.
+fn may_pass(sandbox: &Sandbox, headers: &HeaderMap) -> bool {
+    let Some(token) = &sandbox.traffic_token else {
+        return true;
+    };
+    let shown = headers.get("e2b-traffic-access-token");
+    shown.is_some_and(|shown| {
+        shown
+            .to_str()
+            .is_ok_and(|shown| casemate_envd::signature::same(shown, token))
+    })
+}
+
+async fn forward(sandbox: &Arc<Sandbox>, target: Target, mut request: Request) -> Response {
+    let broken = request.extensions().get::<Break>();
+    let broken = broken.cloned().unwrap_or_default();
+    let path = request
+        .uri()
+        .path_and_query()
+        .map_or("/", |path| path.as_str());
+    let Ok(uri) = path.parse() else {
+        return (StatusCode::BAD_REQUEST, "malformed path").into_response();
+    };
+    *request.uri_mut() = uri;
+    let headers = request.headers_mut();
+    for hop in HOPS {
+        headers.remove(hop);
+    }
+    headers.insert("e2b-sandbox-port", target.port.into());
+    let cut = sandbox.cut.notified();
+    if sandbox.is_gone() {
+        return not_found(&target.id);
+    }
+    let answered = tokio::select! {
+        answer = send(sandbox, request) => answer,
+        () = cut => return not_found(&target.id),
+    };
+    match answered {
+        Ok(answer) => streamed(sandbox, broken, answer),
+        Err(_) if sandbox.is_gone() || sandbox.session.ended().is_some() => not_found(&target.id),
+        Err(_) => not_open(&target.id, target.port),
+    }
+}
+
+/// The agent's answer as it comes; cut off, not ended, when the sandbox goes.
+fn streamed(
+    sandbox: &Arc<Sandbox>,
+    broken: Break,
+    answer: Response<hyper::body::Incoming>,
+) -> Response {
+    let (mut parts, body) = answer.into_parts();
+    for hop in HOPS {
+        parts.headers.remove(hop);
+    }
+    let held = Arc::clone(sandbox);
+    let gone = Box::pin(async move {
+        loop {
+            let cut = held.cut.notified();
+            if held.is_gone() {
+                return;
+            }
+            cut.await;
+        }
+    });
+    let cut = futures_util::stream::once(gone).map(move |()| {
+        broken.off();
+        Err::<_, axum::Error>(axum::Error::new("the sandbox has ended"))
+    });
+    let frames = body
+        .into_data_stream()
+        .map(|frame| frame.map_err(axum::Error::new));
+    // Ends with the answer, or with an error as soon as the sandbox goes.
+    let ended = frames
+        .map(Some)
+        .chain(futures_util::stream::once(future::ready(None)));
+    let either = futures_util::stream::select(ended, cut.map(Some));
+    let until = either.scan(false, |over, item| {
+        let stop = *over || item.is_none();
+        *over |= matches!(item, Some(Err(_)));
+        future::ready(if stop { None } else { item })
+    });
+    Response::from_parts(parts, Body::from_stream(until))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| {
+                (
+                    header::HeaderName::from_static(name),
+                    value.parse().unwrap(),
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_sandbox_is_named_by_headers_or_by_host() {
+        let named = Some(Ok(Target {
+            id: "iabc".to_owned(),
+            port: 49983,
+        }));
+        let by = |pairs: &[(&'static str, &str)]| target(&headers(pairs));
+        assert_eq!(
+            by(&[("e2b-sandbox-id", "iabc"), ("e2b-sandbox-port", "49983")]),
+            named
+        );
+        assert_eq!(by(&[("host", "49983-iabc.example.test:8443")]), named);
+        assert_eq!(by(&[("host", "49983-iabc-client.example.test")]), named);
+        assert_eq!(by(&[("host", "127.0.0.1:3000")]), None);
+        assert_eq!(by(&[("host", "localhost")]), None);
+        for (id, port) in [
+            ("../x", "1"),
+            ("iabc", "0"),
+            ("iabc", "x"),
+            ("", "1"),
+            ("iABC", "1"),
+        ] {
+            assert_eq!(
+                by(&[("e2b-sandbox-id", id), ("e2b-sandbox-port", port)]),
+                Some(Err(())),
+                "{id} {port}"
+            );
+        }
+    }
+}

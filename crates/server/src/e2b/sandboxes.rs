@@ -1,0 +1,295 @@
+//! The sandboxes that live, and when each of them ends.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use casemate_backend::session::Session;
+use casemate_model::limit::Limits;
+use casemate_model::receipt::Receipt;
+use tokio::sync::Notify;
+
+use super::model::{Lifecycle, OnTimeout, Sample};
+use crate::store::now_ms;
+
+/// Samples kept of a sandbox: one every five seconds, for two hours.
+const SAMPLES: usize = 1440;
+
+/// One sandbox.
+pub(crate) struct Sandbox {
+    pub(crate) id: String,
+    pub(crate) tenant: String,
+    pub(crate) template: String,
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) token: String,
+    pub(crate) traffic_token: Option<String>,
+    pub(crate) started_ms: i64,
+    pub(crate) limits: Limits,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) receipt: Receipt,
+    pub(crate) session: Box<dyn Session>,
+    _place: Place,
+    life: Mutex<Life>,
+    samples: Mutex<Vec<Sample>>,
+    /// Raised when it is gone: streams that go through it are cut off.
+    gone: AtomicBool,
+    pub(crate) cut: Notify,
+}
+
+/// Where a sandbox is in its life.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Life {
+    pub(crate) end_ms: i64,
+    pub(crate) paused: bool,
+}
+
+/// What a sandbox is made of, before it is one.
+pub(crate) struct Parts {
+    pub(crate) id: String,
+    pub(crate) tenant: String,
+    pub(crate) template: String,
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) token: String,
+    pub(crate) traffic_token: Option<String>,
+    pub(crate) limits: Limits,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) receipt: Receipt,
+    pub(crate) session: Box<dyn Session>,
+    pub(crate) place: Place,
+    pub(crate) timeout_ms: i64,
+}
+
+impl Sandbox {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let now = now_ms();
+        Self {
+            id: parts.id,
+            tenant: parts.tenant,
+            template: parts.template,
+            metadata: parts.metadata,
+            token: parts.token,
+            traffic_token: parts.traffic_token,
+            started_ms: now,
+            limits: parts.limits,
+            lifecycle: parts.lifecycle,
+            receipt: parts.receipt,
+            session: parts.session,
+            _place: parts.place,
+            life: Mutex::new(Life {
+                end_ms: now.saturating_add(parts.timeout_ms),
+                paused: false,
+            }),
+            samples: Mutex::default(),
+            gone: AtomicBool::new(false),
+            cut: Notify::new(),
+        }
+    }
+
+    /// Where it is in its life. Whoever changes it holds the lock until it is done.
+    pub(crate) fn life(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn samples(&self) -> MutexGuard<'_, Vec<Sample>> {
+        self.samples.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::SeqCst)
+    }
+
+    /// Freezes it. False when it was frozen already.
+    pub(crate) fn pause(&self) -> Result<bool, String> {
+        let mut life = self.life();
+        if life.paused {
+            return Ok(false);
+        }
+        self.session.pause().map_err(|fault| fault.0)?;
+        life.paused = true;
+        life.end_ms = now_ms();
+        Ok(true)
+    }
+
+    /// Thaws it and gives it time from now. False when it was not frozen; then its time is only ever
+    /// made longer.
+    pub(crate) fn wake(&self, timeout_ms: i64) -> Result<bool, String> {
+        let mut life = self.life();
+        let end = now_ms().saturating_add(timeout_ms);
+        if !life.paused {
+            life.end_ms = life.end_ms.max(end);
+            return Ok(false);
+        }
+        self.session.resume().map_err(|fault| fault.0)?;
+        *life = Life {
+            end_ms: end,
+            paused: false,
+        };
+        Ok(true)
+    }
+
+    fn sample(&self) {
+        let held = self.session.held();
+        let cpu_count = self.limits.cpu_millis.div_ceil(1000).max(1);
+        let memory = self.limits.memory.or(casemate_model::unit::ByteSize(0)).0;
+        let disk = self.limits.disk.or(casemate_model::unit::ByteSize(0)).0;
+        let now = jiff::Timestamp::now();
+        let mut samples = self.samples();
+        let elapsed_us = now
+            .as_microsecond()
+            .saturating_sub(self.started_ms.saturating_mul(1000))
+            .max(1);
+        let share = held.cpu_us as f64 / elapsed_us as f64 * 100.0 / f64::from(cpu_count);
+        if samples.len() >= SAMPLES {
+            samples.remove(0);
+        }
+        samples.push(Sample {
+            timestamp: now.to_string(),
+            timestamp_unix: now.as_second(),
+            cpu_count,
+            cpu_used_pct: (share * 100.0).round() / 100.0,
+            mem_used: held.memory_bytes,
+            mem_total: memory,
+            mem_cache: held.cache_bytes,
+            disk_used: held.disk_bytes,
+            disk_total: disk,
+        });
+    }
+}
+
+/// All of them.
+#[derive(Default)]
+pub(crate) struct Sandboxes {
+    all: Mutex<BTreeMap<String, Arc<Sandbox>>>,
+    /// How many of a tenant's there are, those in the making among them.
+    counts: Arc<Mutex<BTreeMap<String, usize>>>,
+}
+
+/// The right to one more sandbox; given back when it is dropped.
+pub(crate) struct Place {
+    counts: Arc<Mutex<BTreeMap<String, usize>>>,
+    tenant: String,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.tenant) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                counts.remove(&self.tenant);
+            }
+        }
+    }
+}
+
+impl Sandboxes {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Sandbox>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The right to one more of a tenant's.
+    ///
+    /// # Errors
+    /// The most that it may have, where it has that many.
+    pub(crate) fn reserve(&self, tenant: &str, most: usize) -> Result<Place, usize> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(tenant.to_owned()).or_default();
+        if *count >= most {
+            return Err(most);
+        }
+        *count += 1;
+        Ok(Place {
+            counts: Arc::clone(&self.counts),
+            tenant: tenant.to_owned(),
+        })
+    }
+
+    /// Ends all of them.
+    pub(crate) fn remove_all(&self) {
+        for sandbox in self.list() {
+            self.remove(&sandbox.id);
+        }
+    }
+
+    pub(crate) fn insert(&self, sandbox: Arc<Sandbox>) {
+        self.all().insert(sandbox.id.clone(), sandbox);
+    }
+
+    /// One by its id, whoever's it is.
+    pub(crate) fn any(&self, id: &str) -> Option<Arc<Sandbox>> {
+        self.all().get(id).map(Arc::clone)
+    }
+
+    /// One of a tenant's.
+    pub(crate) fn of(&self, tenant: &str, id: &str) -> Option<Arc<Sandbox>> {
+        // E2B's older clients send `ID-CLIENT`.
+        let id = id.split('-').next().unwrap_or(id);
+        self.any(id).filter(|sandbox| sandbox.tenant == tenant)
+    }
+
+    /// A copy of the list.
+    pub(crate) fn list(&self) -> Vec<Arc<Sandbox>> {
+        self.all().values().map(Arc::clone).collect()
+    }
+
+    /// Takes one away: its streams are cut, and everything in it ends when the last of them has let go.
+    pub(crate) fn remove(&self, id: &str) -> bool {
+        let Some(sandbox) = self.all().remove(id) else {
+            return false;
+        };
+        sandbox.gone.store(true, Ordering::SeqCst);
+        sandbox.cut.notify_waiters();
+        true
+    }
+
+    /// Ends what is past its time or has ended by itself.
+    fn look_after(&self) {
+        let now = now_ms();
+        for sandbox in self.list() {
+            if sandbox.session.ended().is_some() {
+                self.remove(&sandbox.id);
+                continue;
+            }
+            let life = *sandbox.life();
+            if life.paused || life.end_ms > now {
+                continue;
+            }
+            let kept = sandbox.lifecycle.on_timeout == OnTimeout::Pause
+                && sandbox.pause().is_ok_and(|paused| paused);
+            if !kept {
+                self.remove(&sandbox.id);
+            }
+        }
+    }
+}
+
+/// Looks after all sandboxes until the server stops.
+pub(crate) async fn look_after(
+    sandboxes: Arc<Sandboxes>,
+    mut stopped: tokio::sync::watch::Receiver<bool>,
+) {
+    let mut rounds = 0_u64;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(100)) => {}
+            _ = stopped.wait_for(|stop| *stop) => return,
+        }
+        let (all, sampled) = (Arc::clone(&sandboxes), rounds.is_multiple_of(50));
+        rounds += 1;
+        // Freezing and reading groups are system calls that may wait.
+        let done = tokio::task::spawn_blocking(move || {
+            all.look_after();
+            if sampled {
+                let paused = |sandbox: &Arc<Sandbox>| sandbox.life().paused;
+                for sandbox in all.list().iter().filter(|sandbox| !paused(sandbox)) {
+                    sandbox.sample();
+                }
+            }
+        })
+        .await;
+        if let Err(error) = done {
+            eprintln!("casemate: looking after sandboxes: {error}");
+        }
+    }
+}
