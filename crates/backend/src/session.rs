@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use casemate_model::receipt::Receipt;
 
@@ -19,11 +20,17 @@ pub trait Sessions: Send + Sync {
 
     /// Builds the walls for a plan, whose program is not looked at. Nothing but our agent will have started
     /// when the caller has the receipt, and nothing of the guest's starts before the first [`Session::connect`].
-    /// With `warm` the agent has an interpreter ready for the first cell.
+    /// With `warm` the agent has an interpreter ready for the first cell. The files in a folder are copied into the
+    /// scratch before: those of another session ([`Session::files`]), or that were saved ([`Session::save`]).
     ///
     /// # Errors
     /// [`CreateError`] when there is no sandbox; nothing is left behind.
-    fn open(&self, plan: &Plan, warm: bool) -> Result<(Box<dyn Session>, Receipt), CreateError>;
+    fn open(
+        &self,
+        plan: &Plan,
+        warm: bool,
+        files: Option<&OwnedFd>,
+    ) -> Result<(Box<dyn Session>, Receipt), CreateError>;
 }
 
 /// What a session holds at one moment, measured from outside.
@@ -46,6 +53,25 @@ pub trait Session: Send + Sync {
     /// # Errors
     /// When the sandbox has ended.
     fn connect(&self) -> io::Result<OwnedFd>;
+
+    /// A new stream that the agent carries on to a port of the sandbox's loopback. It ends at once where nobody
+    /// listens there.
+    ///
+    /// # Errors
+    /// When the sandbox has ended.
+    fn connect_to(&self, port: u16) -> io::Result<OwnedFd>;
+
+    /// The top of its scratch, to be copied from.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    fn files(&self) -> io::Result<OwnedFd>;
+
+    /// Copies all files of its scratch into an empty folder, and says how many bytes they have.
+    ///
+    /// # Errors
+    /// When they cannot be read or written. What was written by then stays.
+    fn save(&self, to: &Path) -> Result<u64, Fault>;
 
     /// Freezes everything in it, where it is.
     ///

@@ -1,6 +1,7 @@
 //! Sandboxes with a life: the same walls as a run's, held against the same policy.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use casemate_backend::contract::CreateError;
@@ -13,7 +14,7 @@ use casemate_model::receipt::Receipt;
 use crate::sha256_hex;
 
 /// A sandbox that is to be opened.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Opening {
     /// Its name.
     pub id: String,
@@ -25,6 +26,8 @@ pub struct Opening {
     pub policy: Policy,
     /// Whether an interpreter is to be ready for the first cell.
     pub warm: bool,
+    /// A folder whose files are in it from the beginning.
+    pub files: Option<OwnedFd>,
 }
 
 /// The plan of a sandbox without a program. Pure.
@@ -58,7 +61,7 @@ pub fn open(
     opening: &Opening,
 ) -> Result<(Box<dyn Session>, Receipt), CreateError> {
     let plan = session_plan(opening);
-    let (session, receipt) = backend.open(&plan, opening.warm)?;
+    let (session, receipt) = backend.open(&plan, opening.warm, opening.files.as_ref())?;
     match receipt.satisfies(&plan.asked) {
         Ok(()) => Ok((session, receipt)),
         Err(gap) => Err(CreateError::Unusable {

@@ -21,7 +21,7 @@ usage: casemate-guest (--socket PATH | --listen-fd N | --handoff-fd N) [options]
   --group FILE       groups (default: /etc/group)
   --python PATH      the interpreter of Python contexts (default: python3, as found in PATH)
   --packages DIR     a folder of Python packages for contexts; may be given several times
-  --warm             start the default Python context at once
+  --warm             start the default Python context when the host has said /init, with what it says there
   --version          print the version";
 
 /// What to do.

@@ -6,6 +6,7 @@ pub(crate) mod table;
 mod terminal;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use casemate_envd::process::{
     Empty, ListResponse, ProcessInput, ProcessResponse, SelectRequest, SendInputRequest,
@@ -19,6 +20,8 @@ use running::{Running, Starting};
 pub(crate) use running::{duplicate, output};
 use stream::subscribe;
 
+/// How long a killed process may take to be gone before whoever killed it is answered.
+const GONE_WITHIN: Duration = Duration::from_secs(1);
 /// Bytes of a tag.
 const TAG_MAX: usize = 256;
 
@@ -144,7 +147,12 @@ pub(crate) async fn send_signal(
 ) -> Result<Empty, RpcError> {
     let process = agent.processes.running(request.process.as_ref())?;
     match Signal::try_from(request.signal) {
-        Ok(signal @ (Signal::Kill | Signal::Term)) => process.signal(signal)?,
+        Ok(Signal::Kill) => {
+            process.signal(Signal::Kill)?;
+            // Whoever killed it may look for it next. It is gone when it has been waited for.
+            process.gone(GONE_WITHIN).await;
+        }
+        Ok(Signal::Term) => process.signal(Signal::Term)?,
         _ => return Err(invalid("SIGTERM and SIGKILL can be sent")),
     }
     Ok(Empty {})

@@ -242,7 +242,12 @@ async fn init(State(agent): State<Arc<Agent>>, request: Request) -> Response<Bod
         Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
     };
     match agent.init(init) {
-        Ok(()) => empty(StatusCode::NO_CONTENT),
+        Ok(()) => {
+            if agent.config.warm {
+                agent.contexts.warm(&agent);
+            }
+            empty(StatusCode::NO_CONTENT)
+        }
         Err(error) => refuse_as(&error),
     }
 }

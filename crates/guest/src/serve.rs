@@ -1,6 +1,7 @@
 //! Connections: where they come from, and how many there may be.
 
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::Path;
@@ -13,7 +14,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::unix::AsyncFd;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
 use crate::agent::Agent;
@@ -37,9 +38,6 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
     let mut connections = Connections::open(&config.source)
         .map_err(|error| format!("opening {:?}: {error}", config.source))?;
     let agent = Agent::new(config);
-    if agent.config.warm {
-        agent.contexts.warm(&agent);
-    }
     let router = router(Arc::clone(&agent));
     let free = Arc::new(Semaphore::new(CONNECTIONS));
     let mut stop = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
@@ -53,7 +51,13 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
             _ = stop.recv() => return Ok(()),
         };
         match stream {
-            Ok(Some(stream)) => {
+            Ok(Some(Taken::ToPort(port, stream))) => {
+                tokio::spawn(async move {
+                    carry(stream, port).await;
+                    drop(place);
+                });
+            }
+            Ok(Some(Taken::Ours(stream))) => {
                 let router = router.clone();
                 tokio::spawn(async move {
                     serve(stream, router).await;
@@ -77,6 +81,26 @@ async fn serve(stream: UnixStream, router: Router) {
         .serve_connection(TokioIo::new(stream), service);
     // A caller that breaks its connection off is told nothing.
     drop(connection.await);
+}
+
+/// Carries a stream on to a port of this machine, each way to its end. Where nobody listens it ends at once.
+async fn carry(mut stream: UnixStream, port: u16) {
+    let addresses = [
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+        SocketAddr::from((Ipv6Addr::LOCALHOST, port)),
+    ];
+    if let Ok(mut server) = TcpStream::connect(&addresses[..]).await {
+        // What breaks off on one side breaks off on the other.
+        drop(tokio::io::copy_bidirectional(&mut stream, &mut server).await);
+    }
+}
+
+/// A connection that was taken.
+enum Taken {
+    /// For the agent.
+    Ours(UnixStream),
+    /// For whoever listens at a port.
+    ToPort(u16, UnixStream),
 }
 
 /// Where connections come from.
@@ -103,22 +127,31 @@ impl Connections {
     }
 
     /// The next one; none when there will be no more.
-    async fn next(&mut self) -> io::Result<Option<UnixStream>> {
+    async fn next(&mut self) -> io::Result<Option<Taken>> {
         match self {
-            Self::Listening(listener) => listener.accept().await.map(|(stream, _)| Some(stream)),
+            Self::Listening(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok(Some(Taken::Ours(stream)))
+            }
             Self::Handed(socket) => loop {
                 let mut ready = socket.readable().await?;
-                match ready.try_io(|socket| handoff::receive(socket.get_ref())) {
+                match ready.try_io(|socket| handoff::receive_with::<3>(socket.get_ref())) {
                     Err(_not_yet) => {}
                     // The host has closed its end.
                     Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
                         return Ok(None);
                     }
                     Ok(Err(error)) => return Err(error),
-                    Ok(Ok(fd)) => {
+                    Ok(Ok((data, fd))) => {
                         let stream = std::os::unix::net::UnixStream::from(fd);
                         stream.set_nonblocking(true)?;
-                        return UnixStream::from_std(stream).map(Some);
+                        let stream = UnixStream::from_std(stream)?;
+                        return Ok(Some(match data[..] {
+                            [handoff::PORT, high, low] => {
+                                Taken::ToPort(u16::from_be_bytes([high, low]), stream)
+                            }
+                            _ => Taken::Ours(stream),
+                        }));
                     }
                 }
             },

@@ -20,8 +20,8 @@ use casemate_driver::packets::{Packets, Received};
 use casemate_driver::walls::ENVIRONMENT;
 use casemate_linux::jail::root::{Bare, Folders, Ground, Plan, System};
 use casemate_linux::jail::{
-    self, Confinement, Filter, Forked, Parent, confine, fork_init, leave_children_to_kernel,
-    prepare, reap_until,
+    self, Confinement, Filter, Forked, Network, Parent, confine, fork_init,
+    leave_children_to_kernel, prepare, reap_until,
 };
 use casemate_linux::lockdown::Identity;
 use casemate_linux::{Limit, Spawn, Step, handoff, take_fd};
@@ -218,8 +218,15 @@ impl Inside {
             venv: given.venv.as_ref().map(AsFd::as_fd),
             agent: given.agent.as_ref().map(AsFd::as_fd),
         };
+        let has_agent = ground.agent.is_some();
         let bare = Bare::begin(ground, folders, &mut steps)?;
-        let filter = Filter::compile();
+        let network = if has_agent {
+            jail::loopback_up()?;
+            Network::Loopback
+        } else {
+            Network::Nothing
+        };
+        let filter = Filter::compile(network);
         // Here it waits, when it was started in advance.
         let job: WireJob = receive_job(given.control.as_fd())?;
         job.check()?;

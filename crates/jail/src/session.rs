@@ -19,8 +19,11 @@ use casemate_driver::system::System;
 use casemate_driver::walls::{self as shared, Counting};
 use casemate_images::Systems;
 use casemate_linux::cgroup::Cgroup;
-use casemate_linux::file::room;
-use casemate_linux::handoff;
+use casemate_linux::file::{CopyTo, copy_tree, room};
+use casemate_linux::handoff::{self, PORT};
+use casemate_linux::lockdown::Identity;
+use casemate_linux::lockdown::wall::SECCOMP;
+use casemate_model::guarantee::{Guarantee, Guarantees};
 use casemate_model::outcome::Exit;
 use casemate_model::receipt::Receipt;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -65,7 +68,12 @@ impl Sessions for JailSessions {
         probe::NAME
     }
 
-    fn open(&self, plan: &Plan, warm: bool) -> Result<(Box<dyn Session>, Receipt), CreateError> {
+    fn open(
+        &self,
+        plan: &Plan,
+        warm: bool,
+        files: Option<&OwnedFd>,
+    ) -> Result<(Box<dyn Session>, Receipt), CreateError> {
         let system = self.systems.of(&plan.guest.image);
         let system = system.map_err(|(why, fix)| CreateError::Unusable { why, fix })?;
         let lowered = lower_session(plan, &system, &self.agent.path, warm);
@@ -80,7 +88,14 @@ impl Sessions for JailSessions {
         let (built, handed) = armed.map_err(|error| CreateError::Fault(spare.failed(&error)))?;
         steps.extend(built);
         steps.push(walls::fresh_layout("a session's own"));
-        let walls = shared::all(walls::WALLS, Counting::Host, &lowered.watched, &steps);
+        if let Some(files) = files {
+            let filled = fill(files, &handed.scratch, spare.number(), &lowered.watched);
+            filled.map_err(|error| CreateError::Fault(format!("copying its files: {error}")))?;
+        }
+        let mut walls = shared::all(walls::WALLS, Counting::Host, &lowered.watched, &steps);
+        // Its filter lets sockets of the internet be made: that they lead nowhere is the namespace's doing alone.
+        let filter = walls.iter_mut().filter(|wall| wall.name == SECCOMP);
+        filter.for_each(|wall| wall.guarantees = without_network(&wall.guarantees));
         let receipt = Receipt {
             backend: probe::NAME.to_owned(),
             guest: system.described.clone(),
@@ -108,6 +123,30 @@ impl Sessions for JailSessions {
     }
 }
 
+/// What a wall guarantees but that there is no network.
+fn without_network(guarantees: &Guarantees) -> Guarantees {
+    let all = guarantees.iter();
+    all.filter(|guarantee| *guarantee != Guarantee::NetworkAbsent)
+        .collect()
+}
+
+/// Puts copies of files into a fresh scratch, as the user of the jail that a process of this number made.
+fn fill(files: &OwnedFd, scratch: &OwnedFd, number: u32, watched: &Watched) -> io::Result<()> {
+    let owner = match Identity::of_process(number) {
+        Identity::Fixed { uid, gid } if rustix::process::geteuid().is_root() => (uid, gid),
+        _ => (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        ),
+    };
+    let into = CopyTo {
+        owner,
+        bytes: watched.disk_bytes,
+        files: watched.disk_files,
+    };
+    copy_tree(files, scratch, &into).map(drop)
+}
+
 /// A jail whose walls stand, and which has no agent yet.
 ///
 /// The fields are dropped in their order: first the processes, then what they were in.
@@ -131,6 +170,7 @@ impl Stands {
         let init = init.try_clone()?;
         let scratch = self.scratch.try_clone()?;
         let cgroup = self.cgroup.clone();
+        let (bytes, files) = (self.watched.disk_bytes, self.watched.disk_files);
         let ended = Arc::new(Mutex::new(None));
         let cancel = Cancel::new();
         self.lines.control.send(START, &[])?;
@@ -145,6 +185,15 @@ impl Stands {
             handoff,
             init,
             scratch,
+            most: CopyTo {
+                // On a disk of the host's they are this process's own.
+                owner: (
+                    rustix::process::geteuid().as_raw(),
+                    rustix::process::getegid().as_raw(),
+                ),
+                bytes,
+                files,
+            },
             cgroup,
             ended,
             cancel,
@@ -193,6 +242,8 @@ struct JailSession {
     /// Process 1.
     init: OwnedFd,
     scratch: OwnedFd,
+    /// What a copy of its files may be.
+    most: CopyTo,
     cgroup: Option<Arc<Cgroup>>,
     ended: Arc<Mutex<Option<String>>>,
     cancel: Cancel,
@@ -211,6 +262,25 @@ impl Session for JailSession {
         let (ours, theirs) = UnixStream::pair()?;
         handoff::send(&self.handoff, theirs)?;
         Ok(ours.into())
+    }
+
+    fn connect_to(&self, port: u16) -> io::Result<OwnedFd> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let [high, low] = port.to_be_bytes();
+        handoff::send_with(&self.handoff, &[PORT, high, low], &[theirs.as_fd()])?;
+        Ok(ours.into())
+    }
+
+    fn files(&self) -> io::Result<OwnedFd> {
+        self.scratch.try_clone()
+    }
+
+    fn save(&self, to: &Path) -> Result<u64, Fault> {
+        let saved =
+            std::fs::File::open(to).and_then(|to| copy_tree(&self.scratch, &to, &self.most));
+        saved
+            .map(|copied| copied.bytes)
+            .map_err(|error| Fault(format!("copying its files: {error}")))
     }
 
     fn pause(&self) -> Result<(), Fault> {

@@ -12,12 +12,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 mod beneath;
+mod copy;
 mod identity;
 mod left;
 mod owned;
 mod tree;
 
 pub use beneath::{Dir, Outside, create_beneath, mkdir_beneath, write_beneath};
+pub use copy::{Copied, CopyTo, copy_tree};
 pub use identity::identity;
 pub use left::{Left, Room, left_beneath, open_beneath, room};
 pub use owned::{Untrusted, create_private, open_owned};

@@ -12,6 +12,10 @@ use rustix::net::{
 /// Descriptors that one message may carry.
 pub const MOST: usize = 32;
 
+/// The first byte of a message to an agent whose stream is to be carried on to a port of the sandbox's loopback; the
+/// port's two bytes follow, the larger first. With any other byte the stream is for the agent itself.
+pub const PORT: u8 = b'p';
+
 /// Sends a descriptor with one byte of data. The sender keeps its own.
 ///
 /// # Errors
@@ -56,14 +60,26 @@ pub fn receive(socket: impl AsFd) -> io::Result<OwnedFd> {
 /// # Errors
 /// As [`receive`].
 pub fn receive_marked(socket: impl AsFd) -> io::Result<(u8, OwnedFd)> {
-    let mut byte = [0];
+    let (data, fd) = receive_with::<1>(socket)?;
+    match data[..] {
+        [mark] => Ok((mark, fd)),
+        _ => Err(not_one()),
+    }
+}
+
+/// The same with at most so many bytes, of which there is at least one.
+///
+/// # Errors
+/// As [`receive`].
+pub fn receive_with<const MOST: usize>(socket: impl AsFd) -> io::Result<(Vec<u8>, OwnedFd)> {
+    let mut bytes = [0; MOST];
     // Room for more than one, so that a sender that passes several is seen and what it passed closed.
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC;
     let got = recvmsg(
         socket,
-        &mut [IoSliceMut::new(&mut byte)],
+        &mut [IoSliceMut::new(&mut bytes)],
         &mut control,
         flags,
     )?;
@@ -73,13 +89,14 @@ pub fn receive_marked(socket: impl AsFd) -> io::Result<(u8, OwnedFd)> {
             fds.extend(passed);
         }
     }
-    match (got.bytes, fds.pop(), fds.is_empty()) {
-        (1, Some(fd), true) => Ok((byte[0], fd)),
-        _ => Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "not one descriptor",
-        )),
+    match (bytes.get(..got.bytes), fds.pop(), fds.is_empty()) {
+        (Some(data @ [_, ..]), Some(fd), true) => Ok((data.to_vec(), fd)),
+        _ => Err(not_one()),
     }
+}
+
+fn not_one() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "not one descriptor")
 }
 
 #[cfg(test)]

@@ -94,24 +94,46 @@ pub struct Prepared {
     rules: landlocked::Rules,
 }
 
-/// The filter of every jail.
+/// What there is of a network in a jail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// Nothing: no socket of the internet's families can be made.
+    Nothing,
+    /// The loopback of its own network namespace, which has no other interface.
+    Loopback,
+}
+
+/// Switches on the loopback of this process's network namespace.
+///
+/// # Errors
+/// What the kernel says instead.
+pub fn loopback_up() -> Result<(), String> {
+    crate::sys::loopback_up().map_err(|e| failed("SIOCSIFFLAGS lo", e))
+}
+
+/// The filter of a jail.
 #[derive(Debug)]
-pub struct Filter(Result<Compiled, String>);
+pub struct Filter(Result<Compiled, String>, Network);
 
 impl Filter {
     /// Compiles it. It does not depend on the job, so a process that waits for one can do this before.
     #[must_use]
-    pub fn compile() -> Self {
-        Self(lockdown::compile(crate::seccomp::JAIL))
+    pub fn compile(network: Network) -> Self {
+        use crate::seccomp::{JAIL, SESSION};
+        let compiled = match network {
+            Network::Nothing => lockdown::compile(JAIL),
+            Network::Loopback => lockdown::compile_but(JAIL, SESSION),
+        };
+        Self(compiled, network)
     }
 }
 
 /// Makes the rules, of the paths in the root as it now is: the folders of `system` may be read and executed.
 #[must_use]
-pub fn prepare(Filter(filter): Filter, system: &[String]) -> Prepared {
+pub fn prepare(Filter(filter, network): Filter, system: &[String]) -> Prepared {
     Prepared {
         filter,
-        rules: landlocked::Rules::make(system),
+        rules: landlocked::Rules::make(system, network),
     }
 }
 

@@ -26,6 +26,8 @@ pub const WASM_WORKER_SEALED: &str =
 pub const UNPACK: &str = include_str!("../../../policies/seccomp/unpack.json");
 /// The filter a native program and everything it starts runs under.
 pub const JAIL: &str = include_str!("../../../policies/seccomp/jail.json");
+/// What a session's filter says otherwise.
+pub const SESSION: &str = include_str!("../../../policies/seccomp/session.json");
 
 /// Why a filter could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -165,6 +167,17 @@ impl Policy {
     /// When the name is unknown.
     pub fn answer_otherwise(&self) -> Result<Option<u32>, FilterError> {
         self.otherwise.as_deref().map(error_number).transpose()
+    }
+
+    /// This policy with another's rules for the calls that the other one names. The answer to what no rule lets
+    /// through stays this one's.
+    #[must_use]
+    pub fn but(mut self, other: Self) -> Self {
+        let named = |call: &str| other.rules.iter().any(|rule| rule.syscall == call);
+        self.rules.retain(|rule| !named(&rule.syscall));
+        self.rules.extend(other.rules);
+        self.name = other.name;
+        self
     }
 
     /// Compiles for the running process.

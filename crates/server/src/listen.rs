@@ -1,7 +1,7 @@
 //! Connections: how many, how long a client may take to ask, and how long to take its answer.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
@@ -13,7 +13,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -21,7 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, Sleep, sleep};
 
 /// Connections at once; further ones wait in the kernel's queue.
-const CONNECTIONS: usize = 1024;
+const CONNECTIONS: u32 = 1024;
 /// How long a client may take to send a request's head, or to send none.
 const HEAD: Duration = Duration::from_secs(30);
 /// How long a client may take nothing of its answer.
@@ -37,8 +36,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves until it is told to stop, and then until every connection has had its answer.
 pub(crate) async fn serve(listener: TcpListener, app: Router, mut stopped: watch::Receiver<bool>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let graceful = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(CONNECTIONS as usize));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD);
     loop {
@@ -65,15 +63,25 @@ pub(crate) async fn serve(listener: TcpListener, app: Router, mut stopped: watch
         });
         let client = Client::new(stream, broken);
         let connection = http.serve_connection(TokioIo::new(client), service);
-        let connection = graceful.watch(connection);
+        // A server in a sandbox may change to another protocol.
+        let connection = connection.with_upgrades();
+        let mut stopped = stopped.clone();
         tokio::spawn(async move {
+            let mut connection = pin!(connection);
             // A client that breaks off is its own affair; its run is cancelled where it waits for it.
-            connection.await.ok();
+            tokio::select! {
+                ended = connection.as_mut() => drop(ended),
+                () = async { drop(stopped.wait_for(|stop| *stop).await) } => {
+                    connection.as_mut().graceful_shutdown();
+                    drop(connection.await);
+                }
+            }
             drop(place);
         });
     }
     drop(listener);
-    graceful.shutdown().await;
+    // Every place is free again when every connection has had its answer.
+    drop(places.acquire_many(CONNECTIONS).await);
 }
 
 /// Raised for a connection that is to be broken off: when a sandbox goes in the middle of a stream, its client must

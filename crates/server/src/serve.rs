@@ -21,6 +21,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::blobs::Blobs;
 use crate::config::Config;
 use crate::e2b::sandboxes::look_after;
+use crate::e2b::snapshots::Snapshots;
 use crate::e2b::{self, Template};
 use crate::error::ApiError;
 use crate::guard::guard;
@@ -95,9 +96,12 @@ pub async fn start(
     })?;
     let address = listener.local_addr()?;
     let blobs = Blobs::open(&config.data)?;
+    let snapshots = Snapshots::open(&config.data)?;
     // Whatever an earlier server had begun and not ended, nobody will end now.
     store.mark_all_lost().await?;
-    let state = Arc::new(Shared::new(config, engine, templates, store, blobs));
+    let state = Arc::new(Shared::new(
+        config, engine, templates, store, blobs, snapshots,
+    ));
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(tidy(Arc::clone(&state), stopped.clone()));
     let sandboxes = Arc::clone(&state.sandboxes);

@@ -13,6 +13,7 @@ use crate::blobs::Blobs;
 use crate::config::Config;
 use crate::e2b::Template;
 use crate::e2b::sandboxes::Sandboxes;
+use crate::e2b::snapshots::Snapshots;
 use crate::error::ApiError;
 use crate::guard::Caller;
 use crate::metrics::Metrics;
@@ -32,6 +33,7 @@ pub(crate) struct Shared {
     /// What sandboxes that live on can be made of.
     pub(crate) templates: Vec<Arc<Template>>,
     pub(crate) sandboxes: Arc<Sandboxes>,
+    pub(crate) snapshots: Snapshots,
     pub(crate) metrics: Metrics,
     /// KiB of requests that may be held in memory.
     pub(crate) room: Arc<Semaphore>,
@@ -83,6 +85,7 @@ impl Shared {
         templates: Vec<Template>,
         store: Store,
         blobs: Blobs,
+        snapshots: Snapshots,
     ) -> Self {
         Self {
             turns: Arc::new(Semaphore::new(config.parallel.max(1))),
@@ -93,6 +96,7 @@ impl Shared {
             blobs,
             templates: templates.into_iter().map(Arc::new).collect(),
             sandboxes: Arc::default(),
+            snapshots,
             metrics: Metrics::new(),
             lanes: Mutex::default(),
             starts: Mutex::default(),

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use casemate_envd::process::{
     EndEvent, ProcessConfig, ProcessInfo, ProcessSelector, PtySize, Signal,
@@ -12,6 +13,7 @@ use casemate_linux::{Child, Exit};
 use rustix::process::{Signal as KernelSignal, pidfd_send_signal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
+use tokio::sync::watch;
 
 use super::stream::{Listener, Listeners, Said};
 use super::terminal::Terminal;
@@ -44,6 +46,8 @@ pub(crate) struct Running {
     stdin: Stdin,
     terminal: Option<Terminal>,
     listeners: Listeners,
+    /// Raised when it has been waited for.
+    waited_for: watch::Sender<bool>,
 }
 
 /// A process's standard input.
@@ -120,6 +124,7 @@ impl Running {
             stdin: ends.stdin,
             terminal: ends.terminal,
             listeners: Listeners::default(),
+            waited_for: watch::Sender::new(false),
         });
         let listener = process.listen()?;
         agent.processes.add(&process);
@@ -140,6 +145,7 @@ impl Running {
             readers.spawn(async move { process.read_terminal().await });
         }
         let exit = ended(child).await;
+        self.waited_for.send_replace(true);
         while readers.join_next().await.is_some() {}
         agent.processes.ended(&self);
         self.listeners.end(end_of(exit)).await;
@@ -192,6 +198,13 @@ impl Running {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(error) => Err(RpcError::new(Code::Internal, format!("signal: {error}"))),
         }
+    }
+
+    /// Waits until it is gone, and no longer than this.
+    pub(crate) async fn gone(&self, within: Duration) {
+        let mut waited_for = self.waited_for.subscribe();
+        let gone = waited_for.wait_for(|gone| *gone);
+        drop(tokio::time::timeout(within, gone).await);
     }
 
     pub(crate) fn resize(&self, size: PtySize) -> Result<(), RpcError> {

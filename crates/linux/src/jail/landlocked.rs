@@ -8,6 +8,7 @@ use landlock::{
     Scope,
 };
 
+use super::Network;
 use crate::lockdown::wall;
 use crate::step::{Step, failed};
 use crate::sys;
@@ -45,12 +46,13 @@ const ROWS: [(&str, &str, i64); 3] = [
 
 /// Rules that are made and hold for nobody yet.
 #[derive(Debug)]
-pub(super) struct Rules(Result<RulesetCreated, String>);
+pub(super) struct Rules(Result<RulesetCreated, String>, Network);
 
 impl Rules {
     /// Makes them of the paths as this process sees them. `system` may be read and executed.
-    pub(super) fn make(system: &[String]) -> Self {
-        Self(ruleset(system).map_err(|error| error.to_string()))
+    pub(super) fn make(system: &[String], network: Network) -> Self {
+        let rules = ruleset(system, network).map_err(|error| error.to_string());
+        Self(rules, network)
     }
 
     /// The same rules for another process to put itself under; none where the kernel has no Landlock.
@@ -75,10 +77,14 @@ pub fn standing(how: &str) -> Vec<Step> {
 }
 
 pub(super) fn restrict(rules: Rules, steps: &mut Vec<Step>) {
+    let network = rules.1;
     let status = restricted(rules);
     let abi = sys::landlock_abi().unwrap_or_default();
     for (wall, asked, since) in ROWS {
         steps.push(Step::run(wall, asked, || match &status {
+            Ok(()) if wall == wall::LANDLOCK_NETWORK && network == Network::Loopback => {
+                Err("the sandbox's own loopback is open to it".to_owned())
+            }
             Ok(()) if abi >= since => {
                 if wall == wall::LANDLOCK_FILES {
                     refuses_the_witness()?;
@@ -114,16 +120,17 @@ fn restricted(rules: Rules) -> Result<(), String> {
     }
 }
 
-fn ruleset(system: &[String]) -> Result<RulesetCreated, landlock::RulesetError> {
+fn ruleset(system: &[String], network: Network) -> Result<RulesetCreated, landlock::RulesetError> {
     let all = AccessFs::from_all(NEWEST);
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let devices = AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev;
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(all)?
-        .handle_access(AccessNet::from_all(NEWEST))?
-        .scope(Scope::from_all(NEWEST))?
-        .create()?;
+        .handle_access(all)?;
+    if network == Network::Nothing {
+        ruleset = ruleset.handle_access(AccessNet::from_all(NEWEST))?;
+    }
+    let mut ruleset = ruleset.scope(Scope::from_all(NEWEST))?.create()?;
     // Every folder may be listed: the root holds only what is the jail's.
     let system: Vec<&str> = system.iter().map(String::as_str).collect();
     let both = AccessFs::ReadFile | AccessFs::WriteFile;

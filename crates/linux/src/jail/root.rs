@@ -65,8 +65,14 @@ const AGENT: &str = "opt/agent";
 /// The folder of homes, and the one that there is.
 const HOMES: &str = "home";
 const HOME: &str = "home/user";
-/// The files that say who there is, and where they are made before the inputs lie over them.
-const ACCOUNTS: [(&str, &str); 2] = [("run/passwd", "etc/passwd"), ("run/group", "etc/group")];
+/// The home of the user whom system files belong to, with nothing in it.
+const ROOTS_HOME: &str = "root";
+/// The files that say who and where one is, and where they are made before the inputs lie over them.
+const ACCOUNTS: [(&str, &str); 3] = [
+    ("run/passwd", "etc/passwd"),
+    ("run/group", "etc/group"),
+    ("run/hosts", "etc/hosts"),
+];
 /// Names in an image's `opt` that are ours; where there is no environment of the user's, that one is the image's.
 const OURS_IN_OPT: [&str; 1] = ["casemate"];
 /// Folders of scratch and where each is seen.
@@ -206,6 +212,10 @@ impl Bare {
             bare.mkdir(HOMES)?;
             bare.mkdir(HOME)?;
             bare.shown.push(HOMES.to_owned());
+            if !bare.path(ROOTS_HOME).exists() {
+                bare.mkdir(ROOTS_HOME)?;
+                bare.shown.push(ROOTS_HOME.to_owned());
+            }
         }
         steps.push(Step::run(wall::DEVICES, DEVICES.join(", "), || {
             bare.devices()
@@ -248,6 +258,7 @@ impl Bare {
                 "root:x:0:0:root:/root:/usr/sbin/nologin\nuser:x:{uid}:{gid}:user:/{HOME}:/bin/bash\n"
             ),
             format!("root:x:0:\nuser:x:{gid}:\n"),
+            "127.0.0.1 localhost\n::1 localhost\n".to_owned(),
         ];
         for ((made, seen), text) in ACCOUNTS.into_iter().zip(texts) {
             let path = self.path(made);

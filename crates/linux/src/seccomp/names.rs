@@ -348,6 +348,8 @@ const OLD_CALLS: &[(&str, i64)] = &[];
 /// Constants of the kernel's headers, as their unsigned bits.
 const CONSTANTS: &[(&str, u64)] = &[
     ("AF_UNIX", bits(libc::AF_UNIX)),
+    ("AF_INET", bits(libc::AF_INET)),
+    ("AF_INET6", bits(libc::AF_INET6)),
     ("PR_CAPBSET_READ", bits(libc::PR_CAPBSET_READ)),
     ("PR_GET_CHILD_SUBREAPER", bits(libc::PR_GET_CHILD_SUBREAPER)),
     ("PR_GET_DUMPABLE", bits(libc::PR_GET_DUMPABLE)),

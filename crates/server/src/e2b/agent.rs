@@ -1,6 +1,5 @@
 //! Speaking HTTP to a sandbox's agent over a stream of the session's.
 
-use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream as StdStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,15 +18,28 @@ use super::sandboxes::Sandbox;
 /// How long the agent may take to be there.
 const THERE_WITHIN: Duration = Duration::from_secs(10);
 
-/// A connection to the agent, ready for one request.
-async fn connected<B>(sandbox: &Arc<Sandbox>) -> Result<SendRequest<B>, String>
+/// Whom a request is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum To {
+    /// The agent.
+    Agent,
+    /// Whoever listens at a port of the sandbox's loopback.
+    Port(u16),
+}
+
+/// A connection, ready for one request.
+async fn connected<B>(sandbox: &Arc<Sandbox>, to: To) -> Result<SendRequest<B>, String>
 where
     B: hyper::body::Body + Send + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let making = Arc::clone(sandbox);
-    let made = tokio::task::spawn_blocking(move || making.session.connect()).await;
+    let made = tokio::task::spawn_blocking(move || match to {
+        To::Agent => making.session.connect(),
+        To::Port(port) => making.session.connect_to(port),
+    })
+    .await;
     let stream = made
         .map_err(|error| error.to_string())?
         .map_err(|error| error.to_string())?;
@@ -44,7 +56,7 @@ where
     let (sender, connection) = made.map_err(|error| error.to_string())?;
     tokio::spawn(async move {
         // It ends with its request; what went wrong the request says.
-        connection.await.ok();
+        connection.with_upgrades().await.ok();
     });
     Ok(sender)
 }
@@ -52,24 +64,22 @@ where
 /// Passes a request on.
 pub(super) async fn send(
     sandbox: &Arc<Sandbox>,
+    to: To,
     request: Request<Body>,
 ) -> Result<Response<Incoming>, String> {
-    let mut sender = connected::<Body>(sandbox).await?;
+    let mut sender = connected::<Body>(sandbox, to).await?;
     let sent = sender.send_request(request).await;
     sent.map_err(|error| error.to_string())
 }
 
 /// Waits until the agent is there, and tells it the token and the environment.
-pub(super) async fn begin(
-    sandbox: &Arc<Sandbox>,
-    env: &BTreeMap<String, String>,
-) -> Result<(), String> {
-    let mut all = env.clone();
+pub(super) async fn begin(sandbox: &Arc<Sandbox>) -> Result<(), String> {
+    let mut all = sandbox.env.clone();
     all.insert("E2B_SANDBOX".to_owned(), "true".to_owned());
     let told = json!({"envVars": all, "accessToken": sandbox.token});
     let body = Bytes::from(told.to_string());
     let asked = async {
-        let mut sender = connected::<Full<Bytes>>(sandbox).await?;
+        let mut sender = connected::<Full<Bytes>>(sandbox, To::Agent).await?;
         let request = Request::post("/init")
             .header(header::HOST, "sandbox")
             .header(header::CONTENT_TYPE, "application/json")

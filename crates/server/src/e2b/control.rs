@@ -1,11 +1,13 @@
 //! E2B's control plane: `/sandboxes` and `/v2/sandboxes`.
 
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use axum::extract::{Path, Query, State as Extract};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use casemate_engine::{Opening, open};
 use casemate_model::policy::Policy;
@@ -15,18 +17,22 @@ use serde_json::json;
 
 use super::filter::{Listing, page};
 use super::model::{
-    Connect, Detail, ENVD_VERSION, Lifecycle, Made, NewSandbox, OnTimeout, Pause, Refresh,
+    Connect, Detail, ENVD_VERSION, Fork, Lifecycle, Made, NewSandbox, OnTimeout, Pause, Refresh,
     SetTimeout, Shown,
 };
 use super::sandboxes::{Parts, Sandbox};
+use super::{Template, snapshots};
 use crate::body::Taken;
 use crate::guard::Caller;
 use crate::intake::bound_policy;
 use crate::keys::hex;
 use crate::state::State;
+use crate::store::Entry;
 
 /// The longest life that can be asked for.
 const LONGEST_S: i64 = 24 * 3600;
+/// Forks that can be asked for at once.
+const FORKS: u32 = 20;
 
 /// E2B's own form of an error: its SDKs read `code` and `message`.
 pub(crate) struct E2bError(StatusCode, String);
@@ -36,7 +42,7 @@ impl E2bError {
         Self(status, message.into())
     }
 
-    fn unknown(id: &str) -> Self {
+    pub(super) fn unknown(id: &str) -> Self {
         let id: String = id.chars().take(80).collect();
         Self::new(StatusCode::NOT_FOUND, format!("sandbox {id:?} not found"))
     }
@@ -48,6 +54,12 @@ impl From<crate::error::ApiError> for E2bError {
     }
 }
 
+impl std::fmt::Display for E2bError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.1)
+    }
+}
+
 impl IntoResponse for E2bError {
     fn into_response(self) -> Response {
         let code = self.0.as_u16();
@@ -55,7 +67,7 @@ impl IntoResponse for E2bError {
     }
 }
 
-type Answer<T> = Result<T, E2bError>;
+pub(super) type Answer<T> = Result<T, E2bError>;
 
 /// The paths.
 pub(crate) fn router() -> Router<State> {
@@ -71,19 +83,23 @@ pub(crate) fn router() -> Router<State> {
         .route("/sandboxes/{id}/refreshes", post(refresh))
         .route("/sandboxes/{id}/metrics", get(metrics))
         .route("/v1/sandboxes/{id}/receipt", get(receipt))
+        .route("/sandboxes/{id}/fork", post(fork))
+        .route("/sandboxes/{id}/snapshots", post(snapshots::create))
+        .route("/snapshots", get(snapshots::list))
         .route("/templates/aliases/{alias}", get(alias))
         .route("/templates", get(templates))
+        .route("/templates/{id}", delete(snapshots::remove))
 }
 
 /// A JSON body; an empty one is the default.
-fn body<T: DeserializeOwned + Default>(bytes: &[u8]) -> Answer<T> {
+pub(super) fn body<T: DeserializeOwned + Default>(bytes: &[u8]) -> Answer<T> {
     if bytes.is_empty() {
         return Ok(T::default());
     }
     required(bytes)
 }
 
-fn required<T: DeserializeOwned>(bytes: &[u8]) -> Answer<T> {
+pub(super) fn required<T: DeserializeOwned>(bytes: &[u8]) -> Answer<T> {
     serde_json::from_slice(bytes)
         .map_err(|error| E2bError::new(StatusCode::BAD_REQUEST, format!("the body: {error}")))
 }
@@ -104,7 +120,7 @@ async fn create_v2(
     create(state, caller, &taken.bytes, 300).await
 }
 
-fn seconds(asked: Option<i64>, default: i64) -> Answer<i64> {
+pub(super) fn seconds(asked: Option<i64>, default: i64) -> Answer<i64> {
     let seconds = asked.unwrap_or(default);
     if (1..=LONGEST_S).contains(&seconds) {
         return Ok(seconds * 1000);
@@ -115,7 +131,7 @@ fn seconds(asked: Option<i64>, default: i64) -> Answer<i64> {
     ))
 }
 
-fn random(bytes: usize) -> Answer<String> {
+pub(super) fn random(bytes: usize) -> Answer<String> {
     let mut random = vec![0; bytes];
     getrandom::fill(&mut random)
         .map_err(|error| E2bError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
@@ -127,26 +143,87 @@ async fn create(state: State, caller: Caller, bytes: &[u8], default_s: i64) -> A
     let new: NewSandbox = required(bytes)?;
     let timeout_ms = seconds(new.timeout, default_s)?;
     checked(&new)?;
-    let template = state
-        .templates
-        .iter()
-        .find(|template| template.name == new.template)
-        .map(Arc::clone)
-        .ok_or_else(|| {
-            let known = state
-                .templates
-                .iter()
-                .map(|template| template.name.as_str());
-            let known = known.collect::<Vec<_>>().join(", ");
-            E2bError::new(
-                StatusCode::NOT_FOUND,
-                format!(
-                    "template {:?} not found; this server has: {known}",
-                    new.template
-                ),
-            )
-        })?;
-    let policy = policy(&state, &caller, &template.policy)?;
+    let (template, files) = source(&state, &caller, &new.template)?;
+    let env = new.env.clone().unwrap_or_default();
+    let public = new
+        .network
+        .as_ref()
+        .and_then(|network| network.allow_public_traffic);
+    let new = New {
+        template,
+        named: new.template,
+        files,
+        env,
+        metadata: new.metadata.unwrap_or_default(),
+        has_traffic_token: public == Some(false),
+        masked_host: new.network.and_then(|network| network.mask_request_host),
+        lifecycle: Lifecycle {
+            auto_resume: new.auto_resume.unwrap_or_default().enabled,
+            on_timeout: if new.auto_pause == Some(true) {
+                OnTimeout::Pause
+            } else {
+                OnTimeout::Kill
+            },
+        },
+        timeout_ms,
+    };
+    let sandbox = make(&state, &caller, new).await?;
+    Ok((StatusCode::CREATED, Json(made(&sandbox))).into_response())
+}
+
+/// A sandbox to be, checked.
+pub(super) struct New {
+    pub(super) template: Arc<Template>,
+    /// What it was asked for by: the template's name or a snapshot's.
+    pub(super) named: String,
+    /// A folder whose files are in it from the beginning.
+    pub(super) files: Option<OwnedFd>,
+    pub(super) env: BTreeMap<String, String>,
+    pub(super) metadata: BTreeMap<String, String>,
+    pub(super) has_traffic_token: bool,
+    pub(super) masked_host: Option<String>,
+    pub(super) lifecycle: Lifecycle,
+    pub(super) timeout_ms: i64,
+}
+
+/// What a sandbox is made of, by the name that was asked for: a template, or one of the tenant's snapshots.
+fn source(state: &State, caller: &Caller, name: &str) -> Answer<(Arc<Template>, Option<OwnedFd>)> {
+    let template = |name: &str| {
+        let mut all = state.templates.iter();
+        all.find(|template| template.name == name).map(Arc::clone)
+    };
+    if let Some(template) = template(name) {
+        return Ok((template, None));
+    }
+    let snapshot = state.snapshots.of(caller.name(), name);
+    if let Some((made_of, files)) = snapshot.map_err(fault)?
+        && let Some(template) = template(&made_of)
+    {
+        return Ok((template, Some(files)));
+    }
+    let known = state.templates.iter();
+    let known = known.map(|template| template.name.as_str());
+    let known = known.collect::<Vec<_>>().join(", ");
+    let name: String = name.chars().take(80).collect();
+    let has = if known.is_empty() {
+        "this server has none, and says why where it was started".to_owned()
+    } else {
+        format!("this server has: {known}")
+    };
+    Err(E2bError::new(
+        StatusCode::NOT_FOUND,
+        format!("template {name:?} not found; {has}"),
+    ))
+}
+
+pub(super) fn fault(error: impl std::fmt::Display) -> E2bError {
+    E2bError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+}
+
+/// Makes a sandbox, with its agent ready.
+pub(super) async fn make(state: &State, caller: &Caller, new: New) -> Answer<Arc<Sandbox>> {
+    let template = Arc::clone(&new.template);
+    let policy = policy(state, caller, &template.policy)?;
     let limits = policy.limits.clone();
     let id = format!("i{}", random(10)?);
     let place = state
@@ -157,57 +234,61 @@ async fn create(state: State, caller: Caller, bytes: &[u8], default_s: i64) -> A
             E2bError::new(StatusCode::TOO_MANY_REQUESTS, why)
         })?;
     let opening = Opening {
-        warm: template.warm,
         id: id.clone(),
         tenant: caller.tenant.clone(),
-        env: new.env.clone().unwrap_or_default(),
+        env: new.env.clone(),
         policy,
+        warm: template.warm,
+        files: new.files,
     };
     let backend = Arc::clone(&template.sessions);
     let opened = tokio::task::spawn_blocking(move || open(backend.as_ref(), &opening)).await;
-    let opened = opened
-        .map_err(|error| E2bError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
     let (session, receipt) = opened
+        .map_err(fault)?
         .map_err(|error| E2bError::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
-    let public = new
-        .network
-        .as_ref()
-        .and_then(|network| network.allow_public_traffic);
     let sandbox = Arc::new(Sandbox::new(Parts {
         id,
         tenant: caller.name().to_owned(),
-        template: template.name.clone(),
-        metadata: new.metadata.unwrap_or_default(),
+        made_of: template.name.clone(),
+        template: new.named,
+        metadata: new.metadata,
+        env: new.env,
         token: random(20)?,
-        traffic_token: if public == Some(false) {
+        traffic_token: if new.has_traffic_token {
             Some(random(20)?)
         } else {
             None
         },
+        masked_host: new.masked_host,
         limits,
-        lifecycle: Lifecycle {
-            auto_resume: new.auto_resume.unwrap_or_default().enabled,
-            on_timeout: if new.auto_pause == Some(true) {
-                OnTimeout::Pause
-            } else {
-                OnTimeout::Kill
-            },
-        },
+        lifecycle: new.lifecycle,
         receipt,
         session,
         place,
-        timeout_ms,
+        timeout_ms: new.timeout_ms,
     }));
-    super::agent::begin(&sandbox, &new.env.unwrap_or_default())
-        .await
-        .map_err(|why| {
-            E2bError::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                format!("the sandbox's agent: {why}"),
-            )
-        })?;
+    super::agent::begin(&sandbox).await.map_err(|why| {
+        E2bError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("the sandbox's agent: {why}"),
+        )
+    })?;
+    note(state, caller, "sandbox.created", &sandbox).await?;
     state.sandboxes.insert(Arc::clone(&sandbox));
-    Ok((StatusCode::CREATED, Json(made(&sandbox))).into_response())
+    Ok(sandbox)
+}
+
+/// Says in the audit what was done with a sandbox.
+async fn note(state: &State, caller: &Caller, action: &str, sandbox: &Sandbox) -> Answer<()> {
+    let entry = Entry {
+        tenant: caller.name(),
+        who: caller.who(),
+        action,
+        subject: &sandbox.id,
+        detail: &sandbox.template,
+    };
+    let noted = state.store.note(&entry).await;
+    noted.map_err(|error| E2bError::from(crate::error::ApiError::from(error)))
 }
 
 /// What no sandbox here can have is refused, not left out in silence.
@@ -217,13 +298,6 @@ fn checked(new: &NewSandbox) -> Answer<()> {
         return bad(
             "autoPauseMemory false needs a machine that can be booted again; this sandbox is frozen whole",
         );
-    }
-    let masks = new
-        .network
-        .as_ref()
-        .is_some_and(|network| network.mask_request_host.is_some());
-    if masks {
-        return bad("network.maskRequestHost: this server does not rewrite hosts");
     }
     Ok(())
 }
@@ -237,7 +311,7 @@ fn policy(state: &State, caller: &Caller, template: &Policy) -> Answer<Policy> {
     Ok(template.narrowed(&bound_policy(state, caller)?))
 }
 
-fn made(sandbox: &Sandbox) -> Made {
+pub(super) fn made(sandbox: &Sandbox) -> Made {
     Made {
         template: sandbox.template.clone(),
         id: sandbox.id.clone(),
@@ -279,7 +353,7 @@ pub(crate) fn shown(sandbox: &Sandbox, detailed: bool) -> Shown {
     }
 }
 
-fn found(state: &State, caller: &Caller, id: &str) -> Answer<Arc<Sandbox>> {
+pub(super) fn found(state: &State, caller: &Caller, id: &str) -> Answer<Arc<Sandbox>> {
     let sandbox = state.sandboxes.of(caller.name(), id);
     sandbox.ok_or_else(|| E2bError::unknown(id))
 }
@@ -310,6 +384,7 @@ async fn kill(
     caller.may("run")?;
     let sandbox = found(&state, &caller, &id)?;
     if state.sandboxes.remove(&sandbox.id) {
+        note(&state, &caller, "sandbox.killed", &sandbox).await?;
         return Ok(StatusCode::NO_CONTENT);
     }
     Err(E2bError::unknown(&id))
@@ -405,6 +480,60 @@ async fn resume(
     }
     waken(&sandbox, timeout_ms).await?;
     Ok((StatusCode::CREATED, Json(made(&sandbox))).into_response())
+}
+
+/// More sandboxes with the files of this one. Its processes and what they have in memory are not in them: a jail
+/// cannot be copied while it runs.
+async fn fork(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Path(id): Path<String>,
+    taken: Taken,
+) -> Answer<Response> {
+    caller.may("run")?;
+    let asked: Fork = body(&taken.bytes)?;
+    let timeout_ms = seconds(asked.timeout, 15)?;
+    let count = asked.count.unwrap_or(1);
+    if !(1..=FORKS).contains(&count) {
+        return Err(E2bError::new(
+            StatusCode::BAD_REQUEST,
+            format!("count is {count}; it is 1 to {FORKS}"),
+        ));
+    }
+    let sandbox = found(&state, &caller, &id)?;
+    if sandbox.life().paused {
+        return Err(E2bError::new(
+            StatusCode::CONFLICT,
+            format!("sandbox {id} is paused"),
+        ));
+    }
+    let template = state
+        .templates
+        .iter()
+        .find(|template| template.name == sandbox.made_of);
+    let template = template.ok_or_else(|| fault("its template is gone"))?;
+    let _still = sandbox.still().await.map_err(fault)?;
+    let mut all = Vec::new();
+    for _ in 0..count {
+        let new = New {
+            template: Arc::clone(template),
+            named: sandbox.template.clone(),
+            files: Some(sandbox.session.files().map_err(fault)?),
+            env: sandbox.env.clone(),
+            metadata: sandbox.metadata.clone(),
+            has_traffic_token: sandbox.traffic_token.is_some(),
+            masked_host: sandbox.masked_host.clone(),
+            lifecycle: sandbox.lifecycle,
+            timeout_ms,
+        };
+        all.push(match make(&state, &caller, new).await {
+            Ok(fork) => json!({"sandbox": made(&fork)}),
+            Err(E2bError(status, message)) => {
+                json!({"error": {"code": status.as_u16(), "message": message}})
+            }
+        });
+    }
+    Ok((StatusCode::CREATED, Json(all)).into_response())
 }
 
 async fn refresh(

@@ -10,6 +10,7 @@ mod filter;
 mod model;
 pub(crate) mod proxy;
 pub(crate) mod sandboxes;
+pub(crate) mod snapshots;
 
 use std::sync::Arc;
 

@@ -65,6 +65,21 @@ pub(crate) struct Refresh {
     pub(crate) duration: Option<i64>,
 }
 
+/// How many copies, and how long they live.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Fork {
+    pub(crate) timeout: Option<i64>,
+    pub(crate) count: Option<u32>,
+}
+
+/// A snapshot to be.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct NewSnapshot {
+    pub(crate) name: Option<String>,
+}
+
 /// How to pause.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]

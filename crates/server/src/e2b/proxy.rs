@@ -6,14 +6,15 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State as Extract};
 use axum::http::uri::Authority;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, future};
 use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
 use serde_json::json;
 
-use super::agent::send;
+use super::agent::{To, send};
 use super::control::waken;
 use super::sandboxes::Sandbox;
 use crate::listen::Break;
@@ -191,8 +192,8 @@ async fn to_sandbox(state: &State, target: Target, request: Request) -> Response
         ENVD | INTERPRETER if OURS.contains(&request.uri().path()) => {
             (StatusCode::NOT_FOUND, "404 page not found").into_response()
         }
-        ENVD | INTERPRETER => forward(&sandbox, target, request).await,
-        port => not_open(&target.id, port),
+        ENVD | INTERPRETER => forward(&sandbox, target, To::Agent, request).await,
+        port => forward(&sandbox, target, To::Port(port), request).await,
     }
 }
 
@@ -209,7 +210,7 @@ fn may_pass(sandbox: &Sandbox, headers: &HeaderMap) -> bool {
     })
 }
 
-async fn forward(sandbox: &Arc<Sandbox>, target: Target, mut request: Request) -> Response {
+async fn forward(sandbox: &Arc<Sandbox>, target: Target, to: To, mut request: Request) -> Response {
     let broken = request.extensions().get::<Break>();
     let broken = broken.cloned().unwrap_or_default();
     let path = request
@@ -220,24 +221,80 @@ async fn forward(sandbox: &Arc<Sandbox>, target: Target, mut request: Request) -
         return (StatusCode::BAD_REQUEST, "malformed path").into_response();
     };
     *request.uri_mut() = uri;
+    let upgraded = (to != To::Agent && is_upgrade(request.headers()))
+        .then(|| hyper::upgrade::on(&mut request));
     let headers = request.headers_mut();
     for hop in HOPS {
-        headers.remove(hop);
+        // What asks for another protocol goes on to the server in the sandbox with what belongs to it.
+        if upgraded.is_none() || (hop != header::CONNECTION && hop != header::UPGRADE) {
+            headers.remove(hop);
+        }
     }
-    headers.insert("e2b-sandbox-port", target.port.into());
+    match (to, &sandbox.masked_host) {
+        (To::Agent, _) => {
+            headers.insert("e2b-sandbox-port", target.port.into());
+        }
+        (To::Port(port), Some(mask)) => {
+            let host = mask.replace("${PORT}", &port.to_string());
+            let Ok(host) = HeaderValue::from_str(&host) else {
+                return (StatusCode::BAD_REQUEST, "malformed masked host").into_response();
+            };
+            headers.insert(header::HOST, host);
+        }
+        (To::Port(_), None) => {}
+    }
     let cut = sandbox.cut.notified();
     if sandbox.is_gone() {
         return not_found(&target.id);
     }
     let answered = tokio::select! {
-        answer = send(sandbox, request) => answer,
+        answer = send(sandbox, to, request) => answer,
         () = cut => return not_found(&target.id),
     };
     match answered {
+        Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            switched(sandbox, upgraded, answer)
+        }
         Ok(answer) => streamed(sandbox, broken, answer),
         Err(_) if sandbox.is_gone() || sandbox.session.ended().is_some() => not_found(&target.id),
         Err(_) => not_open(&target.id, target.port),
     }
+}
+
+fn is_upgrade(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::UPGRADE)
+}
+
+/// Both sides have changed to another protocol: what each sends goes to the other until one ends, or the sandbox does.
+fn switched(
+    sandbox: &Arc<Sandbox>,
+    client: Option<hyper::upgrade::OnUpgrade>,
+    mut answer: Response<hyper::body::Incoming>,
+) -> Response {
+    let Some(client) = client else {
+        return not_found(&sandbox.id);
+    };
+    let server = hyper::upgrade::on(&mut answer);
+    let held = Arc::clone(sandbox);
+    tokio::spawn(async move {
+        let cut = held.cut.notified();
+        let carried = async {
+            let (Ok(client), Ok(server)) = (client.await, server.await) else {
+                return;
+            };
+            let (mut client, mut server) = (TokioIo::new(client), TokioIo::new(server));
+            // What breaks off on one side breaks off on the other.
+            tokio::io::copy_bidirectional(&mut client, &mut server)
+                .await
+                .ok();
+        };
+        tokio::select! {
+            () = carried => {}
+            () = cut => {}
+        }
+    });
+    let (parts, _) = answer.into_parts();
+    Response::from_parts(parts, Body::empty())
 }
 
 /// The agent's answer as it comes; cut off, not ended, when the sandbox goes.

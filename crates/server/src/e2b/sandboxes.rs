@@ -20,10 +20,16 @@ const SAMPLES: usize = 1440;
 pub(crate) struct Sandbox {
     pub(crate) id: String,
     pub(crate) tenant: String,
+    /// What it was asked for by: a template's name or a snapshot's.
     pub(crate) template: String,
+    /// The template it is made of.
+    pub(crate) made_of: String,
     pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) env: BTreeMap<String, String>,
     pub(crate) token: String,
     pub(crate) traffic_token: Option<String>,
+    /// What servers in it are told as their host.
+    pub(crate) masked_host: Option<String>,
     pub(crate) started_ms: i64,
     pub(crate) limits: Limits,
     pub(crate) lifecycle: Lifecycle,
@@ -49,9 +55,12 @@ pub(crate) struct Parts {
     pub(crate) id: String,
     pub(crate) tenant: String,
     pub(crate) template: String,
+    pub(crate) made_of: String,
     pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) env: BTreeMap<String, String>,
     pub(crate) token: String,
     pub(crate) traffic_token: Option<String>,
+    pub(crate) masked_host: Option<String>,
     pub(crate) limits: Limits,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) receipt: Receipt,
@@ -67,6 +76,9 @@ impl Sandbox {
             id: parts.id,
             tenant: parts.tenant,
             template: parts.template,
+            made_of: parts.made_of,
+            env: parts.env,
+            masked_host: parts.masked_host,
             metadata: parts.metadata,
             token: parts.token,
             traffic_token: parts.traffic_token,
@@ -97,6 +109,22 @@ impl Sandbox {
 
     pub(crate) fn is_gone(&self) -> bool {
         self.gone.load(Ordering::SeqCst)
+    }
+
+    /// Stops everything in it for as long as what comes back is held, so that its files can be copied. It goes on
+    /// afterwards unless it was paused.
+    pub(crate) async fn still(self: &Arc<Self>) -> Result<Still, String> {
+        let sandbox = Arc::clone(self);
+        let held = tokio::task::spawn_blocking(move || {
+            let life = sandbox.life();
+            if life.paused {
+                return Ok(Still(None));
+            }
+            sandbox.session.pause().map_err(|fault| fault.0)?;
+            drop(life);
+            Ok(Still(Some(sandbox)))
+        });
+        held.await.map_err(|error| error.to_string())?
     }
 
     /// Freezes it. False when it was frozen already.
@@ -154,6 +182,21 @@ impl Sandbox {
             disk_used: held.disk_bytes,
             disk_total: disk,
         });
+    }
+}
+
+/// A sandbox that is stopped for a moment.
+pub(crate) struct Still(Option<Arc<Sandbox>>);
+
+impl Drop for Still {
+    fn drop(&mut self) {
+        if let Some(sandbox) = &self.0 {
+            let life = sandbox.life();
+            // Somebody may have paused it meanwhile.
+            if !life.paused {
+                sandbox.session.resume().ok();
+            }
+        }
     }
 }
 
