@@ -6,7 +6,8 @@ A real one takes its place in one line: `model = ChatSomething(...).bind_tools([
 from pathlib import Path
 
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolCall
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
+from langchain_core.messages.tool import tool_call
 
 from casemate import Limits
 from casemate.langchain import CasemateTool
@@ -17,7 +18,7 @@ tool = CasemateTool(files=[Path(__file__).parent / "orders.csv"], limits=Limits(
 
 def calls(number: int, code: str) -> AIMessage:
     """A turn of the model's that calls the tool."""
-    return AIMessage("", tool_calls=[ToolCall(name=tool.name, args={"code": code}, id=f"call-{number}")])
+    return AIMessage("", tool_calls=[tool_call(name=tool.name, args={"code": code}, id=f"call-{number}")])
 
 
 # First it reaches for what is not its own; told why not, it reads what it was given.

@@ -49,9 +49,9 @@ def size(count: int) -> str:
     return f"{count} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"
 
 
-def _finding(finding: Finding) -> str:
+def _finding(finding: Finding, before: str) -> str:
     lines = [f"line {finding.line}: {finding.message} [{finding.rule}]" if finding.line else finding.message]
-    if finding.excerpt:
+    if finding.excerpt != before:
         lines.append(f"    {finding.excerpt.strip()}")
     if finding.reason:
         lines.append(f"  why: {finding.reason}")
@@ -66,7 +66,8 @@ def trouble(outcome: Outcome) -> str:
         return ""
     parts = [plain(outcome.ending.cause)]
     refusing = [finding for finding in outcome.findings if finding.action == "refuse"] if outcome.refused else []
-    parts += [_finding(finding) for finding in refusing[:_FINDINGS]]
+    excerpts = ["", *(finding.excerpt for finding in refusing)]
+    parts += map(_finding, refusing[:_FINDINGS], excerpts)
     error = outcome.error
     if error and error.traceback not in outcome.stderr:
         parts.append(cut(error.traceback))
@@ -93,9 +94,9 @@ def text(outcome: Outcome) -> str:
 
 def table(it: Table) -> str:
     """A table as HTML of ours."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in it.columns)
+    head = "".join(f"<th>{escape(plain(name))}</th>" for name in it.columns)
     rows = "".join(
-        "<tr>" + "".join(f"<td>{escape('' if cell is None else str(cell))}</td>" for cell in row) + "</tr>"
+        "<tr>" + "".join(f"<td>{escape('' if cell is None else plain(str(cell)))}</td>" for cell in row) + "</tr>"
         for row in it.rows
     )
     more = it.row_count - len(it.rows)
