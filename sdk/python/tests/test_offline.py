@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import socket
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +186,16 @@ def test_the_key_is_sent_and_never_shown() -> None:
     assert client.runs() == []
     assert server.asked[0].headers["X-API-Key"] == "secret-key"
     assert "secret" not in repr(client)
+
+
+def test_a_key_that_is_none_is_not_told_to_anybody() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        client = Casemate(f"http://127.0.0.1:{listening.getsockname()[1]}", api_key=" secret\nkey\n")
+        with pytest.raises(Unreachable) as caught:
+            client.runs()
+    assert caught.value.cause == "not_sent"
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+    assert Casemate(api_key="key\n")._flows.headers["X-API-Key"] == "key"
 
 
 def test_a_redirect_is_not_followed_with_the_key() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 
-from ._errors import CasemateError, TimedOut, malformed, of_transport
+from ._errors import TimedOut, malformed, of_transport
 from ._events import Ended, Event, Heard
 from ._flow import BROKEN, Answer, Call, Flow, Flows, Pause
 from ._outcome import Artifact, Outcome, Receipt, Run, Scan, Upload
@@ -37,9 +37,10 @@ def _request(http: httpx.Client | httpx.AsyncClient, call: Call) -> httpx.Reques
 def _stops(it: Program, error: BaseException) -> bool:
     """Whether a run is to be stopped because nobody waits for it any more.
 
-    Not when the server has said no, or is gone: then there is nothing to stop, or nobody to tell.
+    That is after a silence that was too long, an interruption, a cancelled task or a loop that was left. Where the
+    server has said no, or is gone, there is nothing to stop, or nobody to tell.
     """
-    return not it.lasting and (isinstance(error, TimedOut) or not isinstance(error, CasemateError))
+    return not it.lasting and (isinstance(error, TimedOut) or not isinstance(error, Exception))
 
 
 class Casemate:

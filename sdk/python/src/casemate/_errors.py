@@ -120,6 +120,10 @@ def of_response(response: httpx.Response) -> CasemateError:
 
 def of_transport(error: httpx.TransportError, url: str) -> CasemateError:
     """The error of no answer."""
+    if isinstance(error, httpx.LocalProtocolError):
+        # Its text has the header in it, which may be the key.
+        advice = "look at the key and the idempotency key: visible ASCII characters"
+        return own(Unreachable, "not_sent", f"the request to {url} cannot be sent as HTTP", advice)
     why = str(error) or type(error).__name__
     if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
         advice = "lower the program's limits, or wait longer with `timeout`"

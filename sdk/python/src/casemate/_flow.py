@@ -72,7 +72,8 @@ class Flows:
         self.timeout = timeout
         self.retries = retries
         self.patience = patience
-        key = api_key or os.environ.get("CASEMATE_API_KEY")
+        # Keys come from files and variables, with the line's end.
+        key = (api_key or os.environ.get("CASEMATE_API_KEY") or "").strip()
         self.headers = {"User-Agent": "casemate-python", **({"X-API-Key": key} if key else {})}
         #: Contents that the server has, as far as this client knows.
         self.stored: set[str] = set()
@@ -97,7 +98,8 @@ class Flows:
         if isinstance(answer, httpx.Response):
             raise of_response(answer)
         assert isinstance(answer, httpx.TransportError)
-        raise of_transport(answer, self.url) from answer
+        # What cannot be sent is not shown as the cause either: it may hold the key.
+        raise of_transport(answer, self.url) from (None if isinstance(answer, httpx.LocalProtocolError) else answer)
 
     def json(self, call: Call) -> Flow[dict[str, Any]]:
         """Asks for a document."""
