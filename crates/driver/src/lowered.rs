@@ -141,6 +141,8 @@ pub fn lower_lasting<'a>(
     lowered.job.command = command.argv;
     lowered.job.env = command.env;
     lowered.job.silent = command.silent;
+    // The working folder belongs to whoever comes, from the beginning.
+    lowered.job.links.clear();
     Ok(lowered)
 }
 

@@ -8,7 +8,7 @@ use casemate_backend::contract::CreateError;
 use casemate_backend::plan::{Guest, Plan, PlannedFile};
 use casemate_backend::session::{Session, Sessions};
 use casemate_model::job::TenantId;
-use casemate_model::policy::Policy;
+use casemate_model::policy::{Attacked, Policy};
 use casemate_model::receipt::Receipt;
 
 use crate::sha256_hex;
@@ -60,6 +60,13 @@ pub fn open(
     backend: &dyn Sessions,
     opening: &Opening,
 ) -> Result<(Box<dyn Session>, Receipt), CreateError> {
+    if opening.policy.attacked == Attacked::Required {
+        return Err(CreateError::Unusable {
+            why: "the policy asks for walls that were attacked on this machine, and those of a sandbox that lives on never were"
+                .to_owned(),
+            fix: "use runs, or a policy that does not ask for that".to_owned(),
+        });
+    }
     let plan = session_plan(opening);
     let (session, receipt) = backend.open(&plan, opening.warm, opening.files.as_ref())?;
     match receipt.satisfies(&plan.asked) {

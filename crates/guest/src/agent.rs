@@ -128,6 +128,11 @@ impl Agent {
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect();
+        // What a context can import, a script can too.
+        let packages: Vec<String> = self.config.packages.iter().map(|at| shown(at)).collect();
+        if !packages.is_empty() {
+            all.insert("PYTHONPATH".to_owned(), packages.join(":"));
+        }
         all.extend(self.envs());
         all.extend(own.clone());
         all

@@ -166,7 +166,10 @@ impl Running {
             let end = self.wait_for_runs();
             tokio::time::timeout(Duration::from_secs(5), end).await.ok();
         }
-        self.state.sandboxes.remove_all();
+        self.state
+            .sandboxes
+            .remove_all(Duration::from_secs(10))
+            .await;
         self.stop.send_replace(true);
         let served = tokio::time::timeout(Duration::from_secs(5), self.served).await;
         match served {

@@ -355,9 +355,21 @@ impl Bare {
         if !local.is_dir() {
             return Ok(());
         }
-        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::RDONLY;
-        let options = c"size=4k,nr_inodes=1,mode=0555";
-        mount("none", &local, "tmpfs", flags, options).map_err(|e| failed("mount /usr/local", e))
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        if !self.has_home() {
+            let options = c"size=4k,nr_inodes=1,mode=0555";
+            return mount("none", &local, "tmpfs", flags | MountFlags::RDONLY, options)
+                .map_err(|e| failed("mount /usr/local", e));
+        }
+        let options = c"size=4k,nr_inodes=8,mode=0755";
+        mount("none", &local, "tmpfs", flags, options)
+            .map_err(|e| failed("mount /usr/local", e))?;
+        self.mkdir("usr/local/bin")?;
+        // By this name many programs ask for it; Debian has only the longer one.
+        symlinkat("/usr/bin/python3", &self.place, "usr/local/bin/python")
+            .map_err(|e| failed("symlink python", e))?;
+        mount_remount(&local, flags | MountFlags::RDONLY, "")
+            .map_err(|e| failed("mount -o remount,ro /usr/local", e))
     }
 
     fn devices(&self) -> Result<String, String> {

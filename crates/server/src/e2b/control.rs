@@ -223,6 +223,7 @@ pub(super) fn fault(error: impl std::fmt::Display) -> E2bError {
 /// Makes a sandbox, with its agent ready.
 pub(super) async fn make(state: &State, caller: &Caller, new: New) -> Answer<Arc<Sandbox>> {
     let template = Arc::clone(&new.template);
+    may_use(caller, template.sessions.name())?;
     let policy = policy(state, caller, &template.policy)?;
     let limits = policy.limits.clone();
     let id = format!("i{}", random(10)?);
@@ -276,6 +277,21 @@ pub(super) async fn make(state: &State, caller: &Caller, new: New) -> Answer<Arc
     note(state, caller, "sandbox.created", &sandbox).await?;
     state.sandboxes.insert(Arc::clone(&sandbox));
     Ok(sandbox)
+}
+
+/// A key may be bound to backends.
+fn may_use(caller: &Caller, backend: &str) -> Answer<()> {
+    let bound = caller.key.as_deref().map(|key| key.backends.as_slice());
+    match bound {
+        Some(own @ [_, ..]) if !own.iter().any(|name| name == backend) => Err(E2bError::new(
+            StatusCode::FORBIDDEN,
+            format!(
+                "this key may use: {}; this template is of {backend}",
+                own.join(", ")
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Says in the audit what was done with a sandbox.

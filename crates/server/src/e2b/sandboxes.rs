@@ -34,8 +34,7 @@ pub(crate) struct Sandbox {
     pub(crate) limits: Limits,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) receipt: Receipt,
-    pub(crate) session: Box<dyn Session>,
-    _place: Place,
+    pub(crate) session: Held,
     life: Mutex<Life>,
     samples: Mutex<Vec<Sample>>,
     /// Raised when it is gone: streams that go through it are cut off.
@@ -48,6 +47,30 @@ pub(crate) struct Sandbox {
 pub(crate) struct Life {
     pub(crate) end_ms: i64,
     pub(crate) paused: bool,
+}
+
+/// A session with its place. Ending one may take a while, and whoever lets go of it last may be about to answer
+/// others: so that is done beside.
+pub(crate) struct Held(Option<(Box<dyn Session>, Place)>);
+
+impl std::ops::Deref for Held {
+    type Target = dyn Session;
+
+    fn deref(&self) -> &Self::Target {
+        match &self.0 {
+            Some((session, _)) => session.as_ref(),
+            None => unreachable!("it is taken only when it is dropped"),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let held = self.0.take();
+        let ending = std::thread::Builder::new().name("ending".to_owned());
+        // Where no thread can be started the closure, and what it holds, is dropped here.
+        drop(ending.spawn(move || drop(held)));
+    }
 }
 
 /// What a sandbox is made of, before it is one.
@@ -86,8 +109,7 @@ impl Sandbox {
             limits: parts.limits,
             lifecycle: parts.lifecycle,
             receipt: parts.receipt,
-            session: parts.session,
-            _place: parts.place,
+            session: Held(Some((parts.session, parts.place))),
             life: Mutex::new(Life {
                 end_ms: now.saturating_add(parts.timeout_ms),
                 paused: false,
@@ -236,7 +258,7 @@ impl Sandboxes {
     /// # Errors
     /// The most that it may have, where it has that many.
     pub(crate) fn reserve(&self, tenant: &str, most: usize) -> Result<Place, usize> {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts();
         let count = counts.entry(tenant.to_owned()).or_default();
         if *count >= most {
             return Err(most);
@@ -248,11 +270,21 @@ impl Sandboxes {
         })
     }
 
-    /// Ends all of them.
-    pub(crate) fn remove_all(&self) {
+    /// Ends all of them, and waits until they are gone, but no longer than this.
+    pub(crate) async fn remove_all(&self, within: Duration) {
         for sandbox in self.list() {
             self.remove(&sandbox.id);
         }
+        let gone = async {
+            while !self.counts().is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(within, gone).await.ok();
+    }
+
+    fn counts(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn insert(&self, sandbox: Arc<Sandbox>) {
