@@ -14,6 +14,7 @@
 mod blobs;
 mod body;
 mod config;
+mod console;
 mod docs;
 mod error;
 mod guard;
@@ -29,7 +30,7 @@ mod state;
 mod store;
 pub mod wire;
 
-pub use config::{Config, KeyRules};
+pub use config::{AttackCell, AttackColumn, AttackMatrix, AttackTry, Config, KeyRules};
 pub use keys::{KeyInfo, NewKey};
 pub use openapi::document;
 pub use serve::{Running, ServeError, start};

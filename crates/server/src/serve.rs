@@ -180,6 +180,7 @@ fn router(state: State) -> Router {
     routes
         .route("/openapi.json", get(|| async move { Json(document) }))
         .route("/docs", get(docs))
+        .merge(crate::console::router())
         .fallback(|request: axum::extract::Request| async move {
             ApiError::unknown("path", request.uri().path())
         })
