@@ -114,8 +114,7 @@ const steps = {
     assert.ok(drawn[0] > 500 && drawn[1].startsWith("Sales") && drawn[2] === "data:image/png;base64,", String(drawn));
     await page.getByRole("button", { name: "Plot", exact: true }).click();
     assert.equal(await page.locator("figure.chart canvas").count(), 2);
-    const place = await page.locator(".u-over").first().boundingBox();
-    await page.mouse.move(place.x + place.width / 2, place.y + place.height / 2);
+    await page.locator(".u-over").first().hover();
     const legend = page.locator(".u-legend").first();
     await legend.getByText(/^20\d\d-\d\d-\d\d$/).waitFor();
     await picture(page, "plot");
@@ -263,7 +262,7 @@ const steps = {
     await page.getByRole("link", { name: "Keys and policies" }).click();
     await page.getByRole("columnheader", { name: /data-analysis/ }).waitFor();
     await page.getByText("for which no key is needed").waitFor();
-    await page.getByRole("region", { name: "Backends" }).getByText("wasm").waitFor();
+    await page.getByRole("region", { name: "Backends" }).getByText("wasm", { exact: true }).waitFor();
     await picture(page, "access");
     await quiet(page, "the other views");
   },

@@ -152,7 +152,7 @@ export function goTo(view: EditorView, line: number): void {
 export function editorState(code: string, changed: (code: string) => void, run: () => void): EditorState {
   const extensions: Extension[] = [
     EditorView.cspNonce.of(NONCE),
-    EditorView.contentAttributes.of({ "aria-label": "Python program", "aria-describedby": "editor-help" }),
+    EditorView.contentAttributes.of({ "aria-label": "Python program", "aria-describedby": "editor-help", tabindex: "0" }),
     Prec.highest(keymap.of([{ key: "Mod-Enter", run: () => (run(), true) }])),
     lineNumbers(),
     highlightActiveLine(),

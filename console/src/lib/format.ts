@@ -45,7 +45,7 @@ export function words(name: string): string {
 export function ceiling(name: string, value: number | string): string {
   if (typeof value !== "number") return value;
   if (name.endsWith("_bytes")) return bytes(value);
-  if (name === "cpu_millis") return `${Number((value / 1000).toFixed(2))} of a core`;
+  if (name === "cpu_millis") return count(Number((value / 1000).toFixed(2)), "core");
   if (name.endsWith("_ms")) return millis(value);
   return value.toLocaleString("en");
 }

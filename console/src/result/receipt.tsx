@@ -18,7 +18,7 @@ export function ReceiptView({ outcome }: { outcome: Outcome }) {
       <Trouble text={error} />
       {outcome.receipt ? (
         <p class="verdict">
-          <Word kind={missing.length === 0 ? "holds" : "stops"}>{missing.length === 0 ? "every wall stands" : "not met"}</Word>
+          <Word kind={missing.length === 0 ? "holds" : "stops"}>{missing.length > 0 ? "not met" : walls.every(stands) ? "every wall stands" : "every guarantee given"}</Word>
           Asked for {outcome.asked?.length ?? 0} guarantees
           {missing.length === 0 ? ", and each is given" : `; not given: ${missing.map(words).join(", ")}`}. {walls.filter(stands).length} of {walls.length} walls stand
           around {outcome.receipt.guest}.

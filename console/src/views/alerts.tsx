@@ -32,7 +32,7 @@ function remarks(row: RunRow, outcome: Outcome): Remark[] {
     text: `${alert.message}${alert.count > 1 ? `, ${alert.count} times` : ""}`,
   }));
   if (GRAVE.includes(ending.status)) {
-    all.push({ ...base, kind: ending.status === "refused" ? "notes" : "stops", word: ending.status, rule: ending.limit ?? ending.by ?? "", text: ending.cause });
+    all.push({ ...base, kind: "stops", word: ending.status, rule: ending.limit ?? ending.by ?? "", text: ending.cause });
   }
   for (const denial of (summary?.denials ?? []).slice(0, 20)) {
     all.push({ ...base, kind: "notes", word: "denied call", rule: "", text: String(denial) });

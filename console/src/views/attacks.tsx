@@ -34,7 +34,7 @@ function Matrix({ matrix }: { matrix: AttackMatrix }) {
   return (
     <>
       <p class="quiet">
-        {attacks.length} attacks. The results are those of <code>casemate attack</code> on this machine, signed by its user, as they were when the server started.
+        {attacks.length} attacks. The results are those of <code>casemate attack</code> on this machine, signed by its user, as they were when the server started; those that count no longer are without colour.
         {attacked.length === 0 ? " No backend has been attacked here yet: run it and start the server again." : ""}
       </p>
       <ul class="standing">
@@ -71,7 +71,7 @@ function Matrix({ matrix }: { matrix: AttackMatrix }) {
                   <tr key={attack.attack}>
                     <th scope="row">{words(attack.attack)}</th>
                     {attacked.map((backend) => (
-                      <Cell key={backend.backend} cell={backend.cells.find((cell) => cell.attack === attack.attack)} />
+                      <Cell key={backend.backend} counts={backend.standing !== "none"} cell={backend.cells.find((cell) => cell.attack === attack.attack)} />
                     ))}
                     <td class="quiet what">{attack.tries}</td>
                   </tr>
@@ -84,12 +84,13 @@ function Matrix({ matrix }: { matrix: AttackMatrix }) {
   );
 }
 
-function Cell({ cell }: { cell: AttackMatrix["backends"][number]["cells"][number] | undefined }) {
+/** A result that counts no longer is shown without colour. */
+function Cell({ cell, counts }: { cell: AttackMatrix["backends"][number]["cells"][number] | undefined; counts: boolean }) {
   const verdict = (cell && VERDICTS[cell.verdict]) ?? UNKNOWN;
   const rate = cell?.bits_per_second ? `, ${Math.round(cell.bits_per_second)} bits a second` : "";
   const title = cell ? `${verdict.said}${cell.wall ? ` by ${words(cell.wall)}` : ""}; without a sandbox: ${words(cell.control)}${rate}` : verdict.said;
   return (
-    <td class={`cell ${verdict.kind}`} title={title}>
+    <td class={`cell ${counts ? verdict.kind : "stale"}`} title={title}>
       <span aria-hidden="true">{verdict.mark}</span>
       <span class="unseen">{title}</span>
     </td>

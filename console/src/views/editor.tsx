@@ -17,12 +17,12 @@ export function Editor({ remarks, code }: { remarks: Remarks | null; code: strin
   useEffect(() => {
     place.current?.append(made().dom);
   }, []);
-  // A text that did not come from the editor, such as a first program for a file that was dropped.
+  // A text that did not come from the editor, such as a first program for a file that was dropped. What was drawn may be older than
+  // what has been typed since, so the session is asked, which the editor tells at once.
   useEffect(() => {
     const editor = made();
-    if (editor.state.doc.toString() !== code) {
-      editor.dispatch({ changes: { from: 0, to: editor.state.doc.length, insert: code } });
-    }
+    const insert = session.value.code;
+    if (editor.state.doc.toString() !== insert) editor.dispatch({ changes: { from: 0, to: editor.state.doc.length, insert } });
   }, [code]);
   useEffect(() => showRemarks(made(), remarks ?? { findings: [], error: null }), [remarks]);
   return <div class="editor" ref={place} />;

@@ -89,7 +89,9 @@ function Rows({ rows }: { rows: RunRow[] }) {
             <th scope="col">when</th>
             <th scope="col">run</th>
             <th scope="col">ended</th>
-            <th scope="col">took</th>
+            <th scope="col" class="number">
+              took
+            </th>
             <th scope="col">backend</th>
             <th scope="col">policy</th>
             <th scope="col">files</th>
