@@ -75,7 +75,7 @@ function settings(data: Plotted, width: number, { height = 260, say = figure, st
     cursor: { drag: { x: true, y: true, uni: 40 }, points: { size: 6 } },
     legend: { live: true },
     scales: {
-      x: { time: data.time, distr: data.logarithmic.x ? 3 : 1, range: data.names ? (_, low, high) => [low - 0.7, high + 0.7] : undefined },
+      x: { time: data.time, distr: data.logarithmic.x ? 3 : 1, range: widened(data) },
       y: { distr: data.logarithmic.y ? 3 : 1, range: data.kind === "bars" ? withZero : undefined },
     },
     axes: [xAxis, { ...axis, label: data.y_label || undefined, size: 58, incrs: binary ? POWERS : undefined, values: (_, splits) => splits.map((value) => (value === null ? "" : say(value))) }],
@@ -109,6 +109,16 @@ function series(data: Plotted, label: string, at: number, say: (value: number) =
     default:
       return { label, stroke, value, width: 1.8, spanGaps: true, paths: steps ? uPlot.paths.stepped?.({ align: 1 }) : undefined, points: { show: data.x.length < 3 } };
   }
+}
+
+/** Room beside what stands on the edge: a bar, or the half of a point. */
+function widened(data: Plotted): uPlot.Scale.Range | undefined {
+  if (data.names) return (_, low, high) => [low - 0.7, high + 0.7];
+  if (data.kind !== "points" || data.logarithmic.x) return undefined;
+  return (_, low, high) => {
+    const room = (high - low || 1) * 0.03;
+    return [low - room, high + room];
+  };
 }
 
 function withZero(_: uPlot, low: number, high: number): [number, number] {

@@ -22,10 +22,11 @@ export function Figure({ picture, chart, text }: { picture: string | null; chart
       ) : null}
       {view === "Picture" && picture ? <img src={picture} alt={title} /> : null}
       {view === "Plot" ? (
-        <div class={charts.length > 1 ? "plots many" : "plots"}>
+        <div class="plots">
           {charts.map((part, at) => (
             <Plot key={at} chart={part} />
           ))}
+          <p class="quiet">Drag to enlarge, double-click for all of it, click a name to hide it.</p>
         </div>
       ) : null}
       {view === "Data" ? charts.map((part, at) => <Numbers key={at} chart={part} />) : null}
@@ -43,7 +44,6 @@ function Plot({ chart }: { chart: Chart }) {
     <div class="plot">
       <h4>{name}</h4>
       <div ref={place} role="img" aria-label={`Plot of ${name}; its numbers are under Data`} />
-      <p class="quiet">Drag to enlarge, double-click for all of it, click a name to hide it.</p>
     </div>
   );
 }
