@@ -1,5 +1,5 @@
 // Drives the console in a browser, as a person would. Arguments: the server's address, the repository, a folder for pictures, and, to try
-// a part of it, words of a step's name.
+// a part of it, words of a step's name. With CASEMATE_KEY set the server is one that has keys, and this is one of them.
 //
 // Each step says what it has seen; the first that has not ends it with its reason. A picture of every view is left in the folder.
 
@@ -10,6 +10,7 @@ import { join } from "node:path";
 import { chromium } from "playwright-core";
 
 const [address, repository, pictures, only = ""] = process.argv.slice(2);
+const KEY = process.env.CASEMATE_KEY ?? "";
 const base = `http://${address}`;
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const LAYERS = ["Validation", "Analysis", "Isolation", "Limits", "Network", "Observation"];
@@ -302,7 +303,32 @@ const steps = {
   },
 };
 
-for (const [name, step] of Object.entries(steps)) {
+/** Those of a server that has keys. What it answers without one the browser tells as an error of its own. */
+const keyed = {
+  async "a key is typed in, kept by the tab alone, and forgotten"() {
+    const page = await open();
+    await page.getByRole("alert").getByText("there is no key in the request").waitFor();
+    await page.getByRole("link", { name: "Keys and policies" }).click();
+    await page.getByLabel("Key", { exact: true }).fill(KEY);
+    await page.getByRole("button", { name: "Use" }).click();
+    await page.getByRole("rowheader", { name: /^key-[0-9a-f]+ \(yours\)$/ }).waitFor();
+    assert.ok(!(await page.content()).includes(KEY), "the key is shown");
+    await picture(page, "keyed");
+    await page.getByRole("link", { name: "Run", exact: true }).click();
+    await run(page, "print('with a key')\n");
+    await page.getByRole("log").getByText("with a key").waitFor();
+    const other = await page.context().newPage();
+    await other.goto(`${base}/`);
+    await other.getByRole("alert").getByText("there is no key in the request").waitFor();
+    await page.getByRole("link", { name: "Keys and policies" }).click();
+    await page.getByRole("button", { name: "Forget it" }).click();
+    await page.getByRole("alert").first().waitFor();
+    assert.deepEqual(wrong.filter((one) => !one.includes("401")), []);
+    assert.deepEqual(await page.evaluate(() => globalThis.violations), []);
+  },
+};
+
+for (const [name, step] of Object.entries(KEY ? keyed : steps)) {
   if (!name.includes(only)) continue;
   try {
     await step();

@@ -46,7 +46,7 @@ export interface Made {
 }
 
 function estimated(root: DocumentFragment): number {
-  const drawn = [...root.querySelectorAll("svg, img")].map((element) => {
+  const drawn = [...root.querySelectorAll("svg, img[src]")].map((element) => {
     const box = element.getAttribute("viewBox")?.split(/[\s,]+/)[3];
     const said = element.getAttribute("height") ?? box ?? "200";
     return Number.parseFloat(said) * (said.endsWith("pt") ? 4 / 3 : 1) || 200;

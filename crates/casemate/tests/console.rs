@@ -34,32 +34,56 @@ fn pictures() -> PathBuf {
     folder
 }
 
+/// Whether the page can be tried; where it cannot, that is said, and with CI set it is a failure.
+fn can_drive(server: &Server) -> bool {
+    let Some(why) = missing(server) else {
+        return true;
+    };
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "with CI set this is not skipped: {why}"
+    );
+    eprintln!("skipped: {why}; `./dev test` does it");
+    false
+}
+
 #[test]
 fn a_person_runs_reads_searches_and_is_refused() {
     let server = start(&[]);
-    if let Some(why) = missing(&server) {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "with CI set this is not skipped: {why}"
-        );
-        eprintln!("skipped: {why}; `./dev test` does it");
+    if !can_drive(&server) {
         return;
     }
+    let said = drive(&server, "");
+    assert!(said.matches("ok: ").count() >= 10, "{said}");
+}
+
+/// Does every step in the browser, or those that there are for a server with keys.
+fn drive(server: &Server, key: &str) -> String {
     let output = command("node")
         .arg("test/console.mjs")
         .arg(&server.address)
         .arg(repository("").canonicalize().unwrap())
         .arg(pictures())
+        .env("CASEMATE_KEY", key)
         .current_dir(repository("console"))
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(
         output.status.success(),
         "{said}\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    assert!(said.matches("ok: ").count() >= 10, "{said}");
+    said
+}
+
+#[test]
+fn a_key_is_typed_in_and_forgotten() {
+    let server = start(&[]);
+    let key = server.key(&["--tenant", "acme", "--name", "first"]);
+    if can_drive(&server) {
+        assert!(drive(&server, &key).contains("ok: a key is typed in"));
+    }
 }
 
 /// Keys are needed from the first on; the page is there without one, and says what the API says.
