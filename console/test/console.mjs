@@ -207,6 +207,17 @@ const steps = {
     await quiet(page, "guest markup");
   },
 
+  async "a picture that was saved and not displayed is shown"() {
+    const page = await open();
+    await run(page, "import matplotlib.pyplot as plt\nplt.plot([1, 3, 2])\nplt.savefig('/tmp/line.png')\nplt.close()\n");
+    const saved = page.getByRole("img", { name: "Picture /tmp/line.png" });
+    await saved.waitFor();
+    await page.waitForFunction(() => document.querySelector(".files img").naturalWidth > 300);
+    await page.getByRole("button", { name: "hide" }).click();
+    assert.equal(await saved.count(), 0);
+    await quiet(page, "a saved picture");
+  },
+
   async "by keyboard alone"() {
     const page = await open();
     // From the page's beginning to the editor, and out of it again: Tab is never caught.

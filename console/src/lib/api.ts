@@ -32,7 +32,8 @@ async function ask(path: string, init: RequestInit = {}): Promise<Response> {
   }
   if (response.ok) return response;
   const body = await response.json().catch(() => ({}));
-  throw new ApiError(body.message ?? response.statusText, response.status, body.remediation ?? "");
+  const remediation = response.status === 401 ? "type yours in under Keys and policies" : (body.remediation ?? "");
+  throw new ApiError(body.message ?? response.statusText, response.status, remediation);
 }
 
 async function json<T>(path: string, init?: RequestInit): Promise<T> {

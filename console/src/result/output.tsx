@@ -44,7 +44,7 @@ export function Output({ pieces, running, artifacts }: { pieces: Piece[]; runnin
           ),
         )}
       </div>
-      {artifacts.length > 0 ? <Files artifacts={artifacts} /> : null}
+      {artifacts.length > 0 ? <Files artifacts={artifacts} shown={!pieces.some(isPicture)} /> : null}
     </div>
   );
 }
@@ -52,6 +52,8 @@ export function Output({ pieces, running, artifacts }: { pieces: Piece[]; runnin
 /** How far from its end, in pixels, a reader still follows. */
 const NEAR = 400;
 const PICTURES = ["image/png", "image/jpeg", "image/webp", "image/gif"];
+
+const isPicture = (piece: Piece): boolean => piece.kind === "result" && piece.result.representations.some(({ mime }) => PICTURES.includes(mime));
 
 /** The richest form that the page can show safely. */
 function Displayed({ result }: { result: Result }) {
@@ -85,7 +87,39 @@ function Guest({ markup, kind }: { markup: string; kind: "html" | "svg" }) {
   );
 }
 
-function Files({ artifacts }: { artifacts: Artifact[] }) {
+/** A picture that a program left, which is all there is of a figure that it saved and did not display. */
+function Preview({ artifact, shown }: { artifact: Artifact; shown: boolean }) {
+  const [open, setOpen] = useState(shown);
+  const [source, setSource] = useState("");
+  useEffect(() => {
+    if (!open) return;
+    let [url, gone] = ["", false];
+    api.artifact(artifact.href).then(
+      (content) => {
+        if (gone || !PICTURES.includes(content.type)) return;
+        url = URL.createObjectURL(content);
+        setSource(url);
+      },
+      () => setOpen(false),
+    );
+    return () => {
+      gone = true;
+      URL.revokeObjectURL(url);
+    };
+  }, [artifact.href, open]);
+  return (
+    <>
+      <button type="button" class="link" aria-expanded={open} onClick={() => setOpen(!open)}>
+        {open ? "hide" : "show"}
+      </button>
+      {open && source ? <img src={source} alt={`Picture ${artifact.path}`} /> : null}
+    </>
+  );
+}
+
+const SHOWN_BYTES = 8 << 20;
+
+function Files({ artifacts, shown }: { artifacts: Artifact[]; shown: boolean }) {
   const [trouble, setTrouble] = useState<string | null>(null);
   const save = async (artifact: Artifact) => {
     setTrouble(null);
@@ -114,6 +148,7 @@ function Files({ artifacts }: { artifacts: Artifact[] }) {
             <code class="quiet hash" title={`SHA-256 ${artifact.sha256}`}>
               {artifact.sha256.slice(0, 12)}
             </code>
+            {/\.(png|jpe?g|webp)$/i.test(artifact.path) && artifact.size_bytes <= SHOWN_BYTES ? <Preview artifact={artifact} shown={shown} /> : null}
           </li>
         ))}
       </ul>
