@@ -25,6 +25,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use casemate_backend::contract::{Backend, Cancel};
 use casemate_engine::Engine;
+use casemate_server::{AttackMatrix, AttackTry};
 use casemate_wasm::setup::Store;
 
 use crate::cli::AttackArgs;
@@ -54,6 +55,29 @@ pub(crate) use sign::PublicKey;
 pub(crate) fn depends() -> anyhow::Result<Depends> {
     let backends = attacked(&Store::open()?)?;
     Ok(Depends::look(backends.iter().map(AsRef::as_ref)))
+}
+
+/// What is known of attacks here, for the server to show.
+///
+/// # Errors
+/// When there is no folder for results, or an attack's header is not one.
+pub(crate) fn for_server(store: &Store) -> anyhow::Result<AttackMatrix> {
+    let results = Results::open()?;
+    let backends = attacked(store)?;
+    let depends = Depends::look(backends.iter().map(AsRef::as_ref));
+    let columns = backends.iter().map(|backend| {
+        let name = backend.name();
+        results.column(name, &depends.of(name))
+    });
+    let attacks = choose(None)?.into_iter().map(|(attack, header)| AttackTry {
+        attack: attack.name.to_owned(),
+        threat: header.threat.to_string(),
+        tries: header.tries,
+    });
+    Ok(AttackMatrix {
+        attacks: attacks.collect(),
+        backends: columns.collect(),
+    })
 }
 
 /// The backends of this build, and the jail a second time with the starts that a server has.

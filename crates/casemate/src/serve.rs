@@ -33,11 +33,16 @@ pub(crate) fn command(args: ServeArgs) -> anyhow::Result<i32> {
         "off" => Vec::new(),
         policy => sessions::templates(policy, &config.data)?,
     };
+    // Without a folder for results nothing is known.
+    config.attacks = crate::attack::for_server(&store).unwrap_or_default();
     let engine = Arc::new(lasting_engine(&store, config.parallel)?);
     runtime()?.block_on(async {
         let stop = stop_signal()?;
         let running = casemate_server::start(config, engine, templates).await?;
-        eprintln!("casemate: serving http://{} (API: /docs)", running.address);
+        eprintln!(
+            "casemate: serving http://{} (console: /, API: /docs)",
+            running.address
+        );
         stop.await;
         eprintln!("casemate: shutting down");
         running.shut_down().await.context("serving")

@@ -56,6 +56,14 @@ fn a_program_with_its_data_in_one_call() {
     );
     let listed = server.get("/v1/runs").json();
     assert_eq!(listed["runs"][0]["run"], id);
+    assert_eq!(listed["runs"][0]["about"]["policy"], "data-analysis");
+    assert_eq!(
+        listed["runs"][0]["about"]["inputs"][0]["path"],
+        "/data/s.csv"
+    );
+    let brief =
+        json!({"status": "exited", "exit_code": 0, "backend": "wasm", "alerts": 0, "denials": 0});
+    assert_eq!(listed["runs"][0]["brief"], brief);
 
     // Its receipt, by hashes.
     let receipt = server.get(&format!("/v1/runs/{id}/receipt")).json();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use casemate_model::policy::Policy;
+use serde::Serialize;
 
 /// How the server is run.
 #[derive(Debug, Clone)]
@@ -35,6 +36,58 @@ pub struct Config {
     pub keep_audit: Duration,
     /// How long running programs may take to end at shut-down.
     pub grace: Duration,
+    /// What is known of attacks on this machine, to be shown.
+    pub attacks: AttackMatrix,
+}
+
+/// The attacks, and what became of them in each backend.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct AttackMatrix {
+    /// Every attack of this build.
+    pub attacks: Vec<AttackTry>,
+    /// A column for each backend.
+    pub backends: Vec<AttackColumn>,
+}
+
+/// What an attack is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AttackTry {
+    /// Its name.
+    pub attack: String,
+    /// What it threatens.
+    pub threat: String,
+    /// What it does, in a sentence.
+    pub tries: String,
+}
+
+/// The last attack on one backend.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AttackColumn {
+    /// The backend.
+    pub backend: String,
+    /// `stood`, `fell`, or `none` where nothing is known that counts.
+    pub standing: String,
+    /// The same in words, with the reason.
+    pub says: String,
+    /// When it was attacked, as RFC 3339; none where there is no result.
+    pub made_at: Option<String>,
+    /// What became of each attack, also where the result counts no longer.
+    pub cells: Vec<AttackCell>,
+}
+
+/// One attack on one backend.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AttackCell {
+    /// Its name.
+    pub attack: String,
+    /// `stopped`, `got_through`, `unproven`, `not_run` or `not_promised`.
+    pub verdict: String,
+    /// The wall that stopped it.
+    pub wall: Option<String>,
+    /// What became of it with no sandbox: `succeeded`, `impossible`, `failed` or `not_run`.
+    pub control: String,
+    /// What a covert channel carried.
+    pub bits_per_second: Option<f64>,
 }
 
 /// What a tenant may use where its key says nothing else.
@@ -73,6 +126,7 @@ impl Config {
             keep_uploads: None,
             keep_audit: Duration::from_secs(90 * 24 * 3600),
             grace: Duration::from_secs(20),
+            attacks: AttackMatrix::default(),
         }
     }
 }

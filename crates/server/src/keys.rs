@@ -125,6 +125,16 @@ impl Store {
         Ok(rows.iter().map(info).collect::<Result<_, _>>()?)
     }
 
+    /// A tenant's keys, revoked ones too.
+    pub(crate) async fn keys_of(&self, tenant: &str) -> Result<Vec<KeyInfo>, StoreError> {
+        let text = format!("SELECT {COLUMNS} FROM keys WHERE tenant = $1 ORDER BY created_ms, id");
+        let rows = sqlx::query(sqlx::AssertSqlSafe(text))
+            .bind(tenant)
+            .fetch_all(self.pool())
+            .await?;
+        Ok(rows.iter().map(info).collect::<Result<_, _>>()?)
+    }
+
     /// Takes a key away for good. False when there is none of this id.
     ///
     /// # Errors

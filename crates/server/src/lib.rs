@@ -14,6 +14,7 @@
 mod blobs;
 mod body;
 mod config;
+mod console;
 mod docs;
 mod e2b;
 mod error;
@@ -30,7 +31,7 @@ mod state;
 mod store;
 pub mod wire;
 
-pub use config::{Config, KeyRules};
+pub use config::{AttackCell, AttackColumn, AttackMatrix, AttackTry, Config, KeyRules};
 pub use e2b::Template;
 pub use keys::{KeyInfo, NewKey};
 pub use openapi::document;

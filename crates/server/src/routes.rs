@@ -1,8 +1,10 @@
 //! The paths under `/v1`, and those about the server itself.
 
 mod about;
+mod attacks;
 mod audit;
 mod files;
+mod keys;
 mod page;
 mod runs;
 mod scans;
@@ -20,6 +22,8 @@ pub(crate) fn router() -> OpenApiRouter<State> {
         .routes(routes!(about::metrics))
         .routes(routes!(about::policies))
         .routes(routes!(about::backends))
+        .routes(routes!(attacks::list))
+        .routes(routes!(keys::list))
         .routes(routes!(runs::create, runs::list))
         .routes(routes!(runs::get, runs::delete))
         .routes(routes!(runs::cancel))

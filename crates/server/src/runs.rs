@@ -224,7 +224,7 @@ impl Going {
             "ending": {"status": "faulted", "reason": why, "cause": "Casemate failed", "hint": null},
             "exit_code": 125,
         });
-        self.finish("faulted", value.to_string(), &[]).await
+        self.finish("faulted", &value, &[]).await
     }
 
     /// Contents first, then the row that refers to them.
@@ -236,21 +236,24 @@ impl Going {
         );
         let _until_stored = self.state.contents.read().await;
         let kept = tokio::task::spawn_blocking(move || keep(&blobs, &tenant, &id, &outcome)).await;
-        let (text, rows) = kept.map_err(|error| ApiError::fault(error.to_string()))??;
-        self.finish(status, text, &rows).await
+        let (value, rows) = kept.map_err(|error| ApiError::fault(error.to_string()))??;
+        self.finish(status, &value, &rows).await
     }
 
     async fn finish(
         &self,
         status: &str,
-        outcome: String,
+        outcome: &Value,
         artifacts: &[ArtifactRow],
     ) -> Result<String, ApiError> {
+        let brief = brief(outcome).to_string();
+        let outcome = outcome.to_string();
         let ended = Ended {
             id: &self.id,
             tenant: &self.tenant,
             status,
             outcome: &outcome,
+            brief: &brief,
             artifacts,
         };
         let mut tries = 0;
@@ -272,7 +275,7 @@ fn keep(
     tenant: &str,
     id: &str,
     outcome: &Outcome,
-) -> Result<(String, Vec<ArtifactRow>), ApiError> {
+) -> Result<(Value, Vec<ArtifactRow>), ApiError> {
     let mut rows = Vec::with_capacity(outcome.artifacts.len());
     let mut places: Vec<Option<std::path::PathBuf>> = Vec::with_capacity(outcome.artifacts.len());
     for (number, artifact) in outcome.artifacts.iter().enumerate() {
@@ -289,7 +292,19 @@ fn keep(
         pictures: &[],
         artifacts: &places,
     };
-    Ok((outcome_json(outcome, places).to_string(), rows))
+    Ok((outcome_json(outcome, places), rows))
+}
+
+/// An outcome as a list shows it.
+fn brief(outcome: &Value) -> Value {
+    let count = |list: &Value| list.as_array().map_or(0, Vec::len);
+    json!({
+        "status": outcome["ending"]["status"],
+        "exit_code": outcome["exit_code"],
+        "backend": outcome["placement"]["backend"],
+        "alerts": count(&outcome["alerts"]),
+        "denials": count(&outcome["summary"]["denials"]),
+    })
 }
 
 /// A few kinds that a browser can show without running anything; all else is bytes.

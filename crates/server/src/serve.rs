@@ -197,6 +197,7 @@ fn router(state: State) -> Router {
         .merge(e2b::router())
         .route("/openapi.json", get(|| async move { Json(document) }))
         .route("/docs", get(docs))
+        .merge(crate::console::router())
         .fallback(|request: axum::extract::Request| async move {
             ApiError::unknown("path", request.uri().path())
         })

@@ -35,6 +35,7 @@ const MIGRATIONS: &[&str] = &[
      action TEXT NOT NULL, subject TEXT NOT NULL, detail TEXT NOT NULL)",
     "CREATE INDEX audit_by_time ON audit (tenant, at_ms, id)",
     "CREATE TABLE home (id TEXT NOT NULL)",
+    "ALTER TABLE runs ADD COLUMN brief TEXT",
 ];
 
 /// Why something could not be remembered.
@@ -99,6 +100,8 @@ pub(crate) struct RunRow {
     pub(crate) request_sha256: String,
     pub(crate) about: String,
     pub(crate) outcome: Option<String>,
+    /// The outcome in a few words, as a list shows it; none while there is no outcome.
+    pub(crate) brief: Option<String>,
 }
 
 /// A run before it begins.
@@ -128,6 +131,8 @@ pub(crate) struct Ended<'a> {
     /// The ending's word.
     pub(crate) status: &'a str,
     pub(crate) outcome: &'a str,
+    /// The outcome in a few words, as a list shows it.
+    pub(crate) brief: &'a str,
     pub(crate) artifacts: &'a [ArtifactRow],
 }
 
@@ -296,6 +301,7 @@ impl Store {
         let Ended {
             id,
             outcome,
+            brief,
             artifacts,
             ..
         } = *ended;
@@ -318,12 +324,13 @@ impl Store {
             .unwrap_or(i64::MAX)
             .saturating_add(files);
         sqlx::query(
-            "UPDATE runs SET state = 'ended', outcome = $1, ended_ms = $2, bytes = $3 WHERE id = $4",
+            "UPDATE runs SET state = 'ended', outcome = $1, ended_ms = $2, bytes = $3, brief = $5 WHERE id = $4",
         )
         .bind(outcome)
         .bind(now_ms())
         .bind(bytes)
         .bind(id)
+        .bind(brief)
         .execute(&mut *step)
         .await?;
         let entry = Entry {
@@ -378,7 +385,7 @@ impl Store {
 
     pub(crate) async fn run(&self, tenant: &str, id: &str) -> Result<Option<RunRow>, StoreError> {
         let row = sqlx::query(
-            "SELECT id, created_ms, ended_ms, state, request_sha256, about, outcome FROM runs WHERE tenant = $1 AND id = $2",
+            "SELECT id, created_ms, ended_ms, state, request_sha256, about, outcome, brief FROM runs WHERE tenant = $1 AND id = $2",
         )
         .bind(tenant)
         .bind(id)
@@ -393,7 +400,7 @@ impl Store {
         key: &str,
     ) -> Result<Option<RunRow>, StoreError> {
         let row = sqlx::query(
-            "SELECT id, created_ms, ended_ms, state, request_sha256, about, outcome FROM runs \
+            "SELECT id, created_ms, ended_ms, state, request_sha256, about, outcome, brief FROM runs \
              WHERE tenant = $1 AND idempotency_key = $2",
         )
         .bind(tenant)
@@ -411,7 +418,7 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<RunRow>, StoreError> {
         let rows = sqlx::query(
-            "SELECT id, created_ms, ended_ms, state, request_sha256, about, CAST(NULL AS TEXT) FROM runs \
+            "SELECT id, created_ms, ended_ms, state, request_sha256, about, CAST(NULL AS TEXT), brief FROM runs \
              WHERE tenant = $1 AND (created_ms < $2 OR (created_ms = $2 AND id < $3)) \
              ORDER BY created_ms DESC, id DESC LIMIT $4",
         )
@@ -641,6 +648,7 @@ fn run_row(row: &AnyRow) -> Result<RunRow, sqlx::Error> {
         request_sha256: row.try_get(4)?,
         about: row.try_get(5)?,
         outcome: row.try_get(6)?,
+        brief: row.try_get(7)?,
     })
 }
 

@@ -9,6 +9,7 @@ use anyhow::{Context, ensure};
 use casemate_backend::contract::Backend;
 use casemate_engine::{Record, Records};
 use casemate_linux::file::{create_private, open_owned};
+use casemate_server::{AttackCell, AttackColumn};
 use serde::{Deserialize, Serialize};
 
 use super::depends::Depends;
@@ -224,6 +225,34 @@ impl Results {
                     300,
                 ),
             },
+        }
+    }
+
+    /// A backend's column of the table, for a page: a result that counts no longer is shown too, and said to be none.
+    pub(crate) fn column(&self, backend: &str, now: &BTreeMap<String, String>) -> AttackColumn {
+        let record = self.record(backend, now);
+        let standing = match record {
+            Record::Stood { .. } => "stood",
+            Record::Fell { .. } => "fell",
+            Record::None { .. } => "none",
+        };
+        // One that cannot be read is none; the record says why.
+        let result = self.read(backend).ok().flatten();
+        let made_at = result.as_ref().map(|result| result.made_at.clone());
+        let attacks = result.map(|result| result.attacks).unwrap_or_default();
+        let cells = attacks.into_iter().map(|attacked| AttackCell {
+            attack: attacked.attack,
+            verdict: attacked.verdict,
+            wall: attacked.wall,
+            control: attacked.control,
+            bits_per_second: attacked.bits_per_second,
+        });
+        AttackColumn {
+            backend: backend.to_owned(),
+            standing: standing.to_owned(),
+            says: record.describe(),
+            made_at,
+            cells: cells.collect(),
         }
     }
 

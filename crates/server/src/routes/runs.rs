@@ -257,7 +257,15 @@ fn summary(row: &RunRow) -> Value {
         "created_ms": row.created_ms,
         "ended_ms": row.ended_ms,
         "href": format!("/v1/runs/{}", row.id),
+        "about": parsed(Some(&row.about)),
+        "brief": parsed(row.brief.as_deref()),
     })
+}
+
+/// What was asked for and how it ended, in a few words; null for a run that has none yet.
+fn parsed(text: Option<&str>) -> Value {
+    text.and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default()
 }
 
 /// Your runs, the latest first.
