@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use casemate_linux::seccomp::{Compiled, Condition, JAIL, Policy, Rule, Size};
+use casemate_linux::seccomp::{Compiled, Condition, JAIL, Policy, Rule, SESSION, Size};
 
 const ALLOW: u32 = 0x7fff_0000;
 const KILL: u32 = 0x8000_0000;
@@ -310,5 +310,42 @@ fn what_must_never_be_allowed_is_not() {
         "mknodat",
     ] {
         assert_eq!(allowed(name), 0, "{name}");
+    }
+}
+
+#[test]
+fn a_session_s_filter_differs_by_the_sockets_of_the_internet_alone() {
+    let session = policy().but(Policy::parse(SESSION).unwrap());
+    let (jail, session) = (policy().compile().unwrap(), session.compile().unwrap());
+    let families = [
+        (libc::AF_UNIX, ALLOW, ALLOW),
+        (libc::AF_INET, ERRNO | 13, ALLOW),
+        (libc::AF_INET6, ERRNO | 13, ALLOW),
+        (libc::AF_NETLINK, ERRNO | 13, ERRNO | 13),
+        (libc::AF_PACKET, ERRNO | 13, ERRNO | 13),
+        (libc::AF_ALG, ERRNO | 13, ERRNO | 13),
+        (libc::AF_VSOCK, ERRNO | 13, ERRNO | 13),
+    ];
+    for (family, in_jail, in_session) in families {
+        let data = Data {
+            number: libc::SYS_socket as u32,
+            door: HERE,
+            args: [family as u64, 0, 0, 0, 0, 0],
+        };
+        assert_eq!(answer(&jail, &data), in_jail, "{family}");
+        assert_eq!(answer(&session, &data), in_session, "{family}");
+    }
+    for rule in policy()
+        .rules
+        .iter()
+        .filter(|rule| rule.syscall != "socket")
+    {
+        let data = data(rule, right(rule));
+        assert_eq!(
+            answer(&jail, &data),
+            answer(&session, &data),
+            "{}",
+            rule.syscall
+        );
     }
 }

@@ -70,7 +70,7 @@ impl Copying<'_> {
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => {
                     self.count()?;
-                    self.into_folder((from, to), name, depth)?;
+                    self.subfolder((from, to), name, depth)?;
                 }
                 FileType::RegularFile => {
                     self.count()?;
@@ -89,7 +89,7 @@ impl Copying<'_> {
         Ok(())
     }
 
-    fn into_folder(
+    fn subfolder(
         &mut self,
         (from, to): (BorrowedFd<'_>, BorrowedFd<'_>),
         name: &std::ffi::CStr,

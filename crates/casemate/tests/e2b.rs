@@ -1,0 +1,234 @@
+//! The E2B door: the official Python SDKs, unchanged, against `casemate serve`, with jails behind it; what may not be
+//! got through it; and E2B's own tests, wherever they are.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod served;
+mod support;
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use served::{Server, command, start};
+
+/// Where E2B's own tests lie.
+const SUITE: &str = "CASEMATE_E2B_TESTS";
+
+/// The environment of the SDKs. Only root has what a sandbox that lives on takes, and everything else `./dev test`
+/// installs.
+fn sdks() -> Option<PathBuf> {
+    let wanted = include_bytes!("e2b/requirements.txt");
+    let is_root = rustix::process::geteuid().is_root();
+    let found = support::installed("e2b", wanted).filter(|_| is_root);
+    if found.is_none() {
+        let why = "E2B's SDKs are not installed, or this is not root; `./dev test` installs them";
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "with CI set this is not skipped: {why}"
+        );
+        eprintln!("skipped: {why}");
+    }
+    found
+}
+
+fn created(server: &Server, key: &str, template: &str) -> (u16, Value) {
+    let body = json!({"templateID": template}).to_string();
+    let answer = server.ask(
+        "POST",
+        "/v2/sandboxes",
+        &[("x-api-key", key)],
+        body.as_bytes(),
+    );
+    (answer.status, answer.json())
+}
+
+#[test]
+fn the_official_sdks_work_unchanged() {
+    let Some(environment) = sdks() else { return };
+    let server = start(&[]);
+    let url = format!("http://{}", server.address);
+    let output = command(environment.join("bin/python"))
+        .arg(support::repository("crates/casemate/tests/e2b/drive.py"))
+        .env("E2B_API_URL", &url)
+        .env("E2B_SANDBOX_URL", &url)
+        .env("E2B_API_KEY", format!("e2b_{}", "0".repeat(40)))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("Ran ") && !said.contains("skipped"), "{said}");
+    assert_eq!(left_of(&server), Vec::<String>::new());
+}
+
+/// What is still there of a server's sandboxes once it has been told to stop: processes of agents below it.
+fn left_of(server: &Server) -> Vec<String> {
+    let agent = format!("{}/agent", server.data.path().display());
+    let pid = rustix::process::Pid::from_child(&server.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        let mut left = Vec::new();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let path = entry.path();
+            let mounts = std::fs::read_to_string(path.join("mountinfo")).unwrap_or_default();
+            if mounts.contains("/opt/agent") && mounts.contains(&agent) {
+                left.push(path.display().to_string());
+            }
+        }
+        if left.is_empty() || std::time::Instant::now() > deadline {
+            return left;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_sandbox_is_its_tenants_and_its_receipt_says_what_stands() {
+    if sdks().is_none() {
+        return;
+    }
+    let server = start(&["--sandboxes", "1"]);
+    let key = server.key(&["--tenant", "one"]);
+    let other = server.key(&["--tenant", "other"]);
+    let bound = server.key(&["--tenant", "bound", "--backend", "wasm"]);
+    let scans = server.key(&["--tenant", "scans", "--scope", "scan"]);
+    let (status, sandbox) = created(&server, &key, "base");
+    assert_eq!(status, 201, "{sandbox}");
+    let id = sandbox["sandboxID"].as_str().unwrap();
+    let token = sandbox["envdAccessToken"].as_str().unwrap();
+
+    // One more than it may have, and one that its key may not have at all.
+    let (status, refused) = created(&server, &key, "base");
+    assert_eq!((status, &refused["code"]), (429, &json!(429)), "{refused}");
+    let (status, refused) = created(&server, &bound, "base");
+    assert_eq!(status, 403, "{refused}");
+    assert!(refused["message"].as_str().unwrap().contains("wasm"));
+    assert_eq!(created(&server, &scans, "base").0, 403);
+    assert_eq!(created(&server, "none", "base").0, 401);
+    let (status, refused) = created(&server, &other, "no-such-template");
+    assert_eq!(status, 404, "{refused}");
+    assert!(
+        refused["message"]
+            .as_str()
+            .unwrap()
+            .contains("code-interpreter-v1")
+    );
+
+    // Nobody else sees it, ends it or copies it.
+    let as_other = [("x-api-key", other.as_str())];
+    for (method, path) in [
+        ("GET", format!("/sandboxes/{id}")),
+        ("DELETE", format!("/sandboxes/{id}")),
+        ("POST", format!("/sandboxes/{id}/pause")),
+        ("POST", format!("/sandboxes/{id}/fork")),
+        ("POST", format!("/sandboxes/{id}/snapshots")),
+        ("POST", format!("/v2/sandboxes/{id}/connect")),
+        ("GET", format!("/v1/sandboxes/{id}/receipt")),
+    ] {
+        let answer = server.ask(method, &path, &as_other, b"");
+        assert_eq!(answer.status, 404, "{method} {path}");
+    }
+    let listed = server.ask("GET", "/v2/sandboxes", &as_other, b"").json();
+    assert_eq!(listed, json!([]));
+
+    // Its agent answers to its token alone, and to what only the host may say not at all.
+    let agent = |token: &str, method: &str, path: &str| {
+        let headers = [
+            ("e2b-sandbox-id", id),
+            ("e2b-sandbox-port", "49983"),
+            ("x-access-token", token),
+        ];
+        server.ask(method, path, &headers, b"").status
+    };
+    assert_eq!(agent(token, "GET", "/files?path=/etc/passwd"), 200);
+    assert_eq!(agent("wrong", "GET", "/files?path=/etc/passwd"), 401);
+    assert_eq!(agent(token, "GET", "/files?path=/etc/shadow"), 404);
+    for port in ["49983", "49999"] {
+        let headers = [("e2b-sandbox-id", id), ("e2b-sandbox-port", port)];
+        let answer = server.ask("POST", "/init", &headers, b"{}");
+        assert_eq!(answer.status, 404, "{port}");
+    }
+
+    // The walls, each of which stands but what is said to be missing.
+    let own = [("x-api-key", key.as_str())];
+    let told = server.ask("GET", &format!("/v1/sandboxes/{id}/receipt"), &own, b"");
+    let receipt = &told.json()["receipt"];
+    assert_eq!(receipt["backend"], "jail");
+    let walls = receipt["walls"].as_array().unwrap();
+    let wall = |name: &str| {
+        let mut named = walls.iter().filter(|wall| wall["name"] == name);
+        named.next().unwrap_or_else(|| panic!("no wall {name}"))
+    };
+    for name in [
+        "seccomp",
+        "network_namespace",
+        "root",
+        "pid_namespace",
+        "cgroup_memory",
+    ] {
+        assert!(wall(name)["got"].is_string(), "{name}: {receipt}");
+    }
+    let guarantees = wall("seccomp")["guarantees"].to_string();
+    assert!(!guarantees.contains("network_absent"), "{guarantees}");
+    let audit = server.ask("GET", "/v1/audit", &own, b"").json().to_string();
+    assert!(audit.contains("sandbox.created"), "{audit}");
+    let gone = server.ask("DELETE", &format!("/sandboxes/{id}"), &own, b"");
+    assert_eq!(gone.status, 204);
+    assert_eq!(agent(token, "GET", "/health"), 502);
+}
+
+#[test]
+fn a_policy_that_asks_for_more_than_there_is_opens_nothing() {
+    if sdks().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let policy = folder.path().join("attacked.toml");
+    let text = "name = \"attacked\"\nattacked = \"required\"\nrequire = [\"network_absent\"]\n";
+    std::fs::write(&policy, text).unwrap();
+    let server = start(&["--sessions", policy.to_str().unwrap()]);
+    let (status, refused) = created(&server, "", "base");
+    assert_eq!(status, 503, "{refused}");
+    assert!(
+        refused["message"].as_str().unwrap().contains("attacked"),
+        "{refused}"
+    );
+    // A jail's clocks are not coarse: a policy that requires that they are gets no jail.
+    let server = start(&["--sessions", "data-analysis"]);
+    let (status, refused) = created(&server, "", "base");
+    assert_eq!(status, 503, "{refused}");
+    assert!(
+        refused["message"]
+            .as_str()
+            .unwrap()
+            .contains("clock_coarse"),
+        "{refused}"
+    );
+    let server = start(&["--sessions", "off"]);
+    assert_eq!(created(&server, "", "base").0, 404);
+}
+
+/// E2B's own tests of its Python SDKs. What cannot be served here is named in a list, each with its reason; a test that
+/// is not on it must pass, if not the first time then the second.
+#[test]
+fn the_tests_that_e2b_has_pass_but_for_those_that_are_listed() {
+    let Some(suite) = std::env::var_os(SUITE) else {
+        eprintln!("skipped: E2B's own tests are not here; {SUITE} names their folder");
+        return;
+    };
+    let Some(environment) = sdks() else { return };
+    let output = command("bash")
+        .arg(support::repository("crates/casemate/tests/e2b/suite.sh"))
+        .arg(env!("CARGO_BIN_EXE_casemate"))
+        .arg(environment.join("bin/python"))
+        .arg(suite)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success(),
+        "{said}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# E2B's own tests of its Python SDKs, unchanged, against a server of our own: suite.sh CASEMATE PYTHON FOLDER
+# What is on the list beside this file is left out by name. A test that fails is tried once more, alone.
+set -euo pipefail
+casemate=$1 python=$2 suite=$3
+here=$(cd "$(dirname "$0")" && pwd)
+own=$(mktemp -d)
+chmod 700 "$own"
+mkdir -m 700 "$own/data"
+"$casemate" serve --listen 127.0.0.1:0 --data-dir "$own/data" --sandboxes 64 2>"$own/log" &
+server=$!
+trap 'kill "$server" 2>/dev/null; wait "$server" || true; rm -rf "$own"' EXIT
+for _ in $(seq 200); do
+    url=$(sed -n 's/.*serving \(http:[^ ]*\).*/\1/p' "$own/log")
+    [ -n "$url" ] && break
+    sleep 0.1
+done
+[ -n "$url" ] || { cat "$own/log" >&2; exit 1; }
+export E2B_API_URL=$url E2B_SANDBOX_URL=$url E2B_API_KEY=e2b_0000000000000000000000000000000000000000
+export PYTHONDONTWRITEBYTECODE=1
+unset E2B_DEBUG
+bad=0
+for part in python interpreter-python; do
+    [ -d "$suite/$part" ] || continue
+    # A copy, so that the installed package is what is tested.
+    cp -r "$suite/$part" "$own/$part"
+    cd "$own/$part"
+    left_out=()
+    while read -r name _; do
+        left_out+=("--deselect=$name")
+    done < <(grep -E '^tests/' "$here/not-served.txt")
+    run=("$python" -m pytest -q --tb=line -p no:cacheprovider --timeout 60 -o addopts=--import-mode=importlib)
+    tests=(tests)
+    [ "$part" = python ] && tests=(tests/sync tests/async tests/shared)
+    "${run[@]}" -n 2 "${left_out[@]}" "${tests[@]}" >"$own/said" 2>&1 || true
+    tail -n 1 "$own/said"
+    mapfile -t failed < <(sed -n 's/^\(FAILED\|ERROR\) \([^ ]*\).*/\2/p' "$own/said")
+    if [ ${#failed[@]} -gt 0 ]; then
+        echo "once more: ${failed[*]}"
+        "${run[@]}" -n 0 "${failed[@]}" || bad=1
+    elif ! grep -q ' passed' "$own/said"; then
+        cat "$own/said"
+        bad=1
+    fi
+done
+echo "left out, each with its reason: $here/not-served.txt"
+exit "$bad"
