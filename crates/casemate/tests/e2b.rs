@@ -202,7 +202,7 @@ fn a_policy_that_asks_for_more_than_there_is_opens_nothing() {
         refused["message"]
             .as_str()
             .unwrap()
-            .contains("clock_coarse"),
+            .contains("clock coarse"),
         "{refused}"
     );
     let server = start(&["--sessions", "off"]);
