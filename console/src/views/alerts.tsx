@@ -19,7 +19,9 @@ interface Remark {
 
 const GRAVE = ["over", "denied", "refused", "signalled", "faulted"];
 
-const remarkable = ({ brief }: RunRow): boolean => !!brief && (brief.alerts > 0 || brief.denials > 0 || GRAVE.includes(brief.status));
+/** Runs of which something may be told; one that ended under an older server has no brief, and is read to know. */
+const remarkable = ({ brief, state }: RunRow): boolean =>
+  brief ? brief.alerts > 0 || brief.denials > 0 || GRAVE.includes(brief.status) : state === "ended";
 
 function remarks(row: RunRow, outcome: Outcome): Remark[] {
   const base = { run: row.run, at: row.created_ms };
@@ -66,8 +68,8 @@ export function AlertsView() {
     <div class="view page">
       <h2>Alerts</h2>
       <p class="quiet">
-        Rules that matched, limits that were reached, refusals and denied calls, of the latest {rows.length} runs. Counted over all of them: {wanted.length} with remarks
-        {wanted.length > MOST ? `, the latest ${MOST} are shown` : ""}.
+        Rules that matched, limits that were reached, refusals and denied calls, of the latest {rows.length} runs
+        {wanted.length > MOST ? `; of ${wanted.length} that may have remarks the latest ${MOST} are shown` : ""}.
       </p>
       <Trouble text={error ?? trouble} />
       {!loading && wanted.length === 0 ? <p class="empty">Nothing: no rule matched, nothing was refused and no limit was reached.</p> : null}
