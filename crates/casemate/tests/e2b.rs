@@ -184,27 +184,38 @@ fn a_policy_that_asks_for_more_than_there_is_opens_nothing() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let policy = folder.path().join("attacked.toml");
-    let text = "name = \"attacked\"\nattacked = \"required\"\nrequire = [\"network_absent\"]\n";
-    std::fs::write(&policy, text).unwrap();
-    let server = start(&["--sessions", policy.to_str().unwrap()]);
-    let (status, refused) = created(&server, "", "base");
+    let refusals = [
+        (
+            "attacked = \"required\"\nscreen = \"off\"\nrequire = [\"network_absent\"]\n",
+            "attacked",
+        ),
+        // What runs in a sandbox is not screened: a policy that says otherwise would not be kept.
+        ("require = [\"network_absent\"]\n", "screened"),
+        // A jail's clocks are not coarse.
+        (
+            "screen = \"off\"\nrequire = [\"network_absent\", \"clock_coarse\"]\n",
+            "clock coarse",
+        ),
+    ];
+    for (number, (text, why)) in refusals.into_iter().enumerate() {
+        let policy = folder.path().join(format!("{number}.toml"));
+        std::fs::write(&policy, format!("name = \"own\"\n{text}")).unwrap();
+        let server = start(&["--sessions", policy.to_str().unwrap()]);
+        let (status, refused) = created(&server, "", "base");
+        assert_eq!(status, 503, "{refused}");
+        assert!(
+            refused["message"].as_str().unwrap().contains(why),
+            "{refused}"
+        );
+    }
+    // Nor does a key's own policy get less than it says, or more sandboxes a minute.
+    let server = start(&[]);
+    let screened = server.key(&["--tenant", "a", "--policy", "native"]);
+    let (status, refused) = created(&server, &screened, "base");
     assert_eq!(status, 503, "{refused}");
-    assert!(
-        refused["message"].as_str().unwrap().contains("attacked"),
-        "{refused}"
-    );
-    // A jail's clocks are not coarse: a policy that requires that they are gets no jail.
-    let server = start(&["--sessions", "data-analysis"]);
-    let (status, refused) = created(&server, "", "base");
-    assert_eq!(status, 503, "{refused}");
-    assert!(
-        refused["message"]
-            .as_str()
-            .unwrap()
-            .contains("clock coarse"),
-        "{refused}"
-    );
+    let seldom = server.key(&["--tenant", "b", "--per-minute", "1"]);
+    assert_eq!(created(&server, &seldom, "base").0, 201);
+    assert_eq!(created(&server, &seldom, "base").0, 429);
     let server = start(&["--sessions", "off"]);
     assert_eq!(created(&server, "", "base").0, 404);
 }

@@ -8,7 +8,7 @@ use casemate_backend::contract::CreateError;
 use casemate_backend::plan::{Guest, Plan, PlannedFile};
 use casemate_backend::session::{Session, Sessions};
 use casemate_model::job::TenantId;
-use casemate_model::policy::{Attacked, Policy};
+use casemate_model::policy::{Attacked, Policy, ScreenMode};
 use casemate_model::receipt::Receipt;
 
 use crate::sha256_hex;
@@ -68,6 +68,13 @@ pub fn open(
         });
     }
     let plan = session_plan(opening);
+    if opening.policy.screen != ScreenMode::Off {
+        return Err(CreateError::Unusable {
+            why: "the policy asks that programs are screened, and what runs in a sandbox that lives on is seen by nobody before it runs"
+                .to_owned(),
+            fix: "use runs, or a policy that says screen = \"off\", such as the preset session".to_owned(),
+        });
+    }
     let (session, receipt) = backend.open(&plan, opening.warm, opening.files.as_ref())?;
     match receipt.satisfies(&plan.asked) {
         Ok(()) => Ok((session, receipt)),

@@ -224,6 +224,7 @@ pub(super) fn fault(error: impl std::fmt::Display) -> E2bError {
 pub(super) async fn make(state: &State, caller: &Caller, new: New) -> Answer<Arc<Sandbox>> {
     let template = Arc::clone(&new.template);
     may_use(caller, template.sessions.name())?;
+    state.count_start(caller)?;
     let policy = policy(state, caller, &template.policy)?;
     let limits = policy.limits.clone();
     let id = format!("i{}", random(10)?);
@@ -318,7 +319,8 @@ fn checked(new: &NewSandbox) -> Answer<()> {
     Ok(())
 }
 
-/// The template's policy, narrowed by what the key is bound to where it is bound.
+/// The template's policy, narrowed by what the key is bound to where it is bound. One that screens programs opens
+/// nothing then.
 fn policy(state: &State, caller: &Caller, template: &Policy) -> Answer<Policy> {
     let bound = caller.key.as_deref().and_then(|key| key.policy.as_deref());
     if bound.is_none() {
