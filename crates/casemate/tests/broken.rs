@@ -278,7 +278,8 @@ fn a_reader_that_stops_reading_does_not_stop_the_run() {
     drop(deaf);
 }
 
-/// A server on a disk of a few MiB, in mounts of its own; none where such cannot be made.
+/// A server on a disk of a few MiB, in mounts of its own; none where such cannot be made. It offers no sandboxes that live
+/// on: their agent, which is kept in the data folder, would fill the disk.
 fn on_a_small_disk() -> Option<Server> {
     let data = folder();
     let mut probe = command("unshare");
@@ -293,7 +294,7 @@ fn on_a_small_disk() -> Option<Server> {
     let mut unshare = command("unshare");
     unshare
         .args(["--mount", "sh", "-c"])
-        .arg("mount -t tmpfs -o size=6m,mode=700 none \"$1\" && exec \"$0\" serve --listen 127.0.0.1:0 --data-dir \"$1\"")
+        .arg("mount -t tmpfs -o size=6m,mode=700 none \"$1\" && exec \"$0\" serve --sessions off --listen 127.0.0.1:0 --data-dir \"$1\"")
         .arg(env!("CARGO_BIN_EXE_casemate"))
         .arg(data.path());
     Some(start_as(unshare, data))
