@@ -445,6 +445,17 @@ pub(crate) enum ImageCommand {
         #[command(flatten)]
         make: ImageMakeArgs,
     },
+    /// Make an image from one in a registry, as `docker pull` names it; `docker login` says who asks.
+    Pull {
+        /// Its name there: REPOSITORY:TAG, HOST/REPOSITORY:TAG, or with @sha256:DIGEST.
+        #[arg(value_name = "REF")]
+        reference: String,
+        /// The image's name here; without this the last part of its name there, and its tag.
+        #[arg(long)]
+        name: Option<String>,
+        #[command(flatten)]
+        make: ImageMakeArgs,
+    },
     /// List the images, what they run and what they were made from.
     Ls {
         /// Print JSON.

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+#[path = "images/registry.rs"]
+mod registry;
 mod support;
 
 use std::collections::BTreeSet;
