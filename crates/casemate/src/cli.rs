@@ -180,6 +180,18 @@ pub(crate) struct ServeArgs {
     /// The address to listen on. Another than loopback needs a key (`casemate key create`).
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:3000")]
     pub(crate) listen: std::net::SocketAddr,
+    /// The address to listen on for HTTPS too, such as 127.0.0.1:3443.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) tls_listen: Option<std::net::SocketAddr>,
+    /// The certificate for HTTPS, in PEM [default: one by an authority of this server's own, DATA/tls/authority.pem].
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_listen"])]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Its private key, in PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// The domain whose names PORT-ID.DOMAIN lead to the ports of sandboxes; SDKs are told it.
+    #[arg(long, value_name = "NAME[:PORT]")]
+    pub(crate) domain: Option<String>,
     /// The policy of every request whose key names none: a preset or a policy file.
     #[arg(long, value_name = "FILE|PRESET", default_value = "data-analysis")]
     pub(crate) policy: String,

@@ -149,8 +149,10 @@ print(json.dumps({
     def test_a_server_in_it_is_reached_by_its_host_name_and_by_nobody_else(self):
         sandbox = self.sandbox("base")
         sandbox.commands.run("echo hello > index.html; python -m http.server 8001", background=True)
-        url = os.environ["E2B_SANDBOX_URL"] + "/index.html"
-        request = urllib.request.Request(url, headers={"Host": sandbox.get_host(8001)})
+        host = sandbox.get_host(8001)
+        # By a name of the sandbox's own where names lead to the server.
+        url = os.environ.get("E2B_SANDBOX_URL", f"https://{host}") + "/index.html"
+        request = urllib.request.Request(url, headers={"Host": host})
         for _ in range(50):
             try:
                 with urllib.request.urlopen(request) as answer:
