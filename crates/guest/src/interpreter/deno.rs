@@ -26,10 +26,20 @@ use crate::agent::{random_name, shown};
 use crate::config::Config;
 use crate::users::User;
 
-/// Prepares a context: the variables of one cell, the mark behind it, and `require`, which kernels have and Deno's has not.
+/// Prepares a context: the variables of one cell, the mark behind it, output of Node's in the order of the rest, and
+/// `require`, which other kernels have.
 const PRELUDE: &str = r#"Object.defineProperty(globalThis, Symbol.for("casemate"), { value: (() => {
     const { env, jupyter: { broadcast } } = Deno;
     let undo = [];
+    for (const name of ["stdout", "stderr"]) {
+        process[name].write = (chunk, encoding, done) => {
+            const text = typeof chunk === "string" ? chunk : new TextDecoder().decode(chunk);
+            broadcast("stream", { name, text });
+            const call = typeof encoding === "function" ? encoding : done;
+            if (call) queueMicrotask(() => call());
+            return true;
+        };
+    }
     return {
         env(given) {
             for (const [name, value] of Object.entries(given)) {
@@ -235,6 +245,7 @@ async fn bridged(
         interrupt,
         room: u64::MAX,
         marks: 0,
+        came: 0,
         _subscribed: subscribed,
     };
     talk.begin().await?;
@@ -270,6 +281,8 @@ struct Talk<'a> {
     room: u64,
     /// Marks that were asked for.
     marks: u64,
+    /// The last one that came.
+    came: u64,
     /// Held, since publishing ends with it.
     _subscribed: Requests,
 }
@@ -333,19 +346,14 @@ impl Talk<'_> {
 
     /// Tells of what is published before the last mark; whether it came.
     async fn until_mark(&mut self, until: Instant) -> io::Result<bool> {
-        loop {
+        while self.came < self.marks {
             let Ok(said) = timeout_at(until, self.said.recv()).await else {
                 return Ok(false);
             };
-            let said = said.ok_or(io::ErrorKind::BrokenPipe)?;
-            if said.kind == "casemate" {
-                let number = said.content.get("number").and_then(Value::as_u64);
-                if number == Some(self.marks) {
-                    return Ok(true);
-                }
-            }
-            self.published(said).await?;
+            self.published(said.ok_or(io::ErrorKind::BrokenPipe)?)
+                .await?;
         }
+        Ok(true)
     }
 
     async fn published(&mut self, said: Said) -> io::Result<()> {
@@ -358,6 +366,11 @@ impl Talk<'_> {
                     _ => Event::Stdout(bytes),
                 };
                 return self.tell(event).await;
+            }
+            "casemate" => {
+                let number = said.content.get("number").and_then(Value::as_u64);
+                self.came = number.unwrap_or(self.came);
+                return Ok(());
             }
             "execute_result" => Origin::Expression,
             "display_data" | "update_display_data" => Origin::Display,
@@ -428,9 +441,20 @@ fn error(reply: &Value) -> ProgramError {
         .flatten()
         .filter_map(Value::as_str)
         .collect();
+    let (name, value) = match (text("ename"), text("evalue")) {
+        // Its words for code that did not begin, whose own error it keeps to itself.
+        (_, Some(value)) if value == "Execution failed" && lines.is_empty() => (
+            "SyntaxError".to_owned(),
+            "the code cannot be parsed, or was interrupted".to_owned(),
+        ),
+        (name, value) => (
+            name.unwrap_or_else(|| "Error".to_owned()),
+            value.unwrap_or_default(),
+        ),
+    };
     ProgramError {
-        name: text("ename").unwrap_or_else(|| "Error".to_owned()),
-        value: text("evalue").unwrap_or_default(),
+        name,
+        value,
         traceback: lines.join("\n"),
         line: None,
     }
