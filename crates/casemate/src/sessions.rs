@@ -156,3 +156,30 @@ fn put(folder: &Path, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
     fs::rename(&making, &kept)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_deno_than_the_one_that_is_known_is_not_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let other = folder.path().join(DENO);
+        fs::write(&other, "#!/bin/sh").unwrap();
+        let why = known_deno(Some(&other)).unwrap_err().to_string();
+        assert!(why.contains("is not the Deno that is known"), "{why}");
+        let why = known_deno(Some(&folder.path().join("none"))).unwrap_err();
+        assert!(why.to_string().contains("reading"), "{why}");
+    }
+
+    #[test]
+    fn what_a_sandbox_sees_is_named_by_its_contents() {
+        let data = tempfile::tempdir().unwrap();
+        let agent = (AGENT, b"agent".to_vec());
+        let alone = keep(std::slice::from_ref(&agent), data.path()).unwrap();
+        let both = keep(&[agent, (DENO, b"deno".to_vec())], data.path()).unwrap();
+        assert_ne!(alone, both);
+        assert!(!alone.join(DENO).exists());
+        assert_eq!(fs::read(both.join(DENO)).unwrap(), b"deno");
+    }
+}

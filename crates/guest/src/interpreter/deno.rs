@@ -14,6 +14,7 @@ use casemate_backend::contract::Signal;
 use casemate_driver::Message;
 use casemate_envd::{Code, RpcError};
 use casemate_model::result::{Displayed, Origin, ProgramError, Representation};
+use futures_util::FutureExt as _;
 use rustix::fs::{Gid, Uid};
 use serde_json::{Map, Value, json};
 use tokio::net::tcp::OwnedReadHalf;
@@ -302,6 +303,8 @@ impl Talk<'_> {
 
     async fn cell(&mut self, cell: &Cell) -> io::Result<()> {
         self.room = cell.most;
+        // One that was meant for the cell before.
+        self.interrupt.notified().now_or_never();
         if !cell.env.is_empty() {
             let given = json!(cell.env);
             let code = format!("globalThis[Symbol.for(\"casemate\")].env({given})");
@@ -330,7 +333,8 @@ impl Talk<'_> {
                     }
                     self.published(said).await?;
                 }
-                () = self.interrupt.notified() => {
+                // What is of ours between cells is short, and must not be cut off.
+                () = self.interrupt.notified(), if !silent => {
                     self.control.send("interrupt_request", &json!({})).await?;
                 }
             }
