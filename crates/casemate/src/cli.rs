@@ -198,6 +198,9 @@ pub(crate) struct ServeArgs {
     /// The policy of sandboxes that live on between calls: a preset, a policy file, or `off` for no such sandboxes.
     #[arg(long, value_name = "FILE|PRESET|off", default_value = "session")]
     pub(crate) sessions: String,
+    /// The Deno that sandboxes have for JavaScript and TypeScript [default: the one that `./dev` fetched].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) deno: Option<std::path::PathBuf>,
     /// Sandboxes of one tenant that live at once.
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub(crate) sandboxes: u16,

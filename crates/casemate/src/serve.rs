@@ -43,7 +43,7 @@ pub(crate) fn command(args: ServeArgs) -> anyhow::Result<i32> {
     config.rules.sandboxes = usize::from(args.sandboxes);
     let templates = match args.sessions.as_str() {
         "off" => Vec::new(),
-        policy => sessions::templates(policy, &config.data)?,
+        policy => sessions::templates(policy, &config.data, args.deno.as_deref())?,
     };
     // Without a folder for results nothing is known.
     config.attacks = crate::attack::for_server(&store).unwrap_or_default();
