@@ -77,7 +77,10 @@ fn the_official_sdks_reach_sandboxes_by_their_names_over_https() {
         .arg(environment.join("bin/python"))
         .arg(support::repository("crates/casemate/tests/e2b/drive.py"))
         .env("E2B_DOMAIN", &domain)
-        .env("SSL_CERT_FILE", server.data.path().join("tls/authority.pem"))
+        .env(
+            "SSL_CERT_FILE",
+            server.data.path().join("tls/authority.pem"),
+        )
         .env("E2B_API_KEY", format!("e2b_{}", "0".repeat(40)))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .output()

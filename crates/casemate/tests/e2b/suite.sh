@@ -7,6 +7,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 own=$(mktemp -d)
 chmod 700 "$own"
 mkdir -m 700 "$own/data"
+: >"$own/log"
 "$casemate" serve --listen 127.0.0.1:0 --tls-listen 127.0.0.1:0 --domain boxes.test --data-dir "$own/data" --sandboxes 64 2>"$own/log" &
 server=$!
 trap 'kill "$server" 2>/dev/null; wait "$server" || true; rm -rf "$own"' EXIT
