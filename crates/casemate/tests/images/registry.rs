@@ -286,11 +286,11 @@ fn hostile_images_are_refused_and_leave_nothing() {
     std::io::Write::write_all(&mut bomb, &vec![0; 64 << 20]).unwrap();
     let one = || vec![entry("x", EntryType::Symlink, "/")];
     let dir = own_cache();
-    let mut refused = |what: &str,
-                       layers: Vec<ImageLayer>,
-                       config: &str,
-                       change: &dyn Fn(&mut OciImageManifest),
-                       part: &str| {
+    let refused = |what: &str,
+                   layers: Vec<ImageLayer>,
+                   config: &str,
+                   change: &dyn Fn(&mut OciImageManifest),
+                   part: &str| {
         let image = format!("bad:{what}");
         registry.push(&image, config, layers, change);
         let output = pull(dir.path(), &registry.name(&image), &["--max-size", "32m"]);
