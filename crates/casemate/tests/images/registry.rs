@@ -13,11 +13,17 @@ use oci_client::secrets::RegistryAuth;
 use tar::{Builder, EntryType, Header};
 
 use super::support::{code, stderr, stdout};
-use super::{archive, cache, copy, in_cache, own};
+use super::{archive, archive_of, bomb, cache, copy, in_cache, own};
 
 const PROGRAM: &str = "/usr/bin/docker-registry";
 const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const PLAIN: &str = "application/vnd.oci.image.layer.v1.tar";
+
+/// An address at which nobody listens.
+fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
 
 /// A registry with nothing in it; it ends with this.
 struct Registry {
@@ -36,12 +42,7 @@ impl Registry {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let address = format!("127.0.0.1:{port}");
+        let address = free_address();
         let config = dir.path().join("config.yml");
         let data = dir.path().join("data");
         let text = format!(
@@ -263,27 +264,7 @@ fn hostile_images_are_refused_and_leave_nothing() {
     let Some(registry) = Registry::start() else {
         return;
     };
-    let entry = |name: &str, kind: EntryType, target: &str| {
-        let mut header = Header::new_gnu();
-        header.set_entry_type(kind);
-        header.set_size(0);
-        header.set_mode(0o644);
-        let gnu = header.as_gnu_mut().unwrap();
-        gnu.name[..name.len()].copy_from_slice(name.as_bytes());
-        gnu.linkname[..target.len()].copy_from_slice(target.as_bytes());
-        header.set_cksum();
-        let mut bytes = header.as_bytes().to_vec();
-        bytes.extend([0; 1024]);
-        layer(bytes, PLAIN)
-    };
-    let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-    let mut header = Header::new_gnu();
-    header.set_size(64 << 20);
-    header.set_mode(0o644);
-    header.set_path("bomb").unwrap();
-    header.set_cksum();
-    std::io::Write::write_all(&mut bomb, header.as_bytes()).unwrap();
-    std::io::Write::write_all(&mut bomb, &vec![0; 64 << 20]).unwrap();
+    let entry = |name: &str, kind, target: &str| layer(archive_of(name, kind, target), PLAIN);
     let one = || vec![entry("x", EntryType::Symlink, "/")];
     let dir = own_cache();
     let refused = |what: &str,
@@ -329,7 +310,7 @@ fn hostile_images_are_refused_and_leave_nothing() {
     );
     refused(
         "bomb",
-        vec![layer(bomb.finish().unwrap(), GZIP)],
+        vec![layer(bomb(), GZIP)],
         CONFIG,
         &same,
         "--max-size",
@@ -426,13 +407,9 @@ fn hostile_images_are_refused_and_leave_nothing() {
 #[test]
 fn a_registry_that_does_not_answer_is_told_with_a_way_out() {
     let dir = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let nobody = free_address();
     for (reference, part) in [
-        (format!("127.0.0.1:{port}/x:1"), "can be reached"),
+        (format!("{nobody}/x:1"), "can be reached"),
         ("not a name".to_owned(), "docker pull"),
         ("UPPER".to_owned(), "docker pull"),
     ] {
