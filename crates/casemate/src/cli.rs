@@ -200,7 +200,7 @@ pub(crate) struct ServeArgs {
     pub(crate) sessions: String,
     /// The Deno that sandboxes have for JavaScript and TypeScript [default: the one that `./dev` fetched].
     #[arg(long, value_name = "FILE")]
-    pub(crate) deno: Option<std::path::PathBuf>,
+    pub(crate) deno: Option<PathBuf>,
     /// Sandboxes of one tenant that live at once.
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub(crate) sandboxes: u16,

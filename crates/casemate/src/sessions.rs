@@ -53,9 +53,9 @@ pub(crate) fn templates(
         );
         return Ok(Vec::new());
     };
-    let mut programs = vec![(AGENT, read(&agent)?)];
+    let mut programs = vec![Copied::of(AGENT, read(&agent)?)];
     match known_deno(deno) {
-        Ok(bytes) => programs.push((DENO, bytes)),
+        Ok(known) => programs.push(known),
         Err(why) if deno.is_some() => return Err(why),
         Err(why) => eprintln!("casemate: no contexts for JavaScript and TypeScript: {why:#}"),
     }
@@ -89,8 +89,26 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("reading {}", path.display()))
 }
 
+/// A program that sandboxes are shown.
+struct Copied {
+    name: &'static str,
+    bytes: Vec<u8>,
+    sha256: String,
+}
+
+impl Copied {
+    fn of(name: &'static str, bytes: Vec<u8>) -> Self {
+        let sha256 = casemate_engine::sha256_hex(&bytes);
+        Self {
+            name,
+            bytes,
+            sha256,
+        }
+    }
+}
+
 /// The Deno that was named or that `./dev` fetched: only the one whose hash is known here.
-fn known_deno(named: Option<&Path>) -> anyhow::Result<Vec<u8>> {
+fn known_deno(named: Option<&Path>) -> anyhow::Result<Copied> {
     let (package, hash) = DENO_PINNED.context("none is known for this machine's processor")?;
     let path = match named {
         Some(path) => path.to_owned(),
@@ -102,36 +120,33 @@ fn known_deno(named: Option<&Path>) -> anyhow::Result<Vec<u8>> {
     if named.is_none() && !path.is_file() {
         bail!("Deno is not there; `./dev serve` fetches it, and `--deno FILE` names one");
     }
-    let bytes = read(&path)?;
-    let is = casemate_engine::sha256_hex(&bytes);
-    if is != hash {
+    let found = Copied::of(DENO, read(&path)?);
+    if found.sha256 != hash {
         bail!(
-            "{} is not the Deno that is known here: its SHA-256 is {is}, expected {hash}",
-            path.display()
+            "{} is not the Deno that is known here: its SHA-256 is {}, expected {hash}",
+            path.display(),
+            found.sha256
         );
     }
-    Ok(bytes)
+    Ok(found)
 }
 
 /// Copies in a folder that has nothing else in it, since that folder is what a sandbox sees; its name is the
 /// contents', so that one that is in use is not written again.
-fn keep(programs: &[(&str, Vec<u8>)], data: &Path) -> anyhow::Result<PathBuf> {
+fn keep(programs: &[Copied], data: &Path) -> anyhow::Result<PathBuf> {
     let mut private = fs::DirBuilder::new();
     private.recursive(true).mode(0o700).create(data)?;
-    let hashes: Vec<String> = programs
-        .iter()
-        .map(|(_, bytes)| casemate_engine::sha256_hex(bytes))
-        .collect();
+    let hashes: Vec<&str> = programs.iter().map(|one| one.sha256.as_str()).collect();
     let name = match hashes.as_slice() {
-        [one] => one.clone(),
+        [one] => (*one).to_owned(),
         several => casemate_engine::sha256_hex(several.join("\n").as_bytes()),
     };
     let folder = data.join("agent").join(name);
     private.mode(0o755).create(&folder)?;
     // Whatever the user's own mask says, the user of a sandbox is to enter the one and run the others.
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o755))?;
-    for (name, bytes) in programs {
-        put(&folder, name, bytes)?;
+    for program in programs {
+        put(&folder, program.name, &program.bytes)?;
     }
     Ok(folder)
 }
@@ -166,18 +181,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let other = folder.path().join(DENO);
         fs::write(&other, "#!/bin/sh").unwrap();
-        let why = known_deno(Some(&other)).unwrap_err().to_string();
+        let why = known_deno(Some(&other)).err().unwrap().to_string();
         assert!(why.contains("is not the Deno that is known"), "{why}");
-        let why = known_deno(Some(&folder.path().join("none"))).unwrap_err();
+        let why = known_deno(Some(&folder.path().join("none"))).err().unwrap();
         assert!(why.to_string().contains("reading"), "{why}");
     }
 
     #[test]
     fn what_a_sandbox_sees_is_named_by_its_contents() {
         let data = tempfile::tempdir().unwrap();
-        let agent = (AGENT, b"agent".to_vec());
+        let agent = Copied::of(AGENT, b"agent".to_vec());
         let alone = keep(std::slice::from_ref(&agent), data.path()).unwrap();
-        let both = keep(&[agent, (DENO, b"deno".to_vec())], data.path()).unwrap();
+        let both = keep(&[agent, Copied::of(DENO, b"deno".to_vec())], data.path()).unwrap();
         assert_ne!(alone, both);
         assert!(!alone.join(DENO).exists());
         assert_eq!(fs::read(both.join(DENO)).unwrap(), b"deno");

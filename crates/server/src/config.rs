@@ -154,19 +154,26 @@ impl Config {
         }
     }
 
+    /// An address of it that other machines reach.
+    pub(crate) fn exposed(&self) -> Option<SocketAddr> {
+        let tls = self.tls.as_ref().map(|tls| tls.listen);
+        let mut all = std::iter::once(self.listen).chain(tls);
+        all.find(|address| !address.ip().is_loopback())
+    }
+
     /// Whether nobody but this machine reaches it.
     pub(crate) fn is_local(&self) -> bool {
-        let tls = self.tls.as_ref().map(|tls| tls.listen);
-        [Some(self.listen), tls]
-            .into_iter()
-            .flatten()
-            .all(|address| address.ip().is_loopback())
+        self.exposed().is_none()
+    }
+
+    /// The domain without its port.
+    pub(crate) fn domain_name(&self) -> Option<&str> {
+        self.domain.as_deref()?.split(':').next()
     }
 
     /// Whether a host is the domain, or a name below it.
     pub(crate) fn is_of_domain(&self, host: &str) -> bool {
-        let domain = self.domain.as_deref().unwrap_or_default();
-        let domain = domain.split(':').next().unwrap_or_default();
+        let domain = self.domain_name().unwrap_or_default();
         let host = host.to_ascii_lowercase();
         let below = host.strip_suffix(&domain.to_ascii_lowercase());
         !domain.is_empty() && below.is_some_and(|below| below.is_empty() || below.ends_with('.'))
@@ -198,6 +205,7 @@ mod tests {
             listen: "0.0.0.0:443".parse().unwrap(),
             certificate: None,
         });
+        assert_eq!(config.exposed(), Some("0.0.0.0:443".parse().unwrap()));
         assert!(!config.is_local());
     }
 }

@@ -91,15 +91,16 @@ pub async fn start(
     let lock = own_folder(&config.data)?;
     more_descriptors();
     let store = Store::open(&config.data, config.database.as_deref()).await?;
-    if !config.is_local() && !store.has_keys().await? {
-        return Err(ServeError::NoKey(config.listen));
+    if let Some(address) = config.exposed()
+        && !store.has_keys().await?
+    {
+        return Err(ServeError::NoKey(address));
     }
     let (listener, address) = listen(config.listen).await?;
     let tls = match &config.tls {
         None => None,
         Some(tls) => {
-            let name = config.domain.as_deref().unwrap_or("localhost");
-            let name = name.split(':').next().unwrap_or(name);
+            let name = config.domain_name().unwrap_or("localhost");
             let acceptor = tls::acceptor(tls, name, &config.data)?;
             Some((listen(tls.listen).await?, acceptor))
         }
