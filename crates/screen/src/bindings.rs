@@ -95,7 +95,7 @@ pub(crate) struct Bindings<'a> {
     /// How many conditions, loops and handlers stand around the statement.
     conditions: usize,
     /// Nodes that were bound already, so that code in texts is bound once.
-    seen: HashSet<usize>,
+    seen: HashSet<usize, BuildHasherDefault<AddressHasher>>,
     /// How often something was bound after the first reading.
     version: u64,
     nothing: Rc<Vec<Binding<'a>>>,
@@ -148,7 +148,7 @@ impl<'a> Bindings<'a> {
             loose: ByName::default(),
             outermost: None,
             conditions: 0,
-            seen: HashSet::new(),
+            seen: HashSet::default(),
             version: 0,
             nothing: Rc::default(),
         };

@@ -22,7 +22,8 @@ impl<'a> Resolver<'a> {
             let plain = matches!(callee, Value::Name(name) if !follows(name));
             if plain {
                 let Value::Name(name) = callee else { continue };
-                merge(&mut values, join(name, "()").map(Value::Name));
+                let result = self.result(name);
+                merge(&mut values, result);
                 continue;
             }
             if args.is_none() {
@@ -112,7 +113,8 @@ impl<'a> Resolver<'a> {
                 for base in class.bases().iter().take(4) {
                     for base in self.eval(base, &Cx::at(parent), next) {
                         if let Value::Name(name) = &base {
-                            merge(&mut values, join(name, "()").map(Value::Name));
+                            let result = self.result(name);
+                            merge(&mut values, result);
                         }
                     }
                 }
@@ -466,7 +468,8 @@ impl<'a> Resolver<'a> {
         }
         let keeps_name = values.is_empty() || name.starts_with("pathlib.");
         if keeps_name {
-            merge(&mut values, join(name, "()").map(Value::Name));
+            let result = self.result(name);
+            merge(&mut values, result);
         }
         values
     }

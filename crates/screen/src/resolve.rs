@@ -26,6 +26,9 @@ pub(crate) const MAX_DEPTH: usize = 200;
 pub(crate) const MAX_FRAMES: usize = 8;
 /// How often what calls bind is looked at again: a wrapper in a wrapper takes one each.
 const ROUNDS: usize = 4;
+/// How many names outside the program are kept with what was made of them: calls that are followed make
+/// new ones all the time.
+const MAX_KEPT: usize = 16_384;
 /// The name of what was too long or too deep to work out.
 pub(crate) const HIDDEN: &str = "casemate.hidden";
 
@@ -50,6 +53,20 @@ pub(crate) struct Resolver<'a> {
     open: HashMap<(ScopeId, &'a str), usize, RandomState>,
     /// The builtins that were met, by the names that the program does not bind.
     builtins: ByName<'a, Option<Rc<str>>>,
+    /// What uses of names stand for outside calls that are followed.
+    found: ByNode<Found<'a>>,
+    /// Attributes of what is outside the program: the same ones are asked for again and again.
+    outer: HashMap<(Rc<str>, &'a str), Values<'a>, RandomState>,
+    /// What calls of what is outside the program give, by what is called.
+    results: HashMap<Rc<str>, Option<Rc<str>>, RandomState>,
+}
+
+/// What one use of a name stands for, with what it was looked up by: it holds while nothing is bound.
+struct Found<'a> {
+    version: u64,
+    scope: ScopeId,
+    home: ScopeId,
+    values: Values<'a>,
 }
 
 /// What is known of an expression.
@@ -75,6 +92,9 @@ impl<'a> Resolver<'a> {
             unread: false,
             open: HashMap::default(),
             builtins: ByName::default(),
+            found: ByNode::default(),
+            outer: HashMap::default(),
+            results: HashMap::default(),
         };
         resolver.settle();
         resolver
@@ -108,6 +128,7 @@ impl<'a> Resolver<'a> {
 
     fn forget(&mut self) {
         self.known.clear();
+        self.found.clear();
         self.memo.clear();
         self.memory.forget();
     }
@@ -325,6 +346,17 @@ impl<'a> Resolver<'a> {
 
     pub(crate) fn name(&mut self, name: &'a ExprName, cx: &Cx<'a>, depth: usize) -> Values<'a> {
         let id = name.id.as_str();
+        if let Some(found) = self.found.get(&node(name))
+            && found.scope == cx.scope
+            && found.version == self.bindings.version()
+        {
+            if let Some(values) = cx.var(found.home, id) {
+                return values;
+            }
+            if !self.inside_of(cx, found.home) {
+                return found.values.clone();
+            }
+        }
         let Some((home, bound)) = self.bindings.lookup(id, cx.scope) else {
             return self.builtin(id);
         };
@@ -335,7 +367,15 @@ impl<'a> Resolver<'a> {
         let cx = &stripped;
         let framed = cx.env.is_some();
         if !framed && let Some(known) = self.known.get(&(home, id)) {
-            return known.clone();
+            let found = Found {
+                version: self.bindings.version(),
+                scope: cx.scope,
+                home,
+                values: known.clone(),
+            };
+            let values = known.clone();
+            self.found.insert(node(name), found);
+            return values;
         }
         let bound = Rc::clone(bound);
         if let Some(&place) = self.open.get(&(home, id)) {
@@ -376,18 +416,26 @@ impl<'a> Resolver<'a> {
     /// The same place without frames that say nothing about a scope: what is bound there can then be
     /// remembered.
     fn without_foreign(&self, cx: &Cx<'a>, scope: ScopeId) -> Cx<'a> {
+        if self.inside_of(cx, scope) {
+            return cx.clone();
+        }
+        Cx::at(cx.scope)
+    }
+
+    /// Whether a frame around a place says something about a scope or one around that.
+    fn inside_of(&self, cx: &Cx<'a>, scope: ScopeId) -> bool {
         let mut frame = cx.env.as_ref();
         while let Some(inner) = frame {
             let mut at = Some(scope);
             while let Some(id) = at {
                 if id == inner.scope {
-                    return cx.clone();
+                    return true;
                 }
                 at = self.bindings.scope(id).and_then(|scope| scope.parent);
             }
             frame = inner.parent.as_ref();
         }
-        Cx::at(cx.scope)
+        false
     }
 
     /// The values of a list of bindings.
@@ -598,14 +646,28 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    fn outer_attribute(&self, base: &str, name: &str) -> Values<'a> {
-        if let Some(text) = known_constant(base, name) {
-            return Value::text(text).into_iter().collect();
+    fn outer_attribute(&mut self, base: &Rc<str>, name: &'a str) -> Values<'a> {
+        let key = (Rc::clone(base), name);
+        if let Some(known) = self.outer.get(&key) {
+            return known.clone();
         }
-        if name == "__call__" {
-            return Values::One(Value::name(base));
+        let values = outside(base, name);
+        if self.outer.len() < MAX_KEPT {
+            self.outer.insert(key, values.clone());
         }
-        member(base, name).map(Value::Name).into_iter().collect()
+        values
+    }
+
+    /// What a call of something outside the program gives.
+    pub(crate) fn result(&mut self, name: &Rc<str>) -> Option<Value<'a>> {
+        if let Some(known) = self.results.get(name) {
+            return known.clone().map(Value::Name);
+        }
+        let result = join(name, "()");
+        if self.results.len() < MAX_KEPT {
+            self.results.insert(Rc::clone(name), result.clone());
+        }
+        result.map(Value::Name)
     }
 
     /// Attributes that are set on some object of the program's, by their names alone.
@@ -697,6 +759,17 @@ impl<'a> Resolver<'a> {
         merge(&mut values, self.loose(name, cx, depth));
         values
     }
+}
+
+/// An attribute of something outside the program.
+fn outside<'a>(base: &str, name: &str) -> Values<'a> {
+    if let Some(text) = known_constant(base, name) {
+        return Value::text(text).into_iter().collect();
+    }
+    if name == "__call__" {
+        return Values::One(Value::name(base));
+    }
+    member(base, name).map(Value::Name).into_iter().collect()
 }
 
 /// The qualified name of a builtin.

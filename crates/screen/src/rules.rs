@@ -1,13 +1,15 @@
 //! Rules over facts. They are data (`policies/screen/python.toml`), each with programs that it must
 //! match and programs that it must not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::OnceLock;
 
 use casemate_model::finding::{Action, Confidence, Finding, Layer, Severity};
 use casemate_model::guarantee::Guarantees;
 use casemate_model::manifest::{Access, Certainty};
+use foldhash::fast::RandomState;
 use regex::Regex;
 use ruff_python_parser::Mode;
 use ruff_text_size::{TextRange, TextSize};
@@ -238,11 +240,12 @@ fn incomplete() -> Finding {
 type Uses<'f> = BTreeMap<Rc<str>, Vec<&'f Use>>;
 
 fn by_name(facts: &Facts) -> Uses<'_> {
-    let mut uses: Uses<'_> = BTreeMap::new();
+    let mut uses: HashMap<&Rc<str>, Vec<&Use>, RandomState> = HashMap::default();
     for used in &facts.uses {
-        uses.entry(Rc::clone(&used.name)).or_default().push(used);
+        uses.entry(&used.name).or_default().push(used);
     }
-    uses
+    let uses = uses.into_iter();
+    uses.map(|(name, uses)| (Rc::clone(name), uses)).collect()
 }
 
 impl Rule {
@@ -372,21 +375,24 @@ impl Rule {
         if patterns.call.is_empty() {
             return;
         }
-        for (name, used) in uses {
+        let mut fitting: BTreeMap<&Rc<str>, &Vec<&Use>> = BTreeMap::new();
+        for pattern in &patterns.call {
+            // The names are in order: those that begin as the pattern does stand together.
+            let head = pattern.split(['*', '?']).next().unwrap_or("");
+            let from = (Bound::Included(head), Bound::Unbounded);
+            let near = uses.range::<str, _>(from);
+            let near = near.take_while(|(name, _)| name.starts_with(head));
             // What is done with the result of a call is matched where a pattern speaks of it; a
             // mention of such a result is not another use of the function.
-            let of_result = name.contains('(');
-            let fits = |pattern: &&String| glob(pattern.as_bytes(), name.as_bytes());
-            let fitting = patterns.call.iter().filter(fits);
-            let mut fitting = fitting
-                .filter(|pattern| !of_result || pattern.contains('(') || pattern.contains(".*."));
-            if fitting.next().is_some() {
-                hits.extend(
-                    used.iter()
-                        .filter(|used| self.narrowed(used))
-                        .map(|used| hit(used)),
-                );
-            }
+            let of_result = pattern.contains('(') || pattern.contains(".*.");
+            let fits = |name: &str| {
+                (of_result || !name.contains('(')) && glob(pattern.as_bytes(), name.as_bytes())
+            };
+            fitting.extend(near.filter(|(name, _)| fits(name)));
+        }
+        for used in fitting.values() {
+            let narrowed = used.iter().filter(|used| self.narrowed(used));
+            hits.extend(narrowed.map(|used| hit(used)));
         }
     }
 

@@ -1,9 +1,10 @@
 //! A list of values that needs no heap for none or one: hardly any expression has more.
 
 use std::ops::Deref;
+use std::rc::Rc;
 use std::{iter, option, slice, vec};
 
-use crate::value::Value;
+use crate::value::{MAX_VALUES, Value};
 
 /// Every value that an expression may have; none when nothing is known.
 #[derive(Debug, Clone, Default)]
@@ -11,8 +12,8 @@ pub(crate) enum Values<'a> {
     #[default]
     None,
     One(Value<'a>),
-    /// At least two.
-    Many(Vec<Value<'a>>),
+    /// At least two, shared: what is remembered is handed out again and again.
+    Many(Rc<Vec<Value<'a>>>),
 }
 
 impl<'a> Values<'a> {
@@ -23,9 +24,14 @@ impl<'a> Values<'a> {
     pub(crate) fn push(&mut self, value: Value<'a>) {
         *self = match std::mem::take(self) {
             Self::None => Self::One(value),
-            Self::One(first) => Self::Many(vec![first, value]),
+            Self::One(first) => {
+                // As many as are kept of an expression, so that the list does not grow step by step.
+                let mut values = Vec::with_capacity(MAX_VALUES);
+                values.extend([first, value]);
+                Self::Many(Rc::new(values))
+            }
             Self::Many(mut values) => {
-                values.push(value);
+                Rc::make_mut(&mut values).push(value);
                 Self::Many(values)
             }
         };
@@ -59,7 +65,7 @@ impl<'a> From<Vec<Value<'a>>> for Values<'a> {
         match <[Value<'a>; 1]>::try_from(values) {
             Ok([one]) => Self::One(one),
             Err(values) if values.is_empty() => Self::None,
-            Err(values) => Self::Many(values),
+            Err(values) => Self::Many(Rc::new(values)),
         }
     }
 }
@@ -69,7 +75,7 @@ impl<'a> From<&[Value<'a>]> for Values<'a> {
         match values {
             [] => Self::None,
             [one] => Self::One(one.clone()),
-            many => Self::Many(many.to_vec()),
+            many => Self::Many(Rc::new(many.to_vec())),
         }
     }
 }
@@ -96,7 +102,7 @@ impl<'a> IntoIterator for Values<'a> {
         let (one, many) = match self {
             Self::None => (None, Vec::new()),
             Self::One(value) => (Some(value), Vec::new()),
-            Self::Many(values) => (None, values),
+            Self::Many(values) => (None, Rc::unwrap_or_clone(values)),
         };
         one.into_iter().chain(many)
     }
