@@ -24,6 +24,7 @@ use casemate_model::finding::{Action, Confidence, Finding, Layer, Severity};
 use casemate_model::manifest::{Fact, FileFact, Manifest};
 use ruff_text_size::TextRange;
 
+use crate::Analysis;
 use crate::analyse::{failed, on_thread, unread_guarantees};
 use crate::facts::Facts;
 use crate::place::Lines;
@@ -31,7 +32,6 @@ use crate::preset::Preset;
 use crate::rules::Rules;
 use crate::unicode::{Hidden, HiddenAt};
 use crate::validate::hidden_finding;
-use crate::Analysis;
 use shell::{Shell, Spot};
 use tree::NoTree;
 use value::Value;
@@ -53,7 +53,9 @@ pub(crate) fn analyse(source: String, hidden: &[HiddenAt], preset: Preset) -> An
     let lines = Lines::new(&source);
     let mut analysis = Analysis::default();
     for at in hidden {
-        analysis.findings.push(hidden_finding(at, &lines, hides(&source, at)));
+        analysis
+            .findings
+            .push(hidden_finding(at, &lines, hides(&source, at)));
     }
     let read = match read(&source) {
         Ok(read) => read,
@@ -86,22 +88,35 @@ pub(crate) fn facts(source: &str) -> Option<Facts> {
 }
 
 fn read(source: &str) -> Result<Read, Box<Finding>> {
-    let parsed = tree::parse(source, Instant::now() + PARSE_FOR).map_err(|error| Box::new(unreadable(error, source)))?;
+    let parsed = tree::parse(source, Instant::now() + PARSE_FOR)
+        .map_err(|error| Box::new(unreadable(error, source)))?;
     let mut facts = Facts::default();
     let mut shell = Shell::new(&mut facts);
-    shell.sequence(parsed.root_node(), source, Spot::Slice(0), &Value::unknown(0));
+    shell.sequence(
+        parsed.root_node(),
+        source,
+        Spot::Slice(0),
+        &Value::unknown(0),
+    );
     shell.uncalled();
     let whole = tree::first_error(&parsed).map(|(start, end)| Spot::Slice(0).range(start, end));
     let error = whole.or(shell.errors.first().copied());
     let (python, exhausted) = (std::mem::take(&mut shell.python), shell.exhausted);
     facts.exhausted = exhausted;
-    Ok(Read { facts, python, error })
+    Ok(Read {
+        facts,
+        python,
+        error,
+    })
 }
 
 /// Whether a hidden character stands outside comments and quotes. A quote that runs over lines is not
 /// followed: its characters count as hidden in the code.
 fn hides(source: &str, at: &HiddenAt) -> bool {
-    let line = source.get(..at.offset).and_then(|before| before.rsplit('\n').next()).unwrap_or("");
+    let line = source
+        .get(..at.offset)
+        .and_then(|before| before.rsplit('\n').next())
+        .unwrap_or("");
     let open = |quote: char| line.matches(quote).count() % 2 == 1;
     let comment = line.trim_start().starts_with('#') || line.contains(" #");
     at.kind == Hidden::Bidirectional || !(open('"') || open('\'') || comment)
@@ -113,7 +128,10 @@ fn merge(analysis: &mut Analysis, inner: Analysis, range: TextRange, lines: &Lin
     let moved = inner.findings.into_iter().map(|mut finding| {
         finding.place = Some(place);
         finding.excerpt = Some(lines.excerpt(place));
-        finding.chain.iter_mut().for_each(|step| step.place = Some(place));
+        finding
+            .chain
+            .iter_mut()
+            .for_each(|step| step.place = Some(place));
         finding
     });
     analysis.findings.extend(moved);
@@ -123,7 +141,10 @@ fn merge(analysis: &mut Analysis, inner: Analysis, range: TextRange, lines: &Lin
     for list in lists(&mut manifest) {
         list.iter_mut().for_each(|fact| fact.place = Some(place));
     }
-    manifest.files.iter_mut().for_each(|file| file.place = Some(place));
+    manifest
+        .files
+        .iter_mut()
+        .for_each(|file| file.place = Some(place));
     add(&mut analysis.manifest, manifest);
 }
 
@@ -184,17 +205,28 @@ fn syntax_error(range: TextRange, lines: &Lines<'_>) -> Finding {
 
 fn unreadable(error: NoTree, source: &str) -> Finding {
     let (line, message) = match error {
-        NoTree::Deep(line) => (Some(line), format!("line {line} is nested deeper than {} levels", tree::MAX_DEPTH)),
-        NoTree::Slow => (None, format!("the parser did not end within {} ms", PARSE_FOR.as_millis())),
+        NoTree::Deep(line) => (
+            Some(line),
+            format!(
+                "line {line} is nested deeper than {} levels",
+                tree::MAX_DEPTH
+            ),
+        ),
+        NoTree::Slow => (
+            None,
+            format!("the parser did not end within {} ms", PARSE_FOR.as_millis()),
+        ),
         NoTree::Broken => return failed("the parser of bash cannot be used"),
     };
     let lines = Lines::new(source);
-    let place = line.and_then(|line| u32::try_from(line).ok()).map(|line| casemate_model::finding::Place {
-        line,
-        column: 1,
-        end_line: line,
-        end_column: 1,
-    });
+    let place =
+        line.and_then(|line| u32::try_from(line).ok())
+            .map(|line| casemate_model::finding::Place {
+                line,
+                column: 1,
+                end_line: line,
+                end_column: 1,
+            });
     Finding {
         rule: "too-complex".to_owned(),
         layer: Layer::Validation,

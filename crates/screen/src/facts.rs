@@ -136,9 +136,15 @@ impl Facts {
         fill(&mut manifest.hosts, self.hosts);
         fill(&mut manifest.endpoints, self.endpoints);
         fill(&mut manifest.processes, self.processes);
-        let made = self.acts.iter().filter(|(name, _)| name.starts_with("runs-"));
+        let made = self
+            .acts
+            .iter()
+            .filter(|(name, _)| name.starts_with("runs-"));
         let made = made.map(|(_, seen)| seen.clone());
-        fill(&mut manifest.dynamic_code, self.dynamic.into_iter().chain(made).collect());
+        fill(
+            &mut manifest.dynamic_code,
+            self.dynamic.into_iter().chain(made).collect(),
+        );
         fill(&mut manifest.native_code, self.native);
         fill(&mut manifest.deserialisation, self.deserialisation);
         fill(&mut manifest.resources, self.resources);

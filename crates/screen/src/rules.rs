@@ -394,7 +394,10 @@ impl Rule {
                 forms.any(|form| regex.is_match(&form))
             })
         };
-        let acts = facts.acts.iter().filter(|(name, _)| any(&patterns.act, name));
+        let acts = facts
+            .acts
+            .iter()
+            .filter(|(name, _)| any(&patterns.act, name));
         seen(acts.map(|(_, seen)| seen), &mut hits, |_| true);
         seen(&facts.processes, &mut hits, |value| {
             patterns.any_process || started(value)

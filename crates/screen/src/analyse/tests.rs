@@ -13,6 +13,7 @@ fn look(source: &str, stack: usize) -> Analysis {
         Duration::from_secs(20),
         stack,
         Preset::default(),
+        on_thread,
     )
 }
 
@@ -182,6 +183,7 @@ fn a_deadline_that_passes_is_a_refusal() {
         Duration::from_micros(50),
         STACK_BYTES,
         Preset::default(),
+        on_thread,
     );
     assert_eq!(analysis.findings[0].rule, "too-complex");
     assert_eq!(analysis.findings[0].action, Action::Refuse);

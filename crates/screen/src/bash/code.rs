@@ -9,7 +9,9 @@ use super::shell::{MAX_PYTHON, Shell, Spot};
 use super::value::{Field, NET, Value};
 use crate::gaps::GAP;
 
-const SHELLS: &[&str] = &["sh", "bash", "dash", "zsh", "ksh", "ash", "rbash", "mksh", "fish"];
+const SHELLS: &[&str] = &[
+    "sh", "bash", "dash", "zsh", "ksh", "ash", "rbash", "mksh", "fish",
+];
 
 /// Interpreters of other languages, and their options for code.
 fn code_options(base: &str) -> Option<&'static [&'static str]> {
@@ -29,25 +31,40 @@ fn code_options(base: &str) -> Option<&'static [&'static str]> {
 }
 
 fn is_python(base: &str) -> bool {
-    let rest = base.strip_prefix("python").or_else(|| base.strip_prefix("pypy"));
-    rest.is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit() || c == '.')) || base == "ipython"
+    let rest = base
+        .strip_prefix("python")
+        .or_else(|| base.strip_prefix("pypy"));
+    rest.is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit() || c == '.'))
+        || base == "ipython"
 }
 
 impl Shell<'_> {
     /// Whether a program reads code.
     pub(super) fn interprets(&self, base: &str) -> bool {
-        SHELLS.contains(&base) || is_python(base) || code_options(base).is_some() || base == "su" || base == "script"
+        SHELLS.contains(&base)
+            || is_python(base)
+            || code_options(base).is_some()
+            || base == "su"
+            || base == "script"
     }
 
     /// A program that reads code, with its words.
-    pub(super) fn interpreter(&mut self, base: &str, words: &[Field], stdin: &Value, range: TextRange) -> Value {
+    pub(super) fn interpreter(
+        &mut self,
+        base: &str,
+        words: &[Field],
+        stdin: &Value,
+        range: TextRange,
+    ) -> Value {
         let args = words.get(1..).unwrap_or_default();
         if SHELLS.contains(&base) {
             return self.shell(base, args, stdin, range);
         }
         if matches!(base, "su" | "script") {
             self.process(&joined(words), range);
-            let at = args.iter().position(|arg| arg.text.starts_with("-c") || arg.text == "--command");
+            let at = args
+                .iter()
+                .position(|arg| arg.text.starts_with("-c") || arg.text == "--command");
             let code = at.and_then(|at| args.get(at + 1));
             if let Some(code) = code {
                 self.run_value(&code.value(), base, range);
@@ -113,7 +130,9 @@ impl Shell<'_> {
                 at += 1;
                 break;
             }
-            let Some(flags) = text.strip_prefix(['-', '+']) else { break };
+            let Some(flags) = text.strip_prefix(['-', '+']) else {
+                break;
+            };
             if !flags.starts_with('-') {
                 command |= flags.contains('c');
                 from_stdin |= flags.contains('s');
@@ -125,8 +144,14 @@ impl Shell<'_> {
         }
         let rest = args.get(at..).unwrap_or_default();
         let first = rest.first();
-        let interactive = args.iter().any(|arg| arg.text.starts_with('-') && !arg.text.starts_with("--") && arg.text.contains('i'));
-        let shown = if interactive { format!("{base} -i") } else { format!("{base} {GAP}") };
+        let interactive = args.iter().any(|arg| {
+            arg.text.starts_with('-') && !arg.text.starts_with("--") && arg.text.contains('i')
+        });
+        let shown = if interactive {
+            format!("{base} -i")
+        } else {
+            format!("{base} {GAP}")
+        };
         self.process(&shown, range);
         match first {
             Some(code) if command => {
@@ -170,7 +195,13 @@ impl Shell<'_> {
     }
 
     /// Runs a text as a script with an input; what it writes.
-    pub(super) fn run_value_with(&mut self, value: &Value, what: &str, stdin: &Value, range: TextRange) -> Value {
+    pub(super) fn run_value_with(
+        &mut self,
+        value: &Value,
+        what: &str,
+        stdin: &Value,
+        range: TextRange,
+    ) -> Value {
         self.origin(value, what, range);
         let mut out: Option<Value> = None;
         if !value.is_known() {
@@ -182,7 +213,9 @@ impl Shell<'_> {
             }
             self.string(&text, range);
             let step = format!("{what} runs a text");
-            let one = self.led(&step, range, |shell| shell.script(&text, Spot::Made(range), stdin));
+            let one = self.led(&step, range, |shell| {
+                shell.script(&text, Spot::Made(range), stdin)
+            });
             match &mut out {
                 Some(out) => out.or(&one),
                 None => out = Some(one),
@@ -213,7 +246,10 @@ impl Shell<'_> {
     /// Runs a file: what the script wrote into it, or something from outside.
     pub(super) fn run_file(&mut self, file: &Field, range: TextRange) -> Value {
         self.file(file, Access::Read, range);
-        if matches!(file.text.as_str(), "/dev/stdin" | "/dev/fd/0" | "/proc/self/fd/0") {
+        if matches!(
+            file.text.as_str(),
+            "/dev/stdin" | "/dev/fd/0" | "/proc/self/fd/0"
+        ) {
             self.act("runs-unknown", &file.text, range);
             return Value::unknown(0);
         }
@@ -235,7 +271,9 @@ impl Shell<'_> {
         let mut module = false;
         while let Some(arg) = args.get(at) {
             let text = arg.text.as_str();
-            let Some(flags) = text.strip_prefix('-') else { break };
+            let Some(flags) = text.strip_prefix('-') else {
+                break;
+            };
             if flags.is_empty() {
                 break;
             }
@@ -247,7 +285,11 @@ impl Shell<'_> {
                 && let Some((_, inline)) = flags.split_once('c')
             {
                 let next = args.get(at + 1).map(Field::value);
-                let given = if inline.is_empty() { next } else { Some(Value::of(inline).tainted(arg.taint)) };
+                let given = if inline.is_empty() {
+                    next
+                } else {
+                    Some(Value::of(inline).tainted(arg.taint))
+                };
                 code = Some(given.unwrap_or_else(|| Value::unknown(0)));
                 break;
             }
@@ -257,13 +299,24 @@ impl Shell<'_> {
             }
             at += 1;
         }
-        self.process(&format!("{base} {}", if module { joined(args) } else { GAP.to_owned() }), range);
+        self.process(
+            &format!(
+                "{base} {}",
+                if module { joined(args) } else { GAP.to_owned() }
+            ),
+            range,
+        );
         if module {
             self.paths_among(args, range);
             return Value::unknown(stdin.taint);
         }
         let file = args.get(at).filter(|arg| arg.text != "-" && code.is_none());
-        let known = file.map(|file| (file.clone(), self.files.get(&self.place_of(&file.text)).cloned()));
+        let known = file.map(|file| {
+            (
+                file.clone(),
+                self.files.get(&self.place_of(&file.text)).cloned(),
+            )
+        });
         let code = match (code, known) {
             (Some(code), _) => code,
             (None, Some((_, Some(written)))) => written,

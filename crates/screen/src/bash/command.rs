@@ -31,13 +31,30 @@ fn carrier(base: &str) -> Option<&'static [&'static str]> {
         "stdbuf" => &["-i", "-o", "-e"],
         "taskset" | "chrt" | "flock" => &["-w", "-E"],
         "time" => &["-f", "-o"],
-        "sudo" => &["-u", "-g", "-h", "-p", "-C", "-D", "-R", "-T", "-U", "-r", "-t"],
+        "sudo" => &[
+            "-u", "-g", "-h", "-p", "-C", "-D", "-R", "-T", "-U", "-r", "-t",
+        ],
         "doas" => &["-u", "-C"],
         "watch" => &["-n", "--interval"],
-        "xargs" => &["-I", "-i", "-n", "-P", "-L", "-d", "-E", "-s", "-a", "--max-args", "--max-procs", "--delimiter", "--arg-file"],
+        "xargs" => &[
+            "-I",
+            "-i",
+            "-n",
+            "-P",
+            "-L",
+            "-d",
+            "-E",
+            "-s",
+            "-a",
+            "--max-args",
+            "--max-procs",
+            "--delimiter",
+            "--arg-file",
+        ],
         "parallel" => &["-j", "-N", "-a", "--jobs"],
-        "command" | "builtin" | "nohup" | "setsid" | "busybox" | "toybox" | "chronic" | "unbuffer" | "coproc"
-        | "proxychains" | "proxychains4" | "torsocks" | "torify" | "fakeroot" | "rlwrap" | "faketime" => &[],
+        "command" | "builtin" | "nohup" | "setsid" | "busybox" | "toybox" | "chronic"
+        | "unbuffer" | "coproc" | "proxychains" | "proxychains4" | "torsocks" | "torify"
+        | "fakeroot" | "rlwrap" | "faketime" => &[],
         _ => return None,
     })
 }
@@ -73,10 +90,17 @@ impl Shell<'_> {
             return Value::unknown(0);
         }
         if let Some(alias) = self.scope.aliases.get(name).cloned()
-            && self.trail.iter().filter(|link| &*link.what == "an alias").count() < 4
+            && self
+                .trail
+                .iter()
+                .filter(|link| &*link.what == "an alias")
+                .count()
+                < 4
         {
             let command = format!("{alias} {}", joined(args));
-            return self.led("an alias", range, |shell| shell.script(&command, Spot::Made(range), stdin));
+            return self.led("an alias", range, |shell| {
+                shell.script(&command, Spot::Made(range), stdin)
+            });
         }
         if let Some(out) = self.function(name, args, stdin, range) {
             return out;
@@ -102,11 +126,19 @@ impl Shell<'_> {
             return Value::empty();
         };
         self.act("runs-unknown", &joined(words), range);
-        let shown = if program.text == GAP && args.is_empty() { "?".to_owned() } else { joined(words) };
+        let shown = if program.text == GAP && args.is_empty() {
+            "?".to_owned()
+        } else {
+            joined(words)
+        };
         self.process(&shown, range);
         self.paths_among(args, range);
-        let forced = args.iter().any(|arg| arg.text.starts_with('-') && arg.text.contains(['r', 'R', 'f']));
-        let everything = args.iter().any(|arg| matches!(arg.text.as_str(), "/" | "/*" | "~" | "~/" | "~/*"));
+        let forced = args
+            .iter()
+            .any(|arg| arg.text.starts_with('-') && arg.text.contains(['r', 'R', 'f']));
+        let everything = args
+            .iter()
+            .any(|arg| matches!(arg.text.as_str(), "/" | "/*" | "~" | "~/" | "~/*"));
         if forced && everything {
             self.act("destroys", &joined(words), range);
         }
@@ -125,9 +157,11 @@ impl Shell<'_> {
     fn dispatch(&mut self, base: &str, words: &[Field], stdin: &Value, range: TextRange) -> Value {
         let args = words.get(1..).unwrap_or_default();
         match base {
-            ":" | "true" | "false" | "test" | "[" | "return" | "break" | "continue" | "wait" | "jobs" | "fg"
-            | "bg" | "disown" | "umask" | "ulimit" | "times" | "hash" | "shopt" | "getopts" | "exit"
-            | "logout" | "caller" | "suspend" | "help" | "dirs" => Value::empty(),
+            ":" | "true" | "false" | "test" | "[" | "return" | "break" | "continue" | "wait"
+            | "jobs" | "fg" | "bg" | "disown" | "umask" | "ulimit" | "times" | "hash" | "shopt"
+            | "getopts" | "exit" | "logout" | "caller" | "suspend" | "help" | "dirs" => {
+                Value::empty()
+            }
             "echo" | "printf" | "print" => self.told(base, args, range),
             "cd" | "pushd" | "chdir" | "popd" => self.enter(base, args, range),
             "eval" => self.eval(args, range),
@@ -151,7 +185,9 @@ impl Shell<'_> {
                 Value::empty()
             }
             "kill" | "pkill" | "killall" | "xkill" | "skill" => self.kill(base, words, range),
-            "export" | "declare" | "local" | "typeset" | "readonly" | "let" => self.declared(base, args, range),
+            "export" | "declare" | "local" | "typeset" | "readonly" | "let" => {
+                self.declared(base, args, range)
+            }
             "unset" => {
                 if self.weak == 0 {
                     for arg in args {
@@ -174,7 +210,10 @@ impl Shell<'_> {
                 Value::empty()
             }
             "compgen" => {
-                if args.iter().any(|arg| matches!(arg.text.as_str(), "-v" | "-e" | "variable" | "export")) {
+                if args
+                    .iter()
+                    .any(|arg| matches!(arg.text.as_str(), "-v" | "-e" | "variable" | "export"))
+                {
                     self.dump(base, range);
                 }
                 Value::unknown(ENV)
@@ -201,24 +240,41 @@ impl Shell<'_> {
     }
 
     /// A program that starts another command.
-    fn carried(&mut self, base: &str, words: &[Field], options: &[&str], stdin: &Value, range: TextRange) -> Value {
+    fn carried(
+        &mut self,
+        base: &str,
+        words: &[Field],
+        options: &[&str],
+        stdin: &Value,
+        range: TextRange,
+    ) -> Value {
         let args = words.get(1..).unwrap_or_default();
         let mut at = 0;
         let mut named = false;
         let mut split: Option<String> = None;
         while let Some(arg) = args.get(at) {
             let text = arg.text.as_str();
-            if base == "env" && (text == "-S" || text.starts_with("--split-string") || text.starts_with("-S")) {
-                let own = text.trim_start_matches("--split-string").trim_start_matches("-S").trim_start_matches('=');
+            if base == "env"
+                && (text == "-S" || text.starts_with("--split-string") || text.starts_with("-S"))
+            {
+                let own = text
+                    .trim_start_matches("--split-string")
+                    .trim_start_matches("-S")
+                    .trim_start_matches('=');
                 let next = args.get(at + 1).map_or("", |next| next.text.as_str());
-                split = Some(if own.is_empty() { next.to_owned() } else { own.to_owned() });
+                split = Some(if own.is_empty() {
+                    next.to_owned()
+                } else {
+                    own.to_owned()
+                });
                 at = args.len();
                 break;
             }
             if matches!(base, "command") && matches!(text, "-v" | "-V") {
                 return Value::unknown(0);
             }
-            let assigns = matches!(base, "env" | "sudo") && !text.starts_with('-') && text.contains('=');
+            let assigns =
+                matches!(base, "env" | "sudo") && !text.starts_with('-') && text.contains('=');
             if assigns {
                 if let Some((name, value)) = text.split_once('=') {
                     let value = Value::of(value).tainted(arg.taint);
@@ -229,7 +285,9 @@ impl Shell<'_> {
                 at += 2;
             } else if text.starts_with('-') && text.len() > 1 {
                 at += 1;
-            } else if matches!(base, "timeout" | "taskset" | "chrt" | "flock" | "faketime") && !named {
+            } else if matches!(base, "timeout" | "taskset" | "chrt" | "flock" | "faketime")
+                && !named
+            {
                 named = true;
                 at += 1;
             } else {
@@ -247,7 +305,11 @@ impl Shell<'_> {
             "xargs" | "parallel" => return self.fed(base, inner, stdin, range),
             "command" | "builtin" | "exec" | "coproc" | "time" => {}
             _ => {
-                let shown = if inner.is_empty() { joined(words) } else { format!("{base} {GAP}") };
+                let shown = if inner.is_empty() {
+                    joined(words)
+                } else {
+                    format!("{base} {GAP}")
+                };
                 self.process(&shown, range);
             }
         }
@@ -276,14 +338,27 @@ impl Shell<'_> {
         let mut out = Value::unknown(stdin.taint);
         for text in stdin.texts.clone() {
             let fed: Vec<Field> = if text.contains(GAP) {
-                vec![Field { text: GAP.to_owned(), taint: stdin.taint, glob: false }]
+                vec![Field {
+                    text: GAP.to_owned(),
+                    taint: stdin.taint,
+                    glob: false,
+                }]
             } else {
-                let own = |text: &str| Field { text: text.to_owned(), taint: stdin.taint, glob: false };
-                text.split_whitespace().take(64).map(|word| own(word.trim_matches(['\'', '"']))).collect()
+                let own = |text: &str| Field {
+                    text: text.to_owned(),
+                    taint: stdin.taint,
+                    glob: false,
+                };
+                text.split_whitespace()
+                    .take(64)
+                    .map(|word| own(word.trim_matches(['\'', '"'])))
+                    .collect()
             };
             let mut words: Vec<Field> = inner.to_vec();
             let marks: &[&str] = &["{}", "%", "@"];
-            let marked = inner.iter().any(|word| marks.iter().any(|mark| word.text.contains(mark)));
+            let marked = inner
+                .iter()
+                .any(|word| marks.iter().any(|mark| word.text.contains(mark)));
             if marked {
                 let first = fed.first().cloned().unwrap_or_else(|| Field::of(GAP));
                 for word in &mut words {
@@ -314,7 +389,10 @@ impl Shell<'_> {
                 })
             });
             let flags: String = flags.map(|arg| arg.text.as_str()).collect();
-            let count = args.iter().take_while(|arg| flags.contains(&*arg.text) && arg.text.starts_with('-')).count();
+            let count = args
+                .iter()
+                .take_while(|arg| flags.contains(&*arg.text) && arg.text.starts_with('-'))
+                .count();
             let mut text = joined(args.get(count..).unwrap_or_default());
             if flags.contains('e') {
                 text = unescape(&text);
@@ -349,7 +427,9 @@ impl Shell<'_> {
     }
 
     fn enter(&mut self, base: &str, args: &[Field], range: TextRange) -> Value {
-        let target = args.iter().find(|arg| !arg.text.starts_with('-') || arg.text == "-");
+        let target = args
+            .iter()
+            .find(|arg| !arg.text.starts_with('-') || arg.text == "-");
         let folder = match (base, target) {
             ("popd", _) => None,
             (_, None) => Some("~".to_owned()),
@@ -384,7 +464,9 @@ impl Shell<'_> {
     fn alias(&mut self, args: &[Field]) -> Value {
         for arg in args {
             if let Some((name, command)) = arg.text.split_once('=') {
-                self.scope().aliases.insert(name.to_owned(), command.to_owned());
+                self.scope()
+                    .aliases
+                    .insert(name.to_owned(), command.to_owned());
             }
         }
         Value::empty()
@@ -398,7 +480,8 @@ impl Shell<'_> {
             let text = arg.text.as_str();
             if let Some(flags) = text.strip_prefix('-') {
                 array |= flags.contains('a');
-                let takes = flags.ends_with(['d', 'i', 'n', 'N', 'p', 't', 'u', 'O', 's', 'C', 'c'])
+                let takes = flags
+                    .ends_with(['d', 'i', 'n', 'N', 'p', 't', 'u', 'O', 's', 'C', 'c'])
                     && !(base == "read" && flags.ends_with('s'));
                 at += usize::from(takes);
             } else {
@@ -410,7 +493,10 @@ impl Shell<'_> {
             names.push(if array { "MAPFILE" } else { "REPLY" }.to_owned());
         }
         let taint = stdin.taint | if self.connected { NET } else { 0 };
-        let mut value = Value { texts: Vec::new(), taint };
+        let mut value = Value {
+            texts: Vec::new(),
+            taint,
+        };
         for text in &stdin.texts {
             for line in text.lines().take(16) {
                 value.or(&Value::of(line));
@@ -429,8 +515,16 @@ impl Shell<'_> {
             };
             if array {
                 let items = one.texts.iter().flat_map(|text| {
-                    let words: Vec<&str> = if base == "read" { text.split_whitespace().collect() } else { vec![text.as_str()] };
-                    words.into_iter().take(64).map(|word| Value::of(word).tainted(taint)).collect::<Vec<_>>()
+                    let words: Vec<&str> = if base == "read" {
+                        text.split_whitespace().collect()
+                    } else {
+                        vec![text.as_str()]
+                    };
+                    words
+                        .into_iter()
+                        .take(64)
+                        .map(|word| Value::of(word).tainted(taint))
+                        .collect::<Vec<_>>()
                 });
                 let items = items.take(256).collect();
                 self.scope().vars.insert(name.clone(), Var::Many(items));
@@ -448,7 +542,9 @@ impl Shell<'_> {
                 return Value::unknown(ENV);
             }
             Some("--") => self.scope().args = Some(args.get(1..).unwrap_or_default().to_vec()),
-            Some(first) if !first.starts_with(['-', '+']) => self.scope().args = Some(args.to_vec()),
+            Some(first) if !first.starts_with(['-', '+']) => {
+                self.scope().args = Some(args.to_vec())
+            }
             _ => {}
         }
         Value::empty()
@@ -460,7 +556,10 @@ impl Shell<'_> {
             self.process(&joined(words), range);
             return Value::empty();
         }
-        if args.iter().any(|arg| matches!(arg.text.as_str(), "-l" | "-L" | "-0")) {
+        if args
+            .iter()
+            .any(|arg| matches!(arg.text.as_str(), "-l" | "-L" | "-0"))
+        {
             return Value::unknown(0);
         }
         let mut at = 0;
@@ -481,7 +580,11 @@ impl Shell<'_> {
             if own {
                 continue;
             }
-            let name = if target.is_known() { "kills" } else { "kills-unknown" };
+            let name = if target.is_known() {
+                "kills"
+            } else {
+                "kills-unknown"
+            };
             self.act(name, &joined(words), range);
         }
         Value::empty()
@@ -507,7 +610,10 @@ impl Shell<'_> {
             let path = text.split_once('=').map_or(text, |(_, path)| path);
             let path = path.trim_start_matches('@');
             if path.starts_with(['/', '~']) || path.contains("../") {
-                let field = Field { text: path.to_owned(), ..arg.clone() };
+                let field = Field {
+                    text: path.to_owned(),
+                    ..arg.clone()
+                };
                 self.file(&field, Access::Unknown, range);
             }
             self.string(text, range);
@@ -549,7 +655,9 @@ fn formatted(form: &str, items: &[Field]) -> String {
                 Some('b') => text.push_str(items.next().map_or("", |item| item.text.as_str())),
                 Some('s' | 'q' | 'd' | 'i' | 'u') => {
                     let item = items.next().map_or("", |item| item.text.as_str());
-                    let most = flags.split_once('.').and_then(|(_, most)| most.parse::<usize>().ok());
+                    let most = flags
+                        .split_once('.')
+                        .and_then(|(_, most)| most.parse::<usize>().ok());
                     let item: String = item.chars().take(most.unwrap_or(usize::MAX)).collect();
                     // What comes out is put through the escapes below, where the items stay as they are.
                     text.push_str(&item.replace('\\', "\\\\"));

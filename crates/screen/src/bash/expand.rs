@@ -13,10 +13,38 @@ const MAX_FIELDS: usize = 256;
 
 /// Variables that a shell sets itself; reading them reads no environment.
 const OWN: &[&str] = &[
-    "PWD", "OLDPWD", "IFS", "RANDOM", "SRANDOM", "SECONDS", "LINENO", "UID", "EUID", "PPID", "HOSTNAME",
-    "HOSTTYPE", "MACHTYPE", "OSTYPE", "OPTARG", "OPTIND", "OPTERR", "REPLY", "FUNCNAME", "PIPESTATUS",
-    "EPOCHSECONDS", "EPOCHREALTIME", "SHLVL", "GROUPS", "DIRSTACK", "COLUMNS", "LINES", "MAPFILE", "_",
-    "PS3", "COPROC", "TIMEFORMAT",
+    "PWD",
+    "OLDPWD",
+    "IFS",
+    "RANDOM",
+    "SRANDOM",
+    "SECONDS",
+    "LINENO",
+    "UID",
+    "EUID",
+    "PPID",
+    "HOSTNAME",
+    "HOSTTYPE",
+    "MACHTYPE",
+    "OSTYPE",
+    "OPTARG",
+    "OPTIND",
+    "OPTERR",
+    "REPLY",
+    "FUNCNAME",
+    "PIPESTATUS",
+    "EPOCHSECONDS",
+    "EPOCHREALTIME",
+    "SHLVL",
+    "GROUPS",
+    "DIRSTACK",
+    "COLUMNS",
+    "LINES",
+    "MAPFILE",
+    "_",
+    "PS3",
+    "COPROC",
+    "TIMEFORMAT",
 ];
 
 /// A possible reading of a word: the fields it becomes.
@@ -30,7 +58,8 @@ impl Shell<'_> {
         for part in parts(raw, around) {
             let more = match part {
                 Part::Text { text, quoted } => {
-                    let first = value.texts.len() == 1 && value.texts.first().is_some_and(String::is_empty);
+                    let first =
+                        value.texts.len() == 1 && value.texts.first().is_some_and(String::is_empty);
                     let home = !quoted && first && around == Around::Word;
                     Value::of(if home { tilde(&text) } else { text })
                 }
@@ -162,7 +191,11 @@ impl Shell<'_> {
             let path = self.text(name.trim(), spot, Around::Word);
             let range = spot.range(0, text.len());
             for text in path.texts.clone() {
-                self.file(&Field::of(text), casemate_model::manifest::Access::Read, range);
+                self.file(
+                    &Field::of(text),
+                    casemate_model::manifest::Access::Read,
+                    range,
+                );
             }
             return self.contents(&path);
         }
@@ -229,7 +262,9 @@ impl Shell<'_> {
         if let Ok(number) = name.parse::<usize>() {
             return match (&self.scope.args, number) {
                 (_, 0) => Value::of("$0"),
-                (Some(args), number) => args.get(number - 1).map_or_else(Value::empty, Field::value),
+                (Some(args), number) => {
+                    args.get(number - 1).map_or_else(Value::empty, Field::value)
+                }
                 (None, _) => Value::unknown(0),
             };
         }
@@ -256,7 +291,9 @@ impl Shell<'_> {
                 Some(folder) => Value::of(format!("./{folder}").trim_end_matches('/').to_owned()),
                 None => Value::unknown(0),
             },
-            _ if OWN.contains(&name) || !name.starts_with(|c: char| c.is_alphabetic() || c == '_') => {
+            _ if OWN.contains(&name)
+                || !name.starts_with(|c: char| c.is_alphabetic() || c == '_') =>
+            {
                 Value::unknown(0)
             }
             _ if name.starts_with("BASH") => Value::unknown(0),

@@ -9,7 +9,10 @@ use super::word::Around;
 
 /// The name at the start of `${...}`, and what follows it.
 fn split(inner: &str) -> (&str, &str) {
-    let rest = inner.strip_prefix(['!', '#']).filter(|rest| !rest.is_empty()).unwrap_or(inner);
+    let rest = inner
+        .strip_prefix(['!', '#'])
+        .filter(|rest| !rest.is_empty())
+        .unwrap_or(inner);
     let name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let end = rest.find(|c: char| !name(c)).unwrap_or(rest.len());
     let end = if end == 0 {
@@ -26,7 +29,10 @@ pub(super) fn is_list(inner: &str) -> bool {
         return false;
     }
     let (name, rest) = split(inner);
-    name == "@" || name == "*" && rest.is_empty() || rest.starts_with("[@]") || rest.starts_with("[*]")
+    name == "@"
+        || name == "*" && rest.is_empty()
+        || rest.starts_with("[@]")
+        || rest.starts_with("[*]")
 }
 
 /// Whether nothing is done to its items.
@@ -184,8 +190,14 @@ impl Shell<'_> {
         let Some(slice) = slice.known().next() else {
             return value.map(|_| None);
         };
-        let (from, length) = slice.split_once(':').map_or((slice.as_str(), None), |(a, b)| (a, Some(b)));
-        let from = if from.trim().is_empty() { Some(0) } else { self.sum(from) };
+        let (from, length) = slice
+            .split_once(':')
+            .map_or((slice.as_str(), None), |(a, b)| (a, Some(b)));
+        let from = if from.trim().is_empty() {
+            Some(0)
+        } else {
+            self.sum(from)
+        };
         let length = length.map(|length| self.sum(length));
         let Some(from) = from else {
             return value.map(|_| None);
@@ -240,10 +252,16 @@ fn replaced(text: &str, from: &str, to: &str, all: bool) -> Option<String> {
         return None;
     }
     if let Some(start) = from.strip_prefix('#') {
-        return Some(text.strip_prefix(start).map_or_else(|| text.to_owned(), |rest| format!("{to}{rest}")));
+        return Some(
+            text.strip_prefix(start)
+                .map_or_else(|| text.to_owned(), |rest| format!("{to}{rest}")),
+        );
     }
     if let Some(end) = from.strip_prefix('%') {
-        return Some(text.strip_suffix(end).map_or_else(|| text.to_owned(), |rest| format!("{rest}{to}")));
+        return Some(
+            text.strip_suffix(end)
+                .map_or_else(|| text.to_owned(), |rest| format!("{rest}{to}")),
+        );
     }
     let made = if all {
         text.replace(from, to)
@@ -339,11 +357,17 @@ pub(super) fn sum(text: &str, variable: &dyn Fn(&str) -> Option<i64>) -> Option<
             }
             _ if wants_number => {
                 let word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
-                let length = bytes.get(at..)?.iter().take_while(|byte| word(byte)).count();
+                let length = bytes
+                    .get(at..)?
+                    .iter()
+                    .take_while(|byte| word(byte))
+                    .count();
                 let word = text.get(at..at + length).filter(|word| !word.is_empty())?;
                 let number = match word.strip_prefix("0x") {
                     Some(hex) => i64::from_str_radix(hex, 16).ok(),
-                    None if word.starts_with('0') && word.len() > 1 => i64::from_str_radix(word, 8).ok(),
+                    None if word.starts_with('0') && word.len() > 1 => {
+                        i64::from_str_radix(word, 8).ok()
+                    }
                     None => word.parse().ok(),
                 };
                 numbers.push(number.or_else(|| variable(word))?);

@@ -2,13 +2,35 @@
 
 /// Files that rules speak of and programs that do harm, to be found behind patterns.
 const KNOWN: &[&str] = &[
-    "/etc/passwd", "/etc/shadow", "/etc/gshadow", "/etc/group", "/etc/sudoers", "/etc/hosts",
-    "/etc/crontab", "/etc/ssh/sshd_config", "/root/.ssh/id_rsa", "/root/.ssh/authorized_keys",
-    "/root/.bashrc", "~/.ssh/id_rsa", "~/.ssh/authorized_keys", "~/.aws/credentials",
-    "~/.bashrc", "~/.bash_history", "~/.netrc", "/home/user/.ssh/id_rsa",
-    "/home/user/.bash_history", "/proc/self/environ", "/proc/1/environ", "/proc/self/mem",
-    "/proc/1/root", "/var/run/docker.sock", "/run/docker.sock", "/dev/mem", "/dev/sda",
-    "/dev/nvme0n1", "/boot/vmlinuz",
+    "/etc/passwd",
+    "/etc/shadow",
+    "/etc/gshadow",
+    "/etc/group",
+    "/etc/sudoers",
+    "/etc/hosts",
+    "/etc/crontab",
+    "/etc/ssh/sshd_config",
+    "/root/.ssh/id_rsa",
+    "/root/.ssh/authorized_keys",
+    "/root/.bashrc",
+    "~/.ssh/id_rsa",
+    "~/.ssh/authorized_keys",
+    "~/.aws/credentials",
+    "~/.bashrc",
+    "~/.bash_history",
+    "~/.netrc",
+    "/home/user/.ssh/id_rsa",
+    "/home/user/.bash_history",
+    "/proc/self/environ",
+    "/proc/1/environ",
+    "/proc/self/mem",
+    "/proc/1/root",
+    "/var/run/docker.sock",
+    "/run/docker.sock",
+    "/dev/mem",
+    "/dev/sda",
+    "/dev/nvme0n1",
+    "/boot/vmlinuz",
 ];
 
 /// Programs that patterns such as `/???/b??h` are tried against.
@@ -23,13 +45,23 @@ const PROGRAMS: &[&str] = &[
 
 /// The known paths that a pattern fits.
 pub(super) fn fitting(pattern: &str) -> impl Iterator<Item = &'static str> {
-    KNOWN.iter().copied().filter(move |known| fits(pattern, known))
+    KNOWN
+        .iter()
+        .copied()
+        .filter(move |known| fits(pattern, known))
 }
 
 /// The known programs that a pattern of a program fits: by its last part, below folders of programs.
 pub(super) fn programs(pattern: &str) -> Vec<&'static str> {
     let (folder, base) = pattern.rsplit_once('/').unwrap_or(("", pattern));
-    let folders = ["", "/bin", "/usr/bin", "/sbin", "/usr/sbin", "/usr/local/bin"];
+    let folders = [
+        "",
+        "/bin",
+        "/usr/bin",
+        "/sbin",
+        "/usr/sbin",
+        "/usr/local/bin",
+    ];
     if !folders.iter().any(|known| fits(folder, known)) {
         return Vec::new();
     }
@@ -125,7 +157,10 @@ pub(super) fn entered(folder: &str, to: &str) -> (String, bool) {
     }
     let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
     let mut out = false;
-    for part in to.split('/').filter(|part| !part.is_empty() && *part != ".") {
+    for part in to
+        .split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
+    {
         if part == ".." {
             out |= parts.pop().is_none();
         } else {
@@ -146,7 +181,10 @@ mod tests {
         assert!(!fits("/*", "/etc/passwd") && !fits("/etc/[!p]asswd", "/etc/passwd"));
         assert!(programs("/???/r?").contains(&"rm") && programs("b*sh").contains(&"bash"));
         assert_eq!(programs("/opt/*"), Vec::<&str>::new());
-        assert!(!glob(&"*a".repeat(200), &"a".repeat(4000).replace("aaaa", "aaab")[..100]));
+        assert!(!glob(
+            &"*a".repeat(200),
+            &"a".repeat(4000).replace("aaaa", "aaab")[..100]
+        ));
     }
 
     #[test]

@@ -41,7 +41,8 @@ impl Spot {
         match self {
             Self::Made(range) => range,
             Self::Slice(base) => {
-                let size = |n: usize| TextSize::try_from(base.saturating_add(n)).unwrap_or_default();
+                let size =
+                    |n: usize| TextSize::try_from(base.saturating_add(n)).unwrap_or_default();
                 TextRange::new(size(start), size(end.max(start)))
             }
         }
@@ -254,7 +255,11 @@ impl<'f> Shell<'f> {
 
     pub(super) fn host(&mut self, host: &str, endpoint: Option<String>, range: TextRange) {
         if self.facts.hosts.len() < MAX_FACTS {
-            let host = if host.is_empty() || host == GAP { "?" } else { host };
+            let host = if host.is_empty() || host == GAP {
+                "?"
+            } else {
+                host
+            };
             let seen = self.seen(host, range);
             self.facts.hosts.push(seen);
             if let Some(endpoint) = endpoint {
@@ -275,9 +280,15 @@ impl<'f> Shell<'f> {
     /// Says that a file is used; its path below the folder that the script is in by then.
     pub(super) fn file(&mut self, field: &Field, access: Access, range: TextRange) {
         let written = field.text.as_str();
-        if written.is_empty() || written.contains('\n') || written.chars().all(|c| c == '…')
+        if written.is_empty()
+            || written.contains('\n')
+            || written.chars().all(|c| c == '…')
             || written.starts_with("/dev/fd/")
-            || matches!(written, "-" | "/dev/null" | "/dev/stdin" | "/dev/stdout" | "/dev/stderr" | "/dev/tty") {
+            || matches!(
+                written,
+                "-" | "/dev/null" | "/dev/stdin" | "/dev/stdout" | "/dev/stderr" | "/dev/tty"
+            )
+        {
             return;
         }
         if self.facts.files.len() >= MAX_FACTS {

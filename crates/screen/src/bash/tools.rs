@@ -30,18 +30,19 @@ enum Role {
 
 fn role(base: &str) -> Option<Role> {
     Some(match base {
-        "cat" | "tac" | "head" | "tail" | "less" | "more" | "wc" | "sort" | "uniq" | "cut" | "paste" | "join"
-        | "comm" | "diff" | "cmp" | "nl" | "od" | "xxd" | "hexdump" | "hd" | "strings" | "file" | "stat" | "md5sum"
-        | "sha1sum" | "sha256sum" | "sha512sum" | "cksum" | "base64" | "base32" | "fold" | "fmt" | "column" | "rev"
-        | "tsort" | "expand" | "unexpand" | "pr" | "ls" | "ll" | "dir" | "tree" | "du" | "df" | "find" | "zcat"
-        | "bzcat" | "xzcat" | "zless" | "zgrep" | "gunzip" | "gzip" | "bzip2" | "xz" | "zstd" | "unxz" | "bunzip2"
-        | "unzip" | "shuf" | "readlink" | "realpath" | "iconv" | "bat" | "numfmt" | "csvlook" | "csvstat"
-        | "getfacl" | "lsattr" | "source" | "dd" | "tar" | "zip" | "7z" | "cpio" | "openssl" | "gpg" => Role::Reads,
-        "grep" | "egrep" | "fgrep" | "rg" | "ag" | "sed" | "awk" | "gawk" | "mawk" | "nawk" | "jq" | "yq" | "csvcut"
-        | "csvgrep" | "xmllint" | "look" => Role::Pattern,
-        "tee" | "touch" | "mkdir" | "truncate" | "mkfifo" | "fallocate" | "sponge" | "split" | "csplit" | "mkswap" => {
-            Role::Writes
-        }
+        "cat" | "tac" | "head" | "tail" | "less" | "more" | "wc" | "sort" | "uniq" | "cut"
+        | "paste" | "join" | "comm" | "diff" | "cmp" | "nl" | "od" | "xxd" | "hexdump" | "hd"
+        | "strings" | "file" | "stat" | "md5sum" | "sha1sum" | "sha256sum" | "sha512sum"
+        | "cksum" | "base64" | "base32" | "fold" | "fmt" | "column" | "rev" | "tsort"
+        | "expand" | "unexpand" | "pr" | "ls" | "ll" | "dir" | "tree" | "du" | "df" | "find"
+        | "zcat" | "bzcat" | "xzcat" | "zless" | "zgrep" | "gunzip" | "gzip" | "bzip2" | "xz"
+        | "zstd" | "unxz" | "bunzip2" | "unzip" | "shuf" | "readlink" | "realpath" | "iconv"
+        | "bat" | "numfmt" | "csvlook" | "csvstat" | "getfacl" | "lsattr" | "source" | "dd"
+        | "tar" | "zip" | "7z" | "cpio" | "openssl" | "gpg" => Role::Reads,
+        "grep" | "egrep" | "fgrep" | "rg" | "ag" | "sed" | "awk" | "gawk" | "mawk" | "nawk"
+        | "jq" | "yq" | "csvcut" | "csvgrep" | "xmllint" | "look" => Role::Pattern,
+        "tee" | "touch" | "mkdir" | "truncate" | "mkfifo" | "fallocate" | "sponge" | "split"
+        | "csplit" | "mkswap" => Role::Writes,
         "mknod" | "debugfs" => Role::Writes,
         "rm" | "rmdir" | "unlink" | "shred" | "srm" | "wipe" => Role::Removes,
         "cp" | "ln" | "install" | "link" | "symlink" => Role::Copies,
@@ -54,20 +55,36 @@ fn role(base: &str) -> Option<Role> {
 /// Options of these programs that take a word of their own.
 fn takes_word(base: &str, option: &str) -> bool {
     match base {
-        "head" | "tail" | "split" => matches!(option, "-n" | "-c" | "-s" | "-l" | "-b" | "--lines" | "--bytes"),
+        "head" | "tail" | "split" => matches!(
+            option,
+            "-n" | "-c" | "-s" | "-l" | "-b" | "--lines" | "--bytes"
+        ),
         "cut" => matches!(option, "-d" | "-f" | "-c" | "-b" | "--output-delimiter"),
         "sort" => matches!(option, "-k" | "-t" | "-S"),
         "uniq" | "comm" => matches!(option, "-f" | "-s" | "-w"),
         "grep" | "egrep" | "fgrep" | "rg" | "zgrep" => {
-            matches!(option, "-e" | "-m" | "-A" | "-B" | "-C" | "--include" | "--exclude")
+            matches!(
+                option,
+                "-e" | "-m" | "-A" | "-B" | "-C" | "--include" | "--exclude"
+            )
         }
-        "awk" | "gawk" | "mawk" | "nawk" => matches!(option, "-F" | "-v" | "--field-separator" | "--assign"),
+        "awk" | "gawk" | "mawk" | "nawk" => {
+            matches!(option, "-F" | "-v" | "--field-separator" | "--assign")
+        }
         "sed" => matches!(option, "-e" | "-l" | "--expression"),
         "jq" => matches!(option, "--indent" | "--tab"),
-        "join" => matches!(option, "-t" | "-o" | "-1" | "-2" | "-e" | "-a" | "-v" | "-j"),
+        "join" => matches!(
+            option,
+            "-t" | "-o" | "-1" | "-2" | "-e" | "-a" | "-v" | "-j"
+        ),
         "paste" | "nl" | "column" | "fold" | "base64" | "od" | "xxd" => {
-            matches!(option, "-d" | "-s" | "-w" | "-t" | "-A" | "-N" | "-j" | "-l" | "-c" | "-v" | "-b")
-                && !matches!((base, option), ("base64", "-d") | ("column", "-s") | ("od", "-v"))
+            matches!(
+                option,
+                "-d" | "-s" | "-w" | "-t" | "-A" | "-N" | "-j" | "-l" | "-c" | "-v" | "-b"
+            ) && !matches!(
+                (base, option),
+                ("base64", "-d") | ("column", "-s") | ("od", "-v")
+            )
         }
         "shuf" => matches!(option, "-n" | "-i"),
         "touch" => matches!(option, "-d" | "-t"),
@@ -106,7 +123,13 @@ fn sorted<'a>(base: &str, args: &'a [Field]) -> (Vec<&'a Field>, Vec<(&'a str, &
 
 impl Shell<'_> {
     /// A program that is no shell, no interpreter and nothing of the network.
-    pub(super) fn tool(&mut self, base: &str, words: &[Field], stdin: &Value, range: TextRange) -> Value {
+    pub(super) fn tool(
+        &mut self,
+        base: &str,
+        words: &[Field],
+        stdin: &Value,
+        range: TextRange,
+    ) -> Value {
         let args = words.get(1..).unwrap_or_default();
         let Some(role) = role(base) else {
             return self.other(base, words, stdin, range);
@@ -119,7 +142,8 @@ impl Shell<'_> {
             {
                 self.file(&Field::of(path), Access::Unknown, range);
             }
-            let pattern_file = role == Role::Pattern && (option.starts_with("-f") || *option == "--file");
+            let pattern_file =
+                role == Role::Pattern && (option.starts_with("-f") || *option == "--file");
             if pattern_file && !word.text.starts_with('-') {
                 self.file(&(*word).clone(), Access::Read, range);
             }
@@ -127,10 +151,18 @@ impl Shell<'_> {
         let mut taint = stdin.taint | taint_of(args);
         match role {
             Role::Reads | Role::Pattern => {
-                let given = options.iter().any(|(option, _)| matches!(*option, "-e" | "--expression" | "--regexp" | "-f" | "--file"));
+                let given = options.iter().any(|(option, _)| {
+                    matches!(
+                        *option,
+                        "-e" | "--expression" | "--regexp" | "-f" | "--file"
+                    )
+                });
                 let skip = usize::from(role == Role::Pattern && !given);
                 let files = named.get(skip..).unwrap_or_default();
-                let in_place = base == "sed" && options.iter().any(|(option, _)| option.starts_with("-i") || *option == "--in-place");
+                let in_place = base == "sed"
+                    && options
+                        .iter()
+                        .any(|(option, _)| option.starts_with("-i") || *option == "--in-place");
                 for file in files {
                     self.file(file, Access::Read, range);
                     if in_place {
@@ -142,7 +174,9 @@ impl Shell<'_> {
                 }
                 self.scripts(base, &named, &options, range);
             }
-            Role::Writes => named.iter().for_each(|file| self.file(file, Access::Write, range)),
+            Role::Writes => named
+                .iter()
+                .for_each(|file| self.file(file, Access::Write, range)),
             Role::Removes => self.removed(base, words, &named, range),
             Role::Copies | Role::Moves => self.copied(base, role, args, &named, range),
             Role::Changes => {
@@ -156,15 +190,29 @@ impl Shell<'_> {
     }
 
     /// The command as rules see it: patterns and programs are data, and files of one's own are no harm.
-    fn shown(&mut self, base: &str, words: &[Field], role: Role, named: &[&Field], range: TextRange) {
+    fn shown(
+        &mut self,
+        base: &str,
+        words: &[Field],
+        role: Role,
+        named: &[&Field],
+        range: TextRange,
+    ) {
         let args = words.get(1..).unwrap_or_default();
         let hidden = |arg: &Field| {
-            let own = role == Role::Removes && named.iter().any(|word| std::ptr::eq(*word, arg)) && self.is_own(&arg.text);
-            let pattern = role == Role::Pattern && !arg.text.starts_with('-') && !is_path(&arg.text);
-            let first = role == Role::Pattern && named.first().is_some_and(|word| std::ptr::eq(*word, arg));
+            let own = role == Role::Removes
+                && named.iter().any(|word| std::ptr::eq(*word, arg))
+                && self.is_own(&arg.text);
+            let pattern =
+                role == Role::Pattern && !arg.text.starts_with('-') && !is_path(&arg.text);
+            let first =
+                role == Role::Pattern && named.first().is_some_and(|word| std::ptr::eq(*word, arg));
             own || pattern || first
         };
-        let shown: Vec<&str> = args.iter().map(|arg| if hidden(arg) { GAP } else { arg.text.as_str() }).collect();
+        let shown: Vec<&str> = args
+            .iter()
+            .map(|arg| if hidden(arg) { GAP } else { arg.text.as_str() })
+            .collect();
         let command = format!("{base} {}", shown.join(" "));
         self.process(command.trim_end(), range);
     }
@@ -173,7 +221,9 @@ impl Shell<'_> {
     fn is_own(&self, path: &str) -> bool {
         let place = self.place_of(path);
         let below = |folder: &str| {
-            place.strip_prefix(folder).is_some_and(|rest| !rest.is_empty() && !rest.contains("..") && rest != "*")
+            place
+                .strip_prefix(folder)
+                .is_some_and(|rest| !rest.is_empty() && !rest.contains("..") && rest != "*")
         };
         if place.starts_with('/') {
             return below("/tmp/") || below("/work/") || below("/var/tmp/");
@@ -183,11 +233,16 @@ impl Shell<'_> {
         // `$x/` without an `$x` is the root of everything.
         let rest = plain.trim_start_matches(GAP).trim_start_matches('/');
         let nothing_behind = unknown && plain.contains('/') && matches!(rest, "" | "*" | "*.*");
-        !place.starts_with(['~', '$', '-']) && !place.contains("..") && !matches!(plain, "" | "." | "*" | ".*") && !nothing_behind
+        !place.starts_with(['~', '$', '-'])
+            && !place.contains("..")
+            && !matches!(plain, "" | "." | "*" | ".*")
+            && !nothing_behind
     }
 
     fn removed(&mut self, base: &str, words: &[Field], named: &[&Field], range: TextRange) {
-        let deep = words.iter().any(|word| word.text.starts_with('-') && word.text.contains(['r', 'R', 'f']));
+        let deep = words
+            .iter()
+            .any(|word| word.text.starts_with('-') && word.text.contains(['r', 'R', 'f']));
         for file in named {
             self.file(file, Access::Delete, range);
             let rest = file.text.trim_start_matches(GAP);
@@ -201,15 +256,28 @@ impl Shell<'_> {
         }
     }
 
-    fn copied(&mut self, base: &str, role: Role, args: &[Field], named: &[&Field], range: TextRange) {
-        let into = args.iter().position(|arg| arg.text == "-t" || arg.text == "--target-directory");
+    fn copied(
+        &mut self,
+        base: &str,
+        role: Role,
+        args: &[Field],
+        named: &[&Field],
+        range: TextRange,
+    ) {
+        let into = args
+            .iter()
+            .position(|arg| arg.text == "-t" || arg.text == "--target-directory");
         let into = into.and_then(|at| args.get(at + 1));
         let (from, to) = match (into, named.split_last()) {
             (Some(into), _) => (named, Some(into)),
             (None, Some((last, first))) => (first, Some(*last)),
             (None, None) => return,
         };
-        let access = if base == "ln" { Access::Link } else { Access::Read };
+        let access = if base == "ln" {
+            Access::Link
+        } else {
+            Access::Read
+        };
         for file in from {
             self.file(file, access, range);
             if role == Role::Moves {
@@ -230,8 +298,16 @@ impl Shell<'_> {
     }
 
     /// Programs inside words: those of `awk` and `sed`, the commands of `find` and `tar`.
-    fn scripts(&mut self, base: &str, named: &[&Field], options: &[(&str, &Field)], range: TextRange) {
-        let expressions = options.iter().filter(|(option, _)| matches!(*option, "-e" | "--expression"));
+    fn scripts(
+        &mut self,
+        base: &str,
+        named: &[&Field],
+        options: &[(&str, &Field)],
+        range: TextRange,
+    ) {
+        let expressions = options
+            .iter()
+            .filter(|(option, _)| matches!(*option, "-e" | "--expression"));
         let first = named.first().copied();
         let mut texts: Vec<Field> = expressions.map(|(_, word)| (*word).clone()).collect();
         if texts.is_empty() {
@@ -260,14 +336,17 @@ impl Shell<'_> {
         let mut rest = text;
         let mut before = String::new();
         for _ in 0..64 {
-            let Some((head, tail)) = rest.split_once('"') else { break };
+            let Some((head, tail)) = rest.split_once('"') else {
+                break;
+            };
             before.push_str(head);
             let end = super::word::end_of(tail.as_bytes(), 0, b'"');
             let literal = super::word::unescape(tail.get(..end).unwrap_or(""));
             let after = tail.get(end + 1..).unwrap_or("");
             let lead = before.trim_end();
             let starts = lead.ends_with("system(") || lead.ends_with('|') && !lead.ends_with("||");
-            let read = after.trim_start().starts_with("| getline") || after.trim_start().starts_with("|getline");
+            let read = after.trim_start().starts_with("| getline")
+                || after.trim_start().starts_with("|getline");
             if runs && (starts || read) {
                 self.run_value(&Value::of(literal), "awk", range);
             } else if lead.ends_with('>') && is_path(&literal) {
@@ -283,7 +362,10 @@ impl Shell<'_> {
         // What is run and does not stand there as one text is not known.
         let computed = text.match_indices("system(").any(|(at, call)| {
             let argument = text.get(at + call.len()..).unwrap_or("").trim_start();
-            !argument.starts_with('"') || argument.split(')').next().is_some_and(|inner| inner.matches('"').count() > 2 || !inner.trim_end().ends_with('"'))
+            !argument.starts_with('"')
+                || argument.split(')').next().is_some_and(|inner| {
+                    inner.matches('"').count() > 2 || !inner.trim_end().ends_with('"')
+                })
         });
         if computed {
             self.act("runs-unknown", "awk", range);
@@ -293,7 +375,9 @@ impl Shell<'_> {
     fn sed(&mut self, script: &Field, range: TextRange) {
         for command in script.text.split([';', '\n']) {
             let command = command.trim().trim_end_matches('}');
-            let rest = command.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, '$' | ',' | '!' | ' ' | '{'));
+            let rest = command.trim_start_matches(|c: char| {
+                c.is_ascii_digit() || matches!(c, '$' | ',' | '!' | ' ' | '{')
+            });
             if let Some(run) = rest.strip_prefix("e ") {
                 self.run_value(&Value::of(run), "sed", range);
             } else if rest == "e" {
@@ -322,9 +406,23 @@ impl Shell<'_> {
                 for arg in args {
                     if let Some(path) = arg.text.strip_prefix("if=") {
                         endless = matches!(path, "/dev/zero" | "/dev/urandom" | "/dev/random");
-                        self.file(&Field { text: path.to_owned(), ..arg.clone() }, Access::Read, range);
+                        self.file(
+                            &Field {
+                                text: path.to_owned(),
+                                ..arg.clone()
+                            },
+                            Access::Read,
+                            range,
+                        );
                     } else if let Some(path) = arg.text.strip_prefix("of=") {
-                        self.file(&Field { text: path.to_owned(), ..arg.clone() }, Access::Write, range);
+                        self.file(
+                            &Field {
+                                text: path.to_owned(),
+                                ..arg.clone()
+                            },
+                            Access::Write,
+                            range,
+                        );
                     }
                     counted |= arg.text.starts_with("count=");
                 }
@@ -333,14 +431,20 @@ impl Shell<'_> {
                 }
             }
             "fallocate" | "truncate" => {
-                let size = |arg: &Field| bytes_of(arg.text.trim_start_matches(|c: char| !c.is_ascii_digit()));
+                let size = |arg: &Field| {
+                    bytes_of(arg.text.trim_start_matches(|c: char| !c.is_ascii_digit()))
+                };
                 if args.iter().filter_map(size).any(|bytes| bytes > 8 << 30) {
                     self.bomb("bomb: a file of many gigabytes", range);
                 }
             }
             "head" => {
-                let size = |arg: &Field| bytes_of(arg.text.trim_start_matches(|c: char| !c.is_ascii_digit()));
-                let endless = named.iter().any(|file| matches!(file.text.as_str(), "/dev/zero" | "/dev/urandom"));
+                let size = |arg: &Field| {
+                    bytes_of(arg.text.trim_start_matches(|c: char| !c.is_ascii_digit()))
+                };
+                let endless = named
+                    .iter()
+                    .any(|file| matches!(file.text.as_str(), "/dev/zero" | "/dev/urandom"));
                 if endless && args.iter().filter_map(size).any(|bytes| bytes > 8 << 30) {
                     self.bomb("bomb: a stream of many gigabytes", range);
                 }
@@ -356,7 +460,9 @@ impl Shell<'_> {
                             self.run_value(&next.value(), base, range);
                         }
                         (text, _) => {
-                            let code = text.strip_prefix("--compress-program=").or_else(|| text.strip_prefix("--filter="));
+                            let code = text
+                                .strip_prefix("--compress-program=")
+                                .or_else(|| text.strip_prefix("--filter="));
                             if let Some(code) = code {
                                 self.run_value(&Value::of(code), base, range);
                             }
@@ -378,7 +484,11 @@ impl Shell<'_> {
     }
 
     fn find(&mut self, args: &[Field], range: TextRange) {
-        let roots: Vec<Field> = args.iter().take_while(|arg| !arg.text.starts_with(['-', '(', '!'])).cloned().collect();
+        let roots: Vec<Field> = args
+            .iter()
+            .take_while(|arg| !arg.text.starts_with(['-', '(', '!']))
+            .cloned()
+            .collect();
         for (index, arg) in args.iter().enumerate() {
             match arg.text.as_str() {
                 "-delete" => {
@@ -388,11 +498,21 @@ impl Shell<'_> {
                 }
                 "-exec" | "-execdir" | "-ok" | "-okdir" => {
                     let rest = args.get(index + 1..).unwrap_or_default();
-                    let end = rest.iter().position(|arg| matches!(arg.text.as_str(), ";" | "+"));
+                    let end = rest
+                        .iter()
+                        .position(|arg| matches!(arg.text.as_str(), ";" | "+"));
                     let command = rest.get(..end.unwrap_or(rest.len())).unwrap_or_default();
                     let first = roots.first().map_or(".", |root| root.text.as_str());
-                    let found = if first == "/" { "/…".to_owned() } else { format!("{first}/{GAP}") };
-                    let put = |word: &Field| Field { text: word.text.replace("{}", &found), taint: word.taint | FILE, glob: false };
+                    let found = if first == "/" {
+                        "/…".to_owned()
+                    } else {
+                        format!("{first}/{GAP}")
+                    };
+                    let put = |word: &Field| Field {
+                        text: word.text.replace("{}", &found),
+                        taint: word.taint | FILE,
+                        glob: false,
+                    };
                     let command: Vec<Field> = command.iter().map(put).collect();
                     self.run(&command, &Value::unknown(0), range);
                 }
@@ -409,13 +529,16 @@ impl Shell<'_> {
     fn tar(&mut self, args: &[Field], range: TextRange) {
         for (index, arg) in args.iter().enumerate() {
             let text = arg.text.as_str();
-            let action = text.strip_prefix("--checkpoint-action=").and_then(|action| action.strip_prefix("exec="));
+            let action = text
+                .strip_prefix("--checkpoint-action=")
+                .and_then(|action| action.strip_prefix("exec="));
             let command = action
                 .or_else(|| text.strip_prefix("--to-command="))
                 .or_else(|| text.strip_prefix("--use-compress-program="))
                 .map(|command| Value::of(command).tainted(arg.taint));
             let next = matches!(text, "--to-command" | "-I" | "--use-compress-program");
-            let command = command.or_else(|| args.get(index + 1).filter(|_| next).map(Field::value));
+            let command =
+                command.or_else(|| args.get(index + 1).filter(|_| next).map(Field::value));
             if let Some(command) = command {
                 self.run_value(&command, "tar", range);
             }
@@ -432,7 +555,9 @@ impl Shell<'_> {
         let args = words.get(1..).unwrap_or_default();
         let name = words.first().map_or("", |word| word.text.as_str());
         let path = self.place_of(name);
-        if name.contains('/') && let Some(content) = self.files.get(&path).cloned() {
+        if name.contains('/')
+            && let Some(content) = self.files.get(&path).cloned()
+        {
             self.process(&joined(words), range);
             let args = args.to_vec();
             return self.apart(|shell| {
@@ -444,22 +569,33 @@ impl Shell<'_> {
         }
         let text = joined(words);
         match base {
-            "gdb" | "strace" | "ltrace" | "ptrace" | "perf" | "bpftrace" | "gcore" => self.act("traces", &text, range),
+            "gdb" | "strace" | "ltrace" | "ptrace" | "perf" | "bpftrace" | "gcore" => {
+                self.act("traces", &text, range)
+            }
             "at" | "batch" => self.act("persists", &text, range),
             _ => {}
         }
         if ENTERS.contains(&base) {
             self.act("escapes", &text, range);
         }
-        let shown = if DATA_ONLY.contains(&base) { format!("{base} {GAP}") } else { text.clone() };
+        let shown = if DATA_ONLY.contains(&base) {
+            format!("{base} {GAP}")
+        } else {
+            text.clone()
+        };
         self.process(shown.trim_end(), range);
         if !DATA_ONLY.contains(&base) {
             self.paths_among(args, range);
         }
-        if name.contains('/') && !["/bin/", "/usr/", "/sbin/"].iter().any(|folder| name.starts_with(folder)) {
+        if name.contains('/')
+            && !["/bin/", "/usr/", "/sbin/"]
+                .iter()
+                .any(|folder| name.starts_with(folder))
+        {
             self.act("runs-outside", name, range);
         }
-        if base.starts_with("ld-linux") || base.starts_with("ld.so") || base.starts_with("ld-musl") {
+        if base.starts_with("ld-linux") || base.starts_with("ld.so") || base.starts_with("ld-musl")
+        {
             self.run(args, stdin, range);
         }
         self.output(base, args, &[], stdin, stdin.taint | taint_of(args))
@@ -467,7 +603,11 @@ impl Shell<'_> {
 
     /// A file that the script wrote and now starts: a script of the language on its first line.
     fn written_program(&mut self, content: &Value, range: TextRange) -> Value {
-        let python = |text: &String| text.lines().next().is_some_and(|line| line.starts_with("#!") && line.contains("python"));
+        let python = |text: &String| {
+            text.lines()
+                .next()
+                .is_some_and(|line| line.starts_with("#!") && line.contains("python"))
+        };
         if content.texts.iter().any(python) {
             for text in &content.texts {
                 if self.python.len() < super::shell::MAX_PYTHON {
@@ -476,19 +616,43 @@ impl Shell<'_> {
             }
             return Value::unknown(0);
         }
-        self.run_value_with(content, "a file that the script wrote", &Value::unknown(0), range)
+        self.run_value_with(
+            content,
+            "a file that the script wrote",
+            &Value::unknown(0),
+            range,
+        )
     }
 
     /// What comes out of a program, where that can be worked out.
-    fn output(&mut self, base: &str, args: &[Field], named: &[&Field], stdin: &Value, taint: u8) -> Value {
+    fn output(
+        &mut self,
+        base: &str,
+        args: &[Field],
+        named: &[&Field],
+        stdin: &Value,
+        taint: u8,
+    ) -> Value {
         let flag = |short: char, long: &str| {
             args.iter().any(|arg| {
-                arg.text == long || arg.text.starts_with('-') && !arg.text.starts_with("--") && arg.text.contains(short)
+                arg.text == long
+                    || arg.text.starts_with('-')
+                        && !arg.text.starts_with("--")
+                        && arg.text.contains(short)
             })
         };
         let mut input: Option<Value> = None;
-        for file in named.iter().filter(|_| matches!(base, "cat" | "base64" | "rev" | "head" | "tail" | "tac" | "xxd")) {
-            let content = if file.text == "-" { stdin.clone() } else { self.contents(&file.value()) };
+        for file in named.iter().filter(|_| {
+            matches!(
+                base,
+                "cat" | "base64" | "rev" | "head" | "tail" | "tac" | "xxd"
+            )
+        }) {
+            let content = if file.text == "-" {
+                stdin.clone()
+            } else {
+                self.contents(&file.value())
+            };
             input = Some(match input {
                 Some(before) => before.then(&content),
                 None => content,
@@ -496,26 +660,40 @@ impl Shell<'_> {
         }
         let input = input.unwrap_or_else(|| stdin.clone());
         let unpacked = |decoder: Decoder| {
-            input.map(|text| match decode(decoder, None, text.trim().as_bytes(), false) {
-                Out::Bytes(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
-                Out::Text(text) => Some(text),
-                Out::TooLong | Out::Bad => None,
-            })
+            input.map(
+                |text| match decode(decoder, None, text.trim().as_bytes(), false) {
+                    Out::Bytes(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+                    Out::Text(text) => Some(text),
+                    Out::TooLong | Out::Bad => None,
+                },
+            )
         };
         let taint = taint | input.taint;
         let value = match base {
             "cat" | "tee" => input,
-            "base64" if flag('d', "--decode") || flag('D', "--decode") => unpacked(Decoder::Base64).tainted(DECODED),
+            "base64" if flag('d', "--decode") || flag('D', "--decode") => {
+                unpacked(Decoder::Base64).tainted(DECODED)
+            }
             "base32" if flag('d', "--decode") => unpacked(Decoder::Base32).tainted(DECODED),
             "xxd" if flag('r', "-r") => unpacked(Decoder::Hex).tainted(DECODED),
             "rev" => input
-                .map(|text| Some(text.lines().map(|line| line.chars().rev().collect::<String>() + "\n").collect()))
+                .map(|text| {
+                    Some(
+                        text.lines()
+                            .map(|line| line.chars().rev().collect::<String>() + "\n")
+                            .collect(),
+                    )
+                })
                 .tainted(DECODED),
-            "tac" => input.map(|text| Some(text.lines().rev().map(|line| format!("{line}\n")).collect())).tainted(DECODED),
+            "tac" => input
+                .map(|text| Some(text.lines().rev().map(|line| format!("{line}\n")).collect()))
+                .tainted(DECODED),
             "tr" => translated(&input, args).tainted(DECODED),
-            "gunzip" | "zcat" | "bzcat" | "xzcat" | "bunzip2" | "unxz" | "zstdcat" | "openssl" | "gpg" | "uudecode"
-            | "uncompress" => Value::unknown(DECODED),
-            "gzip" | "bzip2" | "xz" | "zstd" | "lz4" if flag('d', "--decompress") => Value::unknown(DECODED),
+            "gunzip" | "zcat" | "bzcat" | "xzcat" | "bunzip2" | "unxz" | "zstdcat" | "openssl"
+            | "gpg" | "uudecode" | "uncompress" => Value::unknown(DECODED),
+            "gzip" | "bzip2" | "xz" | "zstd" | "lz4" if flag('d', "--decompress") => {
+                Value::unknown(DECODED)
+            }
             "head" | "tail" | "sort" | "uniq" | "grep" | "shuf" | "fold" => {
                 let mut value = input;
                 value.or(&Value::unknown(0));
@@ -524,10 +702,18 @@ impl Shell<'_> {
             "sed" | "awk" | "gawk" | "cut" | "jq" => Value::unknown(DECODED),
             "pwd" => Value::of(self.scope.folder.clone().unwrap_or_else(|| GAP.to_owned())),
             "basename" => args.first().map_or_else(Value::empty, |first| {
-                first.value().map(|text| Some(super::paths::base(text.trim_end_matches('/')).to_owned()))
+                first
+                    .value()
+                    .map(|text| Some(super::paths::base(text.trim_end_matches('/')).to_owned()))
             }),
             "dirname" => args.first().map_or_else(Value::empty, |first| {
-                first.value().map(|text| Some(text.rsplit_once('/').map_or(".", |(folder, _)| folder).to_owned()))
+                first.value().map(|text| {
+                    Some(
+                        text.rsplit_once('/')
+                            .map_or(".", |(folder, _)| folder)
+                            .to_owned(),
+                    )
+                })
             }),
             "mktemp" => Value::of(format!("/tmp/{GAP}")),
             "seq" => Value::unknown(0),
@@ -540,15 +726,43 @@ impl Shell<'_> {
 
 /// Programs that lead out of what surrounds the script.
 const ENTERS: &[&str] = &[
-    "mount", "umount", "nsenter", "unshare", "chroot", "pivot_root", "switch_root", "insmod", "modprobe", "rmmod",
-    "kexec", "capsh", "setcap", "bwrap", "runc", "crun", "ctr", "machinectl", "systemd-nspawn", "systemd-run",
-    "losetup", "debugfs", "swapon", "swapoff", "dmsetup", "cryptsetup", "setpriv", "pkexec", "newgrp", "ptrace",
+    "mount",
+    "umount",
+    "nsenter",
+    "unshare",
+    "chroot",
+    "pivot_root",
+    "switch_root",
+    "insmod",
+    "modprobe",
+    "rmmod",
+    "kexec",
+    "capsh",
+    "setcap",
+    "bwrap",
+    "runc",
+    "crun",
+    "ctr",
+    "machinectl",
+    "systemd-nspawn",
+    "systemd-run",
+    "losetup",
+    "debugfs",
+    "swapon",
+    "swapoff",
+    "dmsetup",
+    "cryptsetup",
+    "setpriv",
+    "pkexec",
+    "newgrp",
+    "ptrace",
 ];
 
 /// Programs whose words are only data.
 const DATA_ONLY: &[&str] = &[
-    "date", "sleep", "seq", "expr", "bc", "basename", "dirname", "tr", "yes", "factor", "cal", "tput", "clear", "nproc",
-    "true", "false", "mktemp", "tty", "arch", "numfmt", "figlet", "cowsay",
+    "date", "sleep", "seq", "expr", "bc", "basename", "dirname", "tr", "yes", "factor", "cal",
+    "tput", "clear", "nproc", "true", "false", "mktemp", "tty", "arch", "numfmt", "figlet",
+    "cowsay",
 ];
 
 fn is_path(text: &str) -> bool {
@@ -558,13 +772,17 @@ fn is_path(text: &str) -> bool {
 /// Whether a mode gives a program the rights of its owner.
 fn sets_user(mode: &str) -> bool {
     let symbolic = mode.contains("+s") || mode.contains("=s") || mode.contains("xs");
-    let octal = mode.len() == 4 && mode.starts_with(['2', '4', '6', '7']) && mode.chars().all(|c| c.is_digit(8));
+    let octal = mode.len() == 4
+        && mode.starts_with(['2', '4', '6', '7'])
+        && mode.chars().all(|c| c.is_digit(8));
     symbolic && mode.starts_with(['u', 'g', 'a', 'o', '+']) || octal
 }
 
 /// A number with a unit, in bytes.
 fn bytes_of(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let number: u64 = text.get(..digits)?.parse().ok()?;
     let unit = match text.get(digits..)?.chars().next() {
         Some('K' | 'k') => 10,
@@ -579,9 +797,17 @@ fn bytes_of(text: &str) -> Option<u64> {
 
 /// `tr`: its sets are ranges and single characters.
 fn translated(input: &Value, args: &[Field]) -> Value {
-    let sets: Vec<Vec<char>> = args.iter().filter(|arg| !arg.text.starts_with('-')).map(|arg| set_of(&arg.text)).collect();
-    let deletes = args.iter().any(|arg| arg.text.starts_with('-') && arg.text.contains('d'));
-    let known = args.iter().all(|arg| arg.is_known() && !arg.text.contains("[:") && !arg.text.starts_with("-c"));
+    let sets: Vec<Vec<char>> = args
+        .iter()
+        .filter(|arg| !arg.text.starts_with('-'))
+        .map(|arg| set_of(&arg.text))
+        .collect();
+    let deletes = args
+        .iter()
+        .any(|arg| arg.text.starts_with('-') && arg.text.contains('d'));
+    let known = args
+        .iter()
+        .all(|arg| arg.is_known() && !arg.text.contains("[:") && !arg.text.starts_with("-c"));
     input.map(|text| match sets.as_slice() {
         [from] if known && deletes => Some(text.chars().filter(|c| !from.contains(c)).collect()),
         [from, to] if known && !deletes => {

@@ -76,7 +76,10 @@ impl Value {
     /// Each text followed by each of another value's.
     pub(super) fn then(&self, other: &Self) -> Self {
         let mut texts: Vec<String> = Vec::new();
-        let all = self.texts.iter().flat_map(|a| other.texts.iter().map(move |b| (a, b)));
+        let all = self
+            .texts
+            .iter()
+            .flat_map(|a| other.texts.iter().map(move |b| (a, b)));
         for (first, second) in all.take(MAX_TEXTS) {
             let text = if first.len() + second.len() > MAX_TEXT {
                 GAP.to_owned()
@@ -103,7 +106,11 @@ impl Value {
             taint: self.taint,
         };
         for text in &self.texts {
-            let made = if text.contains(GAP) { None } else { change(text) };
+            let made = if text.contains(GAP) {
+                None
+            } else {
+                change(text)
+            };
             let made = made.unwrap_or_else(|| GAP.to_owned());
             if !value.texts.contains(&made) {
                 value.texts.push(made);

@@ -38,7 +38,13 @@ struct Streams {
 
 impl Shell<'_> {
     /// Every statement below a node, in order; what they write.
-    pub(super) fn sequence(&mut self, node: Node<'_>, text: &str, spot: Spot, stdin: &Value) -> Value {
+    pub(super) fn sequence(
+        &mut self,
+        node: Node<'_>,
+        text: &str,
+        spot: Spot,
+        stdin: &Value,
+    ) -> Value {
         self.statements(&children(node), Source { text, spot }, stdin)
     }
 
@@ -82,8 +88,16 @@ impl Shell<'_> {
                 out.then(&more)
             }
             "subshell" => self.apart(|shell| shell.statements(&children(node), source, stdin)),
-            "compound_statement" if children(node).first().is_some_and(|first| first.kind() == "((") => {
-                self.text(text(node, source.text), source.spot.inner(node.start_byte()), Around::Document);
+            "compound_statement"
+                if children(node)
+                    .first()
+                    .is_some_and(|first| first.kind() == "((") =>
+            {
+                self.text(
+                    text(node, source.text),
+                    source.spot.inner(node.start_byte()),
+                    Around::Document,
+                );
                 Value::empty()
             }
             "program" | "compound_statement" | "do_group" | "negated_command" => {
@@ -108,10 +122,16 @@ impl Shell<'_> {
             "declaration_command" => self.declaration(node, source),
             "unset_command" => self.unset(node, source),
             "test_command" => {
-                self.text(text(node, source.text), source.spot.inner(node.start_byte()), Around::Document);
+                self.text(
+                    text(node, source.text),
+                    source.spot.inner(node.start_byte()),
+                    Around::Document,
+                );
                 Value::empty()
             }
-            "comment" | "heredoc_body" | "heredoc_start" | "heredoc_end" | "file_descriptor" => Value::empty(),
+            "comment" | "heredoc_body" | "heredoc_start" | "heredoc_end" | "file_descriptor" => {
+                Value::empty()
+            }
             "file_redirect" | "herestring_redirect" => {
                 let mut streams = Streams::default();
                 self.redirect(node, source, &mut streams);
@@ -121,7 +141,12 @@ impl Shell<'_> {
             _ => {
                 // A word where a statement was expected: it is run, or put in.
                 let range = node.byte_range();
-                self.simple(&[(range.start, range.end)], source, stdin, source.range(node))
+                self.simple(
+                    &[(range.start, range.end)],
+                    source,
+                    stdin,
+                    source.range(node),
+                )
             }
         }
     }
@@ -161,7 +186,9 @@ impl Shell<'_> {
         }
         let stdin = streams.stdin.clone().unwrap_or_else(|| stdin.clone());
         let out = match node.child_by_field_name("body") {
-            Some(body) if body.kind() == "command" => self.command(body, source, &stdin, &streams.more),
+            Some(body) if body.kind() == "command" => {
+                self.command(body, source, &stdin, &streams.more)
+            }
             Some(body) => {
                 self.leftover(&streams, source, &stdin);
                 self.statement(body, source, &stdin)
@@ -213,7 +240,9 @@ impl Shell<'_> {
         match node.kind() {
             "herestring_redirect" => {
                 let nodes = children(node);
-                let word = nodes.iter().find(|child| child.is_named() && child.kind() != "file_descriptor");
+                let word = nodes
+                    .iter()
+                    .find(|child| child.is_named() && child.kind() != "file_descriptor");
                 if let Some(word) = word {
                     let spot = source.spot.inner(word.start_byte());
                     let value = self.text(text(*word, source.text), spot, Around::Word);
@@ -247,8 +276,16 @@ impl Shell<'_> {
     }
 
     /// One file of a redirection.
-    fn pointed(&mut self, operator: &str, field: Field, odd: bool, range: TextRange, streams: &mut Streams) {
-        let duplicates = operator.ends_with('&') && (field.text.parse::<u32>().is_ok() || field.text == "-");
+    fn pointed(
+        &mut self,
+        operator: &str,
+        field: Field,
+        odd: bool,
+        range: TextRange,
+        streams: &mut Streams,
+    ) {
+        let duplicates =
+            operator.ends_with('&') && (field.text.parse::<u32>().is_ok() || field.text == "-");
         if duplicates {
             return;
         }
@@ -295,7 +332,11 @@ impl Shell<'_> {
         let indented = nodes.iter().any(|child| child.kind() == "<<-");
         let stripped;
         let written = if indented {
-            stripped = written.lines().map(|line| line.trim_start_matches('\t')).collect::<Vec<_>>().join("\n");
+            stripped = written
+                .lines()
+                .map(|line| line.trim_start_matches('\t'))
+                .collect::<Vec<_>>()
+                .join("\n");
             stripped.as_str()
         } else {
             written
@@ -304,7 +345,11 @@ impl Shell<'_> {
         let value = if quoted {
             Value::of(written)
         } else {
-            self.text(written, source.spot.inner(body.start_byte()), Around::Document)
+            self.text(
+                written,
+                source.spot.inner(body.start_byte()),
+                Around::Document,
+            )
         };
         let range = source.range(body);
         for text in value.texts.clone() {
@@ -326,7 +371,13 @@ impl Shell<'_> {
     }
 
     /// A body that runs again and again: twice is enough to see what the first round leaves behind.
-    fn body(&mut self, node: Option<Node<'_>>, source: Source<'_>, stdin: &Value, relentless: bool) -> Value {
+    fn body(
+        &mut self,
+        node: Option<Node<'_>>,
+        source: Source<'_>,
+        stdin: &Value,
+        relentless: bool,
+    ) -> Value {
         let Some(node) = node else {
             return Value::unknown(0);
         };
@@ -350,23 +401,50 @@ impl Shell<'_> {
                 self.statement(*condition, source, stdin);
             }
         }
-        let condition = conditions.iter().map(|node| text(*node, source.text)).collect::<String>();
-        let until = children(node).first().is_some_and(|first| first.kind() == "until");
+        let condition = conditions
+            .iter()
+            .map(|node| text(*node, source.text))
+            .collect::<String>();
+        let until = children(node)
+            .first()
+            .is_some_and(|first| first.kind() == "until");
         let endless = if until {
             matches!(condition.trim(), "false" | "false;" | "[ 0 ]")
         } else {
-            matches!(condition.trim(), "true" | ":" | "true;" | ":;" | "[ 1 ]" | "[[ 1 ]]" | "((1))" | "(( 1 ))" | "[ 1 ];" | "((1));")
+            matches!(
+                condition.trim(),
+                "true"
+                    | ":"
+                    | "true;"
+                    | ":;"
+                    | "[ 1 ]"
+                    | "[[ 1 ]]"
+                    | "((1))"
+                    | "(( 1 ))"
+                    | "[ 1 ];"
+                    | "((1));"
+            )
         };
         self.endless(endless, node, source, stdin)
     }
 
-    fn endless(&mut self, endless: bool, node: Node<'_>, source: Source<'_>, stdin: &Value) -> Value {
+    fn endless(
+        &mut self,
+        endless: bool,
+        node: Node<'_>,
+        source: Source<'_>,
+        stdin: &Value,
+    ) -> Value {
         let body = node.child_by_field_name("body");
         let inside = body.map_or("", |body| text(body, source.text));
         let pauses = ["sleep", "wait", "read", "break", "exit", "return"]
             .iter()
             .any(|word| inside.contains(word));
-        if endless && !inside.contains("break") && !inside.contains("exit") && !inside.contains("return") {
+        if endless
+            && !inside.contains("break")
+            && !inside.contains("exit")
+            && !inside.contains("return")
+        {
             let seen = self.seen("a loop without an end", source.range(node));
             self.facts.resources.push(seen);
         }
@@ -377,7 +455,12 @@ impl Shell<'_> {
         let values = fields(node, "value");
         let raws: Vec<(&str, Spot)> = values
             .iter()
-            .map(|value| (text(*value, source.text), source.spot.inner(value.start_byte())))
+            .map(|value| {
+                (
+                    text(*value, source.text),
+                    source.spot.inner(value.start_byte()),
+                )
+            })
             .collect();
         let mut bound: Option<Value> = None;
         for fields in self.words(&raws) {
@@ -387,14 +470,18 @@ impl Shell<'_> {
                 }
                 // A name that a pattern finds is not known, beyond what the pattern says.
                 let text = field.text.replace(['*', '?'], GAP);
-                let value = Value::of(if field.glob { text } else { field.text }).tainted(field.taint);
+                let value =
+                    Value::of(if field.glob { text } else { field.text }).tainted(field.taint);
                 match &mut bound {
                     Some(bound) => bound.or(&value),
                     None => bound = Some(value),
                 }
             }
         }
-        let name = node.child_by_field_name("variable").map_or("", |name| text(name, source.text)).to_owned();
+        let name = node
+            .child_by_field_name("variable")
+            .map_or("", |name| text(name, source.text))
+            .to_owned();
         let bound = bound.unwrap_or_else(|| {
             let args = self.scope.args.iter().flatten();
             args.fold(Value::unknown(0), |mut all, field| {
@@ -412,8 +499,14 @@ impl Shell<'_> {
         let head = source.text.get(node.start_byte()..end).unwrap_or("");
         self.text(head, source.spot.inner(node.start_byte()), Around::Document);
         for part in ["initializer", "condition", "update"] {
-            for part in fields(node, part).iter().filter(|part| part.kind() == "variable_assignment") {
-                let name = part.child_by_field_name("name").map_or("", |name| text(name, source.text)).to_owned();
+            for part in fields(node, part)
+                .iter()
+                .filter(|part| part.kind() == "variable_assignment")
+            {
+                let name = part
+                    .child_by_field_name("name")
+                    .map_or("", |name| text(name, source.text))
+                    .to_owned();
                 self.scope().vars.insert(name, Var::One(Value::unknown(0)));
             }
         }
@@ -423,11 +516,21 @@ impl Shell<'_> {
 
     fn case(&mut self, node: Node<'_>, source: Source<'_>, stdin: &Value) -> Value {
         if let Some(value) = node.child_by_field_name("value") {
-            self.text(text(value, source.text), source.spot.inner(value.start_byte()), Around::Word);
+            self.text(
+                text(value, source.text),
+                source.spot.inner(value.start_byte()),
+                Around::Word,
+            );
         }
-        for item in children(node).iter().filter(|child| child.kind() == "case_item") {
+        for item in children(node)
+            .iter()
+            .filter(|child| child.kind() == "case_item")
+        {
             let inner = children(*item);
-            let body = inner.iter().position(|child| child.kind() == ")").map_or(0, |at| at + 1);
+            let body = inner
+                .iter()
+                .position(|child| child.kind() == ")")
+                .map_or(0, |at| at + 1);
             let body = inner.get(body..).unwrap_or_default();
             self.perhaps(|shell| shell.statements(body, source, stdin));
         }
@@ -438,7 +541,9 @@ impl Shell<'_> {
     }
 
     fn define(&mut self, node: Node<'_>, source: Source<'_>) -> Value {
-        let name = node.child_by_field_name("name").map_or("", |name| text(name, source.text));
+        let name = node
+            .child_by_field_name("name")
+            .map_or("", |name| text(name, source.text));
         let name = name.trim_matches(['"', '\'']).to_owned();
         if let Some(body) = node.child_by_field_name("body") {
             let spot = source.spot.inner(body.start_byte());
@@ -452,7 +557,9 @@ impl Shell<'_> {
                 Some((old, _)) if weak && !old.contains(written) => {
                     let both = format!("{old}\n{written}");
                     let range = spot.range(0, written.len());
-                    scope.functions.insert(name, (both.into(), Spot::Made(range)));
+                    scope
+                        .functions
+                        .insert(name, (both.into(), Spot::Made(range)));
                 }
                 Some(_) if weak => {}
                 _ => {
@@ -470,11 +577,17 @@ impl Shell<'_> {
         };
         let target = text(name_node, source.text);
         let name = target.split('[').next().unwrap_or(target).to_owned();
-        let append = whole.get(target.len()..).is_some_and(|rest| rest.starts_with("+="));
+        let append = whole
+            .get(target.len()..)
+            .is_some_and(|rest| rest.starts_with("+="));
         let range = source.range(node);
         // The index is a sum, which runs what is put into it.
         if name_node.kind() == "subscript" {
-            self.text(target, source.spot.inner(name_node.start_byte()), Around::Document);
+            self.text(
+                target,
+                source.spot.inner(name_node.start_byte()),
+                Around::Document,
+            );
         }
         let Some(value) = node.child_by_field_name("value") else {
             self.assign(&name, Value::empty(), append, range);
@@ -497,7 +610,9 @@ impl Shell<'_> {
     }
 
     fn item_assigned(&mut self, name: &str, target: &str, value: Value) {
-        let index = target.split_once('[').map_or("", |(_, index)| index.trim_end_matches(']'));
+        let index = target
+            .split_once('[')
+            .map_or("", |(_, index)| index.trim_end_matches(']'));
         let at = self.sum(index).and_then(|at| usize::try_from(at).ok());
         let mut items = match self.scope.vars.get(name) {
             Some(Var::Many(items)) => items.clone(),
@@ -533,7 +648,12 @@ impl Shell<'_> {
         let raws: Vec<(&str, Spot)> = nodes
             .iter()
             .filter(|child| child.is_named())
-            .map(|child| (text(*child, source.text), source.spot.inner(child.start_byte())))
+            .map(|child| {
+                (
+                    text(*child, source.text),
+                    source.spot.inner(child.start_byte()),
+                )
+            })
             .collect();
         let range = source.range(node);
         let mut items: Vec<Value> = match self.scope.vars.get(name) {
@@ -576,7 +696,8 @@ impl Shell<'_> {
             match child.kind() {
                 "variable_assignment" => {
                     named = true;
-                    let reference = flags.contains('n') && matches!(word, "declare" | "local" | "typeset");
+                    let reference =
+                        flags.contains('n') && matches!(word, "declare" | "local" | "typeset");
                     self.assignment(*child, source);
                     if reference {
                         // Another name for a variable: whatever is read through it is not known.
@@ -586,7 +707,9 @@ impl Shell<'_> {
                 }
                 "variable_name" => {
                     named = true;
-                    if matches!(word, "local" | "declare" | "typeset") && !self.scope.vars.contains_key(written) {
+                    if matches!(word, "local" | "declare" | "typeset")
+                        && !self.scope.vars.contains_key(written)
+                    {
                         self.assign(written, Value::empty(), false, range);
                     }
                 }
@@ -594,7 +717,8 @@ impl Shell<'_> {
                 _ => {
                     named = true;
                     // `export "$name=$value"`: a word that becomes an assignment.
-                    let value = self.text(written, source.spot.inner(child.start_byte()), Around::Word);
+                    let value =
+                        self.text(written, source.spot.inner(child.start_byte()), Around::Word);
                     for text in value.texts.clone() {
                         if let Some((name, text)) = text.split_once('=') {
                             self.assign(name, Value::of(text).tainted(value.taint), false, range);
@@ -603,7 +727,9 @@ impl Shell<'_> {
                 }
             }
         }
-        let shows = flags.contains('p') || matches!(word, "export" | "readonly") && !named || flags.contains('x') && !named;
+        let shows = flags.contains('p')
+            || matches!(word, "export" | "readonly") && !named
+            || flags.contains('x') && !named;
         if shows && !named {
             self.dump(word, range);
         }
@@ -631,7 +757,13 @@ impl Shell<'_> {
         Value::empty()
     }
 
-    fn command(&mut self, node: Node<'_>, source: Source<'_>, stdin: &Value, more: &[(usize, usize)]) -> Value {
+    fn command(
+        &mut self,
+        node: Node<'_>,
+        source: Source<'_>,
+        stdin: &Value,
+        more: &[(usize, usize)],
+    ) -> Value {
         let mut streams = Streams::default();
         let mut words = Vec::new();
         let mut assignments = Vec::new();
@@ -664,9 +796,15 @@ impl Shell<'_> {
             Value::empty()
         } else {
             // What stands in front of a command is set for that command alone.
-            let name = |node: &Node<'_>| node.child_by_field_name("name").map_or("", |name| text(name, source.text));
+            let name = |node: &Node<'_>| {
+                node.child_by_field_name("name")
+                    .map_or("", |name| text(name, source.text))
+            };
             let names: Vec<&str> = assignments.iter().map(name).collect();
-            let before: Vec<Option<Var>> = names.iter().map(|name| self.scope.vars.get(*name).cloned()).collect();
+            let before: Vec<Option<Var>> = names
+                .iter()
+                .map(|name| self.scope.vars.get(*name).cloned())
+                .collect();
             let readings = self.readings(&words, source);
             for assignment in &assignments {
                 self.assignment(*assignment, source);
@@ -687,13 +825,24 @@ impl Shell<'_> {
     fn readings(&mut self, words: &[(usize, usize)], source: Source<'_>) -> Vec<Vec<Field>> {
         let raws: Vec<(&str, Spot)> = words
             .iter()
-            .map(|&(start, end)| (source.text.get(start..end).unwrap_or(""), source.spot.inner(start)))
+            .map(|&(start, end)| {
+                (
+                    source.text.get(start..end).unwrap_or(""),
+                    source.spot.inner(start),
+                )
+            })
             .collect();
         self.words(&raws)
     }
 
     /// A command of these words.
-    fn simple(&mut self, words: &[(usize, usize)], source: Source<'_>, stdin: &Value, range: TextRange) -> Value {
+    fn simple(
+        &mut self,
+        words: &[(usize, usize)],
+        source: Source<'_>,
+        stdin: &Value,
+        range: TextRange,
+    ) -> Value {
         let readings = self.readings(words, source);
         self.run_all(readings, stdin, range)
     }
@@ -718,8 +867,17 @@ impl Shell<'_> {
 fn is_statement(kind: &str) -> bool {
     matches!(
         kind,
-        "command" | "pipeline" | "list" | "redirected_statement" | "subshell" | "compound_statement"
-            | "while_statement" | "for_statement" | "if_statement" | "case_statement" | "ERROR"
+        "command"
+            | "pipeline"
+            | "list"
+            | "redirected_statement"
+            | "subshell"
+            | "compound_statement"
+            | "while_statement"
+            | "for_statement"
+            | "if_statement"
+            | "case_statement"
+            | "ERROR"
     )
 }
 

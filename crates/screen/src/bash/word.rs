@@ -142,7 +142,10 @@ impl Lexer<'_> {
     }
 
     fn escape(&mut self, around: Around) {
-        let next = self.raw.get(self.at + 1..).and_then(|rest| rest.chars().next());
+        let next = self
+            .raw
+            .get(self.at + 1..)
+            .and_then(|rest| rest.chars().next());
         let Some(next) = next else {
             self.text("\\", true);
             self.at += 1;
@@ -459,7 +462,9 @@ fn range(text: &str) -> Option<Vec<String>> {
         let numbers: Vec<i64> = if first <= last {
             (first..=last.min(first.saturating_add(most))).collect()
         } else {
-            (last.max(first.saturating_sub(most))..=first).rev().collect()
+            (last.max(first.saturating_sub(most))..=first)
+                .rev()
+                .collect()
         };
         return Some(numbers.iter().map(i64::to_string).collect());
     }
