@@ -220,7 +220,10 @@ fn files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
             {
                 let entry = entry?;
                 if entry.file_type().is_file()
-                    && entry.path().extension().is_some_and(|e| e == "py" || e == "sh" || e == "bash")
+                    && entry
+                        .path()
+                        .extension()
+                        .is_some_and(|e| e == "py" || e == "sh" || e == "bash")
                 {
                     files.push(entry.into_path());
                 }

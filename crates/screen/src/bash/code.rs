@@ -22,7 +22,6 @@ fn code_options(base: &str) -> Option<&'static [&'static str]> {
         "php" => &["-r"],
         "Rscript" | "julia" => &["-e"],
         "osascript" => &["-e"],
-        "gdb" => &["-ex", "-eval-command", "--eval-command"],
         "vi" | "vim" | "ex" | "nvim" | "ed" | "emacs" => &["-c", "--cmd", "--eval"],
         "expect" | "tclsh" | "pwsh" => &["-c"],
         "sqlite3" => &["-cmd"],

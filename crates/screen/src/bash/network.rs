@@ -183,7 +183,12 @@ impl Shell<'_> {
         let mut carries = false;
         for arg in args {
             let text = arg.text.as_str();
-            let whole = text.starts_with(GAP);
+            // A name that is asked for carries what stands in front of its domain.
+            let whole = if matches!(base, "dig" | "nslookup" | "host" | "drill" | "kdig") {
+                text == GAP
+            } else {
+                text.starts_with(GAP)
+            };
             carries |= arg.taint & own != 0 && (data || !whole);
             data = matches!(
                 text,

@@ -322,7 +322,11 @@ impl<'f> Shell<'f> {
             Some(folder) if !folder.is_empty() && !path.starts_with(['/', '~', '…', '$']) => {
                 format!("{folder}/{path}")
             }
-            _ => path.to_owned(),
+            _ => path
+                .strip_prefix("./")
+                .filter(|rest| !rest.is_empty())
+                .unwrap_or(path)
+                .to_owned(),
         }
     }
 

@@ -437,9 +437,11 @@ impl Shell<'_> {
     ) -> Value {
         let body = node.child_by_field_name("body");
         let inside = body.map_or("", |body| text(body, source.text));
-        let pauses = ["sleep", "wait", "read", "break", "exit", "return"]
-            .iter()
-            .any(|word| inside.contains(word));
+        // What is put into the background does not pause anything.
+        let pauses = inside.split(['\n', ';']).any(|piece| {
+            let word = ["sleep", "wait", "read", "break", "exit", "return"];
+            !piece.contains('&') && word.iter().any(|word| piece.contains(word))
+        });
         if endless
             && !inside.contains("break")
             && !inside.contains("exit")
@@ -783,6 +785,7 @@ impl Shell<'_> {
         }
         words.extend_from_slice(&streams.more);
         words.extend_from_slice(more);
+        let words = whole_words(&words, source.text);
         let own = streams.stdin.clone();
         let stdin = own.as_ref().unwrap_or(stdin);
         for child in inner {
@@ -885,4 +888,27 @@ fn is_statement(kind: &str) -> bool {
 fn device(path: &str) -> Option<(&'static str, &str)> {
     let tcp = path.strip_prefix("/dev/tcp/").map(|rest| ("tcp", rest));
     tcp.or_else(|| path.strip_prefix("/dev/udp/").map(|rest| ("udp", rest)))
+}
+
+/// Words that touch are one word, whatever the grammar makes of them: `rm$IFS-rf$IFS/`. A brace that the
+/// grammar leaves out in front of a list belongs to it: `{rm,-rf,/}`.
+fn whole_words(words: &[(usize, usize)], text: &str) -> Vec<(usize, usize)> {
+    let mut whole: Vec<(usize, usize)> = Vec::new();
+    for &(start, end) in words {
+        match whole.last_mut() {
+            Some(last) if last.1 == start => last.1 = end,
+            _ => whole.push((start, end)),
+        }
+    }
+    if let Some(first) = whole.first_mut()
+        && text
+            .get(first.0..first.1)
+            .is_some_and(|word| word.contains(','))
+        && text
+            .get(..first.0)
+            .is_some_and(|before| before.ends_with('{'))
+    {
+        first.0 -= 1;
+    }
+    whole
 }
