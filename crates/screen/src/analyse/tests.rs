@@ -194,7 +194,7 @@ fn characters_that_hide_in_code_are_refused_and_in_texts_are_told() {
     let actions = |source: &str| -> Vec<Action> {
         let text =
             crate::validate::validate(source.as_bytes(), &crate::ScreenConfig::default()).unwrap();
-        let found = analyse(text, Duration::from_secs(5), Preset::default()).findings;
+        let found = analyse(text, Duration::from_secs(5), Preset::default(), on_thread).findings;
         found
             .into_iter()
             .filter(|finding| finding.rule.ends_with("-character"))
