@@ -438,9 +438,9 @@ impl Shell<'_> {
         let body = node.child_by_field_name("body");
         let inside = body.map_or("", |body| text(body, source.text));
         // What is put into the background does not pause anything.
-        let pauses = inside.split(['\n', ';']).any(|piece| {
+        let pauses = inside.split_inclusive(['\n', ';', '&']).any(|piece| {
             let word = ["sleep", "wait", "read", "break", "exit", "return"];
-            !piece.contains('&') && word.iter().any(|word| piece.contains(word))
+            !piece.ends_with('&') && word.iter().any(|word| piece.contains(word))
         });
         if endless
             && !inside.contains("break")
