@@ -180,12 +180,27 @@ pub(crate) struct ServeArgs {
     /// The address to listen on. Another than loopback needs a key (`casemate key create`).
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:3000")]
     pub(crate) listen: std::net::SocketAddr,
+    /// The address to listen on for HTTPS too, such as 127.0.0.1:3443.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) tls_listen: Option<std::net::SocketAddr>,
+    /// The certificate for HTTPS, in PEM [default: one by an authority of this server's own, DATA/tls/authority.pem].
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_listen"])]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Its private key, in PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// The domain whose names PORT-ID.DOMAIN lead to the ports of sandboxes; SDKs are told it.
+    #[arg(long, value_name = "NAME[:PORT]")]
+    pub(crate) domain: Option<String>,
     /// The policy of every request whose key names none: a preset or a policy file.
     #[arg(long, value_name = "FILE|PRESET", default_value = "data-analysis")]
     pub(crate) policy: String,
     /// The policy of sandboxes that live on between calls: a preset, a policy file, or `off` for no such sandboxes.
     #[arg(long, value_name = "FILE|PRESET|off", default_value = "session")]
     pub(crate) sessions: String,
+    /// The Deno that sandboxes have for JavaScript and TypeScript [default: the one that `./dev` fetched].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) deno: Option<PathBuf>,
     /// Sandboxes of one tenant that live at once.
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub(crate) sandboxes: u16,
@@ -445,6 +460,17 @@ pub(crate) enum ImageCommand {
         /// The file: tar, also compressed with gzip.
         #[arg(value_name = "TAR")]
         archive: PathBuf,
+        #[command(flatten)]
+        make: ImageMakeArgs,
+    },
+    /// Make an image from one in a registry, as `docker pull` names it; `docker login` says who asks.
+    Pull {
+        /// Its name there: REPOSITORY:TAG, HOST/REPOSITORY:TAG, or with @sha256:DIGEST.
+        #[arg(value_name = "REF")]
+        reference: String,
+        /// The image's name here; without this the last part of its name there, and its tag.
+        #[arg(long)]
+        name: Option<String>,
         #[command(flatten)]
         make: ImageMakeArgs,
     },

@@ -7,8 +7,8 @@ use anyhow::{Context, ensure};
 use casemate_backend::contract::Cancel;
 use casemate_engine::Engine;
 use casemate_images::{
-    Bounds, ImageFile, ImageName, Images, Listed, Maker, PYTHON_DATA, Packages, Prepared, Request,
-    Source, Systems, Trial,
+    Bounds, ImageFile, ImageName, Images, Listed, Maker, PYTHON_DATA, Packages, Prepared,
+    Reference, Request, Source, Systems, Trial,
 };
 use casemate_jail::JailBackend;
 use casemate_model::job::{Demand, ImageChoice, JobBuilder, Language, Program, RunId};
@@ -41,6 +41,20 @@ pub(crate) fn command(command: ImageCommand) -> anyhow::Result<i32> {
         } => made(&make, |maker| {
             maker.import(&ImageName::new(&name)?, &archive)
         }),
+        ImageCommand::Pull {
+            reference,
+            name,
+            make,
+        } => {
+            let reference = Reference::new(&reference)?;
+            let name = match name {
+                Some(name) => ImageName::new(&name)?,
+                None => reference
+                    .name()
+                    .context("say what it is to be called here with --name NAME")?,
+            };
+            made(&make, |maker| maker.pull(&name, &reference))
+        }
         ImageCommand::Build(args) => build(&args),
     }
 }
@@ -169,7 +183,7 @@ fn list(as_json: bool) -> anyhow::Result<i32> {
     }
     if images.is_empty() {
         println!(
-            "no images: `casemate image build {PYTHON_DATA}` or `casemate image import NAME TAR` makes one"
+            "no images: `casemate image build {PYTHON_DATA}`, `casemate image pull REF` or `casemate image import NAME TAR` makes one"
         );
     }
     Ok(0)

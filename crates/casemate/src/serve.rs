@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
-use casemate_server::Config;
+use casemate_server::{Certificate, Config, Tls};
 use casemate_wasm::setup::Store;
 
 use crate::cli::{DataArgs, ServeArgs};
@@ -19,6 +19,18 @@ pub(crate) fn command(args: ServeArgs) -> anyhow::Result<i32> {
     let mut config = Config::new(args.listen, data_folder(&args.data)?);
     config.database.clone_from(&args.data.database);
     config.policy = policy;
+    config.domain = args.domain;
+    let certificate = args.tls_cert.zip(args.tls_key);
+    let certificate = certificate.map(|(chain, key)| Certificate { chain, key });
+    config.tls = args.tls_listen.map(|listen| Tls {
+        listen,
+        certificate,
+    });
+    let authority = config.data.join(casemate_server::tls::AUTHORITY);
+    let own_authority = config
+        .tls
+        .as_ref()
+        .is_some_and(|tls| tls.certificate.is_none());
     config.keep = args.keep;
     config.keep_uploads = args.keep_uploads;
     config.rules.stored_bytes = args.quota.0;
@@ -31,7 +43,7 @@ pub(crate) fn command(args: ServeArgs) -> anyhow::Result<i32> {
     config.rules.sandboxes = usize::from(args.sandboxes);
     let templates = match args.sessions.as_str() {
         "off" => Vec::new(),
-        policy => sessions::templates(policy, &config.data)?,
+        policy => sessions::templates(policy, &config.data, args.deno.as_deref())?,
     };
     // Without a folder for results nothing is known.
     config.attacks = crate::attack::for_server(&store).unwrap_or_default();
@@ -43,6 +55,15 @@ pub(crate) fn command(args: ServeArgs) -> anyhow::Result<i32> {
             "casemate: serving http://{} (console: /, API: /docs)",
             running.address
         );
+        if let Some(address) = running.tls {
+            eprintln!("casemate: serving https://{address}");
+        }
+        if own_authority {
+            eprintln!(
+                "casemate: its authority, for clients to trust: {}",
+                authority.display()
+            );
+        }
         stop.await;
         eprintln!("casemate: shutting down");
         running.shut_down().await.context("serving")

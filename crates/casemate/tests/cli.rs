@@ -557,8 +557,8 @@ fn an_interrupt_ends_a_run_and_leaves_nothing() {
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let begun = std::time::Instant::now();
     let output = child.wait_with_output().unwrap();
-    // Far below the limit of a run, and enough for a busy machine.
-    assert!(begun.elapsed() < std::time::Duration::from_secs(10));
+    // Below the limit of a run, and enough for a machine that stands still for a while.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(20));
     assert_eq!(code(&output), 130, "{}", stderr(&output));
     assert!(stderr(&output).contains("cancelled"), "{}", stderr(&output));
 }

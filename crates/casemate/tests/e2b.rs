@@ -7,6 +7,7 @@ mod served;
 mod support;
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use serde_json::{Value, json};
 use served::{Server, command, start};
@@ -47,10 +48,16 @@ fn the_official_sdks_work_unchanged() {
     let Some(environment) = sdks() else { return };
     let server = start(&[]);
     let url = format!("http://{}", server.address);
-    let output = command(environment.join("bin/python"))
+    let mut python = command(environment.join("bin/python"));
+    python.env("E2B_API_URL", &url).env("E2B_SANDBOX_URL", &url);
+    drive(python);
+    assert_eq!(left_of(&server), Vec::<String>::new());
+}
+
+/// Goes over every verb with a Python that knows where the server is.
+fn drive(mut python: Command) {
+    let output = python
         .arg(support::repository("crates/casemate/tests/e2b/drive.py"))
-        .env("E2B_API_URL", &url)
-        .env("E2B_SANDBOX_URL", &url)
         .env("E2B_API_KEY", format!("e2b_{}", "0".repeat(40)))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .output()
@@ -58,7 +65,37 @@ fn the_official_sdks_work_unchanged() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{said}");
     assert!(said.contains("Ran ") && !said.contains("skipped"), "{said}");
-    assert_eq!(left_of(&server), Vec::<String>::new());
+}
+
+/// The same by names alone, over HTTPS with a certificate of the server's own authority: the SDKs are told a domain.
+#[test]
+fn the_official_sdks_reach_sandboxes_by_their_names_over_https() {
+    let Some(environment) = sdks() else { return };
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let listen = format!("127.0.0.1:{port}");
+    let server = start(&["--tls-listen", &listen, "--domain", "boxes.test"]);
+    let domain = format!("boxes.test:{port}");
+    let authority = server.data.path().join("tls/authority.pem");
+    let mut python = command("python3");
+    python
+        .arg(support::repository("crates/casemate/tests/e2b/names.py"))
+        .arg(&domain)
+        .arg(environment.join("bin/python"))
+        .env("E2B_DOMAIN", &domain)
+        .env("SSL_CERT_FILE", authority);
+    drive(python);
+    // A page that came by another name is no page of this server's.
+    for (host, status) in [
+        ("api.boxes.test", 200),
+        ("boxes.test", 200),
+        ("evil.example", 403),
+        ("notboxes.test", 403),
+    ] {
+        let answer = server.ask("GET", "/v2/sandboxes", &[("host", host)], b"");
+        assert_eq!(answer.status, status, "{host}");
+    }
 }
 
 /// What is still there of a server's sandboxes once it has been told to stop: processes of agents below it.

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+#[path = "images/registry.rs"]
+mod registry;
 mod support;
 
 use std::collections::BTreeSet;
@@ -386,30 +388,24 @@ fn what_takes_no_image_says_so() {
     );
 }
 
-#[test]
-fn bad_names_and_archives_are_told_with_a_way_out_and_leave_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let hostile = |name: &str, member: &str, kind: EntryType, target: &str| {
-        let mut header = Header::new_gnu();
-        header.set_entry_type(kind);
-        header.set_size(0);
-        header.set_mode(0o644);
-        let gnu = header.as_gnu_mut().unwrap();
-        gnu.name[..member.len()].copy_from_slice(member.as_bytes());
-        gnu.linkname[..target.len()].copy_from_slice(target.as_bytes());
-        header.set_cksum();
-        let mut bytes = header.as_bytes().to_vec();
-        bytes.extend([0; 1024]);
-        fs::write(dir.path().join(name), bytes).unwrap();
-        at(name)
-    };
-    fs::write(dir.path().join("none.tar"), "this is no archive").unwrap();
-    fs::write(dir.path().join("a.zst"), [0x28, 0xb5, 0x2f, 0xfd, 0]).unwrap();
-    let mut packed = flate2::write::GzEncoder::new(
-        File::create(dir.path().join("bomb.tgz")).unwrap(),
-        flate2::Compression::best(),
-    );
+/// An archive of one entry, written as no library would write it.
+fn archive_of(member: &str, kind: EntryType, target: &str) -> Vec<u8> {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_size(0);
+    header.set_mode(0o644);
+    let gnu = header.as_gnu_mut().unwrap();
+    gnu.name[..member.len()].copy_from_slice(member.as_bytes());
+    gnu.linkname[..target.len()].copy_from_slice(target.as_bytes());
+    header.set_cksum();
+    let mut bytes = header.as_bytes().to_vec();
+    bytes.extend([0; 1024]);
+    bytes
+}
+
+/// 64 MiB of zeros, packed.
+fn bomb() -> Vec<u8> {
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     let mut header = Header::new_gnu();
     header.set_size(64 << 20);
     header.set_mode(0o644);
@@ -417,7 +413,20 @@ fn bad_names_and_archives_are_told_with_a_way_out_and_leave_nothing() {
     header.set_cksum();
     packed.write_all(header.as_bytes()).unwrap();
     packed.write_all(&vec![0; 64 << 20]).unwrap();
-    packed.finish().unwrap();
+    packed.finish().unwrap()
+}
+
+#[test]
+fn bad_names_and_archives_are_told_with_a_way_out_and_leave_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let hostile = |name: &str, member: &str, kind: EntryType, target: &str| {
+        fs::write(dir.path().join(name), archive_of(member, kind, target)).unwrap();
+        at(name)
+    };
+    fs::write(dir.path().join("none.tar"), "this is no archive").unwrap();
+    fs::write(dir.path().join("a.zst"), [0x28, 0xb5, 0x2f, 0xfd, 0]).unwrap();
+    fs::write(dir.path().join("bomb.tgz"), bomb()).unwrap();
     let import = |archive: &str| {
         let args = ["image", "import", "bad", archive, "--max-size", "32m"];
         in_cache(dir.path(), &args)

@@ -20,6 +20,8 @@ usage: casemate-guest (--socket PATH | --listen-fd N | --handoff-fd N) [options]
   --passwd FILE      users (default: /etc/passwd)
   --group FILE       groups (default: /etc/group)
   --python PATH      the interpreter of Python contexts (default: python3, as found in PATH)
+  --deno PATH        the interpreter of JavaScript and TypeScript contexts (default: beside this program, else as found
+                     in PATH)
   --packages DIR     a folder of Python packages for contexts; may be given several times
   --warm             start the default Python context when the host has said /init, with what it says there
   --version          print the version";
@@ -53,6 +55,7 @@ pub(crate) struct Config {
     pub(crate) passwd: PathBuf,
     pub(crate) group: PathBuf,
     pub(crate) python: PathBuf,
+    pub(crate) deno: PathBuf,
     pub(crate) packages: Vec<PathBuf>,
     pub(crate) warm: bool,
 }
@@ -73,6 +76,7 @@ fn parse_serve(args: Vec<OsString>) -> Result<Command, lexopt::Error> {
         passwd: "/etc/passwd".into(),
         group: "/etc/group".into(),
         python: "python3".into(),
+        deno: crate::interpreter::deno::beside_this_program(),
         packages: Vec::new(),
         warm: false,
     };
@@ -86,6 +90,7 @@ fn parse_serve(args: Vec<OsString>) -> Result<Command, lexopt::Error> {
             Long("passwd") => config.passwd = parser.value()?.into(),
             Long("group") => config.group = parser.value()?.into(),
             Long("python") => config.python = parser.value()?.into(),
+            Long("deno") => config.deno = parser.value()?.into(),
             Long("packages") => config.packages.push(parser.value()?.into()),
             Long("warm") => config.warm = true,
             Long("help") | Short('h') => return Ok(Command::Say(HELP.to_owned())),

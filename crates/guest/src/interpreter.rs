@@ -2,6 +2,8 @@
 
 mod bash;
 mod context;
+pub(crate) mod deno;
+mod jupyter;
 mod kernel;
 mod language;
 mod python;

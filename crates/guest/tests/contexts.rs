@@ -82,7 +82,7 @@ fn agent() -> Option<Agent> {
     let python = python()?;
     Some(Agent::start(
         As::Us,
-        &["--python", python.to_str().unwrap()],
+        &["--python", python.to_str().unwrap(), "--deno", "/no/deno"],
     ))
 }
 
@@ -588,6 +588,22 @@ fn lines_are_never_empty_and_silence_is_filled() {
     );
     let (head, _) = agent.http("POST /execute", "", "{}");
     assert_eq!(status(&head), 400);
+}
+
+#[tokio::test]
+async fn without_a_deno_it_is_said_how_to_get_one() {
+    for (deno, why) in [("/no/deno", "--deno FILE"), ("/bin/false", "did not start")] {
+        let agent = Agent::start(As::Nobody, &["--deno", deno]);
+        for language in ["js", "typescript"] {
+            let request = ExecuteRequest {
+                language: Some(language.to_owned()),
+                ..cell("1")
+            };
+            let error = execute(&agent.client(), request).await.map(drop);
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ pub enum ImageError {
     },
     /// There is none of that name.
     #[error(
-        "there is no image {name}{}\n  make it with `casemate image build {name}` or `casemate image import {name} TAR`",
+        "there is no image {name}{}\n  make it with `casemate image build {name}`, `casemate image pull REF --name {name}` or `casemate image import {name} TAR`",
         among(known)
     )]
     Missing {

@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::digest::{self, hex};
 use crate::image::{FORMAT, interpreters};
 use crate::store::{ROOT, remove_tree};
-use crate::unpack::{Bounds, Form, Unpacker};
+use crate::unpack::{Bounds, Form, Unpacked, Unpacker};
 use crate::{ImageError, ImageFile, ImageName, Images, Package, Prepared, Python, Source, pack};
 
 /// Where programs are looked for in an image that does not say.
@@ -149,6 +149,22 @@ impl Maker<'_> {
         root: &Path,
         what: &str,
     ) -> Result<(), ImageError> {
+        let unpacked = self.unpack_layer(archive, root, what, false, self.bounds)?;
+        if let Some(notes) = unpacked.notes() {
+            self.progress.say(&notes);
+        }
+        Ok(())
+    }
+
+    /// Unpacks one archive within bounds of its own. `layer`: its names may take away what is there.
+    pub(crate) fn unpack_layer(
+        &self,
+        archive: &mut File,
+        root: &Path,
+        what: &str,
+        layer: bool,
+        bounds: Bounds,
+    ) -> Result<Unpacked, ImageError> {
         let failed = |error: io::Error| ImageError::io(format!("reading {what}"), error);
         archive.rewind().map_err(failed)?;
         let mut begin = Vec::new();
@@ -159,16 +175,13 @@ impl Maker<'_> {
             .stage(&format!("unpacking {what}"), None, Unit::Bytes);
         let unpacker = Unpacker {
             program: self.program,
-            bounds: self.bounds,
+            bounds,
             free_bytes: self.images.free_bytes()?,
         };
         let folder = File::open(root).map_err(failed)?;
-        let unpacked = unpacker.unpack(archive, &folder, (form, false), what, self.progress)?;
+        let unpacked = unpacker.unpack(archive, &folder, (form, layer), what, self.progress)?;
         self.progress.done(&format!("{} entries", unpacked.entries));
-        if let Some(notes) = unpacked.notes() {
-            self.progress.say(&notes);
-        }
-        Ok(())
+        Ok(unpacked)
     }
 
     /// Looks a tree through, puts the driver beside it, tries it, and gives it its name.

@@ -104,6 +104,14 @@ pub(crate) struct Unpacked {
 }
 
 impl Unpacked {
+    /// Counts another archive's too.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.entries += other.entries;
+        self.bytes += other.bytes;
+        self.left_out += other.left_out;
+        self.stripped += other.stripped;
+    }
+
     /// What was changed on the way, in words.
     pub(crate) fn notes(&self) -> Option<String> {
         let mut notes = Vec::new();

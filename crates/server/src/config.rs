@@ -12,6 +12,10 @@ use serde::Serialize;
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Where to listen for HTTPS beside it; nowhere where nothing is said.
+    pub tls: Option<Tls>,
+    /// The domain under whose names sandboxes are reached (`PORT-ID.DOMAIN`), perhaps with a port; clients are told it.
+    pub domain: Option<String>,
     /// The folder for the database, uploads and artifacts; made when it is missing.
     pub data: PathBuf,
     /// A database by URL (`postgres://...`); `casemate.db` in the data folder where none is named.
@@ -38,6 +42,24 @@ pub struct Config {
     pub grace: Duration,
     /// What is known of attacks on this machine, to be shown.
     pub attacks: AttackMatrix,
+}
+
+/// HTTPS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The operator's own certificate; one is made for the domain where there is none.
+    pub certificate: Option<Certificate>,
+}
+
+/// Files in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// The certificate, and those between it and its authority.
+    pub chain: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 /// The attacks, and what became of them in each backend.
@@ -109,6 +131,8 @@ impl Config {
         let parallel = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
             listen,
+            tls: None,
+            domain: None,
             data,
             database: None,
             policy: Policy::default(),
@@ -128,5 +152,60 @@ impl Config {
             grace: Duration::from_secs(20),
             attacks: AttackMatrix::default(),
         }
+    }
+
+    /// An address of it that other machines reach.
+    pub(crate) fn exposed(&self) -> Option<SocketAddr> {
+        let tls = self.tls.as_ref().map(|tls| tls.listen);
+        let mut all = std::iter::once(self.listen).chain(tls);
+        all.find(|address| !address.ip().is_loopback())
+    }
+
+    /// Whether nobody but this machine reaches it.
+    pub(crate) fn is_local(&self) -> bool {
+        self.exposed().is_none()
+    }
+
+    /// The domain without its port.
+    pub(crate) fn domain_name(&self) -> Option<&str> {
+        self.domain.as_deref()?.split(':').next()
+    }
+
+    /// Whether a host is the domain, or a name below it.
+    pub(crate) fn is_of_domain(&self, host: &str) -> bool {
+        let domain = self.domain_name().unwrap_or_default();
+        let host = host.to_ascii_lowercase();
+        let below = host.strip_suffix(&domain.to_ascii_lowercase());
+        !domain.is_empty() && below.is_some_and(|below| below.is_empty() || below.ends_with('.'))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_the_domain_are_told_from_others() {
+        let mut config = Config::new("127.0.0.1:0".parse().unwrap(), PathBuf::new());
+        assert!(!config.is_of_domain("") && !config.is_of_domain("a"));
+        config.domain = Some("boxes.test:8443".to_owned());
+        for name in ["boxes.test", "api.boxes.test", "API.Boxes.Test"] {
+            assert!(config.is_of_domain(name), "{name}");
+        }
+        for name in ["", "test", "evilboxes.test", "boxes.test.evil.example"] {
+            assert!(!config.is_of_domain(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn one_address_that_others_reach_is_enough() {
+        let mut config = Config::new("127.0.0.1:0".parse().unwrap(), PathBuf::new());
+        assert!(config.is_local());
+        config.tls = Some(Tls {
+            listen: "0.0.0.0:443".parse().unwrap(),
+            certificate: None,
+        });
+        assert_eq!(config.exposed(), Some("0.0.0.0:443".parse().unwrap()));
+        assert!(!config.is_local());
     }
 }

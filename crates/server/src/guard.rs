@@ -149,19 +149,20 @@ fn is_loopback(host: &str) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-/// On loopback `Host` must be a name of loopback, and an `Origin`, where there is one, the same.
+/// On loopback `Host` must be a name of loopback or of the server's own domain, and an `Origin`, where there is one, the same.
 fn checked_origin(state: &State, headers: &HeaderMap) -> Result<(), ApiError> {
-    if !state.config.listen.ip().is_loopback() {
+    if !state.config.is_local() {
         return Ok(());
     }
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
     let host = host.and_then(|host| host.parse::<Authority>().ok());
-    if !host.as_ref().is_some_and(|host| is_loopback(host.host())) {
+    let is_ours = |host: &str| is_loopback(host) || state.config.is_of_domain(host);
+    if !host.as_ref().is_some_and(|host| is_ours(host.host())) {
         return Err(ApiError::forbidden(
             "this server listens on loopback, and the request's Host is none of its names",
-            "ask for it as http://127.0.0.1 or http://localhost",
+            "ask for it as http://127.0.0.1 or http://localhost, or name its own domain with --domain",
         ));
     }
     // A page's plain reading of another site's address names no Origin; browsers say so here.
@@ -177,7 +178,10 @@ fn checked_origin(state: &State, headers: &HeaderMap) -> Result<(), ApiError> {
     let same = origin
         .to_str()
         .ok()
-        .and_then(|origin| origin.strip_prefix("http://"))
+        .and_then(|origin| {
+            let plain = || origin.strip_prefix("http://");
+            origin.strip_prefix("https://").or_else(plain)
+        })
         .and_then(|origin| origin.parse::<Authority>().ok())
         .is_some_and(|origin| Some(&origin) == host.as_ref());
     if same && own_site {
@@ -208,7 +212,7 @@ impl FromRequestParts<State> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, state: &State) -> Result<Self, ApiError> {
         let sent = sent_key(&parts.headers);
-        if state.config.listen.ip().is_loopback() && !state.store.has_keys().await? {
+        if state.config.is_local() && !state.store.has_keys().await? {
             return Ok(Self {
                 tenant: TenantId::local(),
                 key: None,

@@ -29,9 +29,12 @@ mod runs;
 mod serve;
 mod state;
 mod store;
+pub mod tls;
 pub mod wire;
 
-pub use config::{AttackCell, AttackColumn, AttackMatrix, AttackTry, Config, KeyRules};
+pub use config::{
+    AttackCell, AttackColumn, AttackMatrix, AttackTry, Certificate, Config, KeyRules, Tls,
+};
 pub use e2b::Template;
 pub use keys::{KeyInfo, NewKey};
 pub use openapi::document;

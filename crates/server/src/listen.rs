@@ -18,6 +18,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, Sleep, sleep};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// Connections at once; further ones wait in the kernel's queue.
 const CONNECTIONS: u32 = 1024;
@@ -35,7 +37,12 @@ const SILENT: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves until it is told to stop, and then until every connection has had its answer.
-pub(crate) async fn serve(listener: TcpListener, app: Router, mut stopped: watch::Receiver<bool>) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    app: Router,
+    mut stopped: watch::Receiver<bool>,
+) {
     let places = Arc::new(Semaphore::new(CONNECTIONS as usize));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD);
@@ -54,26 +61,17 @@ pub(crate) async fn serve(listener: TcpListener, app: Router, mut stopped: watch
         };
         // Small answers must not wait for one another; one that does costs time and nothing else.
         stream.set_nodelay(true).ok();
-        let broken = Break::default();
-        let service = TowerToHyperService::new(app.clone());
-        let known = broken.clone();
-        let service = service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(known.clone());
-            service.call(request)
-        });
-        let client = Client::new(stream, broken);
-        let connection = http.serve_connection(TokioIo::new(client), service);
-        // A server in a sandbox may change to another protocol.
-        let connection = connection.with_upgrades();
-        let mut stopped = stopped.clone();
+        let (http, app, tls) = (http.clone(), app.clone(), tls.clone());
+        let stopped = stopped.clone();
         tokio::spawn(async move {
-            let mut connection = pin!(connection);
-            // A client that breaks off is its own affair; its run is cancelled where it waits for it.
-            tokio::select! {
-                ended = connection.as_mut() => drop(ended),
-                () = async { drop(stopped.wait_for(|stop| *stop).await) } => {
-                    connection.as_mut().graceful_shutdown();
-                    drop(connection.await);
+            match tls {
+                None => answer(&http, app, stream, stopped).await,
+                Some(tls) => {
+                    // Who takes longer to greet than to ask is not waited for either; nothing else of it is known.
+                    let greeted = tokio::time::timeout(HEAD, tls.accept(stream)).await;
+                    if let Ok(Ok(stream)) = greeted {
+                        answer(&http, app, stream, stopped).await;
+                    }
                 }
             }
             drop(place);
@@ -82,6 +80,52 @@ pub(crate) async fn serve(listener: TcpListener, app: Router, mut stopped: watch
     drop(listener);
     // Every place is free again when every connection has had its answer.
     drop(places.acquire_many(CONNECTIONS).await);
+}
+
+/// Answers what comes on a connection until it ends, or the server does.
+async fn answer<S: Connection>(
+    http: &http1::Builder,
+    app: Router,
+    stream: S,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let broken = Break::default();
+    let service = TowerToHyperService::new(app);
+    let known = broken.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(known.clone());
+        service.call(request)
+    });
+    let client = Client::new(stream, broken);
+    let connection = http.serve_connection(TokioIo::new(client), service);
+    // A server in a sandbox may change to another protocol.
+    let mut connection = pin!(connection.with_upgrades());
+    // A client that breaks off is its own affair; its run is cancelled where it waits for it.
+    tokio::select! {
+        ended = connection.as_mut() => drop(ended),
+        () = async { drop(stopped.wait_for(|stop| *stop).await) } => {
+            connection.as_mut().graceful_shutdown();
+            drop(connection.await);
+        }
+    }
+}
+
+/// What a client comes on, in the clear or not.
+trait Connection: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// What lies below.
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl Connection for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Connection for TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
 }
 
 /// Raised for a connection that is to be broken off: when a sandbox goes in the middle of a stream, its client must
@@ -102,8 +146,8 @@ impl Break {
 
 /// A connection that is given up when its client takes nothing of its answer, and that is read to
 /// its end, within bounds, before it is closed.
-struct Client {
-    stream: TcpStream,
+struct Client<S: Connection> {
+    stream: S,
     broken: Break,
     gives_up: Pin<Box<Sleep>>,
     waits: bool,
@@ -111,8 +155,8 @@ struct Client {
     parts: Option<Instant>,
 }
 
-impl Client {
-    fn new(stream: TcpStream, broken: Break) -> Self {
+impl<S: Connection> Client<S> {
+    fn new(stream: S, broken: Break) -> Self {
         Self {
             stream,
             broken,
@@ -141,16 +185,16 @@ impl Client {
     }
 }
 
-impl Drop for Client {
+impl<S: Connection> Drop for Client<S> {
     fn drop(&mut self) {
         if self.broken.is_off() {
             // Where it cannot be set the connection is closed as any other.
-            self.stream.set_zero_linger().ok();
+            self.stream.tcp().set_zero_linger().ok();
         }
     }
 }
 
-impl AsyncRead for Client {
+impl<S: Connection> AsyncRead for Client<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -160,7 +204,7 @@ impl AsyncRead for Client {
     }
 }
 
-impl AsyncWrite for Client {
+impl<S: Connection> AsyncWrite for Client<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -15,7 +15,7 @@ use casemate_engine::Engine;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::blobs::Blobs;
@@ -27,6 +27,7 @@ use crate::error::ApiError;
 use crate::guard::guard;
 use crate::state::{Shared, State};
 use crate::store::{Store, StoreError, now_ms};
+use crate::tls::{self, TlsError};
 
 /// Contents that nothing refers to are removed when they are this old.
 const ORPHANED: Duration = Duration::from_secs(3600);
@@ -48,6 +49,9 @@ pub enum ServeError {
         "{0} can be reached from other machines, and there is no key: make one with `casemate key create`"
     )]
     NoKey(SocketAddr),
+    /// HTTPS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Its database or its data folder.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -66,9 +70,11 @@ pub enum ServeError {
 pub struct Running {
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where it listens for HTTPS, if it does.
+    pub tls: Option<SocketAddr>,
     state: State,
     stop: watch::Sender<bool>,
-    served: JoinHandle<()>,
+    served: JoinSet<()>,
     /// While it is held no other server works in the data folder.
     _lock: std::fs::File,
 }
@@ -78,23 +84,34 @@ pub struct Running {
 /// # Errors
 /// [`ServeError`]; nothing is left running.
 pub async fn start(
-    config: Config,
+    mut config: Config,
     engine: Arc<Engine>,
     templates: Vec<Template>,
 ) -> Result<Running, ServeError> {
     let lock = own_folder(&config.data)?;
     more_descriptors();
     let store = Store::open(&config.data, config.database.as_deref()).await?;
-    let asked = config.listen;
-    if !asked.ip().is_loopback() && !store.has_keys().await? {
-        return Err(ServeError::NoKey(asked));
+    if let Some(address) = config.exposed()
+        && !store.has_keys().await?
+    {
+        return Err(ServeError::NoKey(address));
     }
-    let listener = TcpListener::bind(asked).await;
-    let listener = listener.map_err(|source| ServeError::Listen {
-        address: asked,
-        source,
-    })?;
-    let address = listener.local_addr()?;
+    let (listener, address) = listen(config.listen).await?;
+    let tls = match &config.tls {
+        None => None,
+        Some(tls) => {
+            let name = config.domain_name().unwrap_or("localhost");
+            let acceptor = tls::acceptor(tls, name, &config.data)?;
+            Some((listen(tls.listen).await?, acceptor))
+        }
+    };
+    // Clients put the scheme before what they are told, and its port is 443 unless they are told another.
+    if let (Some(domain), Some(((_, address), _))) = (&mut config.domain, &tls)
+        && !domain.contains(':')
+        && address.port() != 443
+    {
+        *domain = format!("{domain}:{}", address.port());
+    }
     let blobs = Blobs::open(&config.data)?;
     let snapshots = Snapshots::open(&config.data)?;
     // Whatever an earlier server had begun and not ended, nobody will end now.
@@ -107,14 +124,28 @@ pub async fn start(
     let sandboxes = Arc::clone(&state.sandboxes);
     tokio::spawn(look_after(sandboxes, stopped.clone()));
     let app = router(Arc::clone(&state));
-    let served = tokio::spawn(crate::listen::serve(listener, app, stopped));
+    let mut served = JoinSet::new();
+    let https = tls.as_ref().map(|((_, address), _)| *address);
+    if let Some(((listener, _), acceptor)) = tls {
+        let (app, stopped) = (app.clone(), stopped.clone());
+        served.spawn(crate::listen::serve(listener, Some(acceptor), app, stopped));
+    }
+    served.spawn(crate::listen::serve(listener, None, app, stopped));
     Ok(Running {
         address,
+        tls: https,
         state,
         stop,
         served,
         _lock: lock,
     })
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.map_err(|source| ServeError::Listen { address, source })?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
 }
 
 /// Makes the data folder where it is missing, and takes it.
@@ -171,13 +202,16 @@ impl Running {
             .remove_all(Duration::from_secs(10))
             .await;
         self.stop.send_replace(true);
-        let served = tokio::time::timeout(Duration::from_secs(5), self.served).await;
-        match served {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(io::Error::other(error)),
-            // A client that keeps its connection open does not keep the server up.
-            Err(_) => Ok(()),
-        }
+        let mut served = self.served;
+        let all = async {
+            while let Some(ended) = served.join_next().await {
+                ended.map_err(io::Error::other)?;
+            }
+            Ok(())
+        };
+        // A client that keeps its connection open does not keep the server up.
+        let in_time = tokio::time::timeout(Duration::from_secs(5), all).await;
+        in_time.unwrap_or(Ok(()))
     }
 
     async fn wait_for_runs(&self) {

@@ -44,6 +44,41 @@ class Interpreter(Base):
         self.assertIn("bash", sandbox.run_code("echo $0", language="bash").logs.stdout[0])
 
 
+    def test_javascript_and_typescript_have_contexts_of_their_own(self):
+        sandbox = self.sandbox(envs={"NAME": "value"})
+
+        def js(code, **options):
+            return sandbox.run_code(code, language="js", **options)
+
+        self.assertEqual(js("let x = 41; process.cwd()").text, "/home/user")
+        self.assertEqual(js("x + 1").text, "42")
+        self.assertEqual(js("process.env.NAME", envs={"NAME": "once"}).text, "once")
+        self.assertEqual(js("process.env.NAME").text, "value")
+        said = js("console.log('a'); console.error('b'); process.stdout.write('c'); require('path').sep")
+        self.assertEqual(("".join(said.logs.stdout), "".join(said.logs.stderr)), ("a\nc", "b\n"))
+        self.assertEqual(said.text, "/")
+        failed = js("function f() { throw new RangeError('no') }\nf()").error
+        self.assertEqual((failed.name, failed.value), ("RangeError", "no"))
+        self.assertIn("at f", failed.traceback)
+        self.assertEqual(js("let = ;").error.name, "SyntaxError")
+        self.assertEqual(js("Deno.jupyter.html`<b>x</b>`").results[0].html, "<b>x</b>")
+        self.assertEqual(sandbox.run_code("typeof x", language="typescript").text, "undefined")
+        self.assertEqual(sandbox.run_code("const n: number = 1; n", language="ts").text, "1")
+        # A cell that nobody waits for is interrupted, and the state stays.
+        with self.assertRaises(TimeoutException):
+            js("while (true) {}", timeout=1)
+        self.assertEqual(js("x").text, "41")
+        self.assertEqual(js("Deno.exit(3)").error.name, "UnexpectedEndOfExecution")
+        self.assertEqual(js("typeof x").text, "undefined")
+        context = sandbox.create_code_context(language="js", cwd="/tmp")
+        self.assertEqual(sandbox.run_code("process.cwd()", context=context).text, "/tmp")
+        sandbox.run_code("let y = 1", context=context)
+        sandbox.restart_code_context(context)
+        self.assertEqual(sandbox.run_code("typeof y", context=context).text, "undefined")
+        # It leads nowhere.
+        self.assertIsNotNone(js("await fetch('http://192.0.2.1')").error)
+
+
 class Commands(Base):
     def test_commands_input_and_terminals(self):
         sandbox = self.sandbox("base")
@@ -149,8 +184,10 @@ print(json.dumps({
     def test_a_server_in_it_is_reached_by_its_host_name_and_by_nobody_else(self):
         sandbox = self.sandbox("base")
         sandbox.commands.run("echo hello > index.html; python -m http.server 8001", background=True)
-        url = os.environ["E2B_SANDBOX_URL"] + "/index.html"
-        request = urllib.request.Request(url, headers={"Host": sandbox.get_host(8001)})
+        host = sandbox.get_host(8001)
+        # By a name of the sandbox's own where names lead to the server.
+        url = os.environ.get("E2B_SANDBOX_URL", f"https://{host}") + "/index.html"
+        request = urllib.request.Request(url, headers={"Host": host})
         for _ in range(50):
             try:
                 with urllib.request.urlopen(request) as answer:

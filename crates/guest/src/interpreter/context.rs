@@ -303,8 +303,18 @@ impl<'a> Telling<'a> {
                 // What was printed before it comes before it.
                 let (stdout, stderr) = kernel.printed();
                 self.printed(&stdout, &stderr).await;
-                return self.message(&bytes).await;
+                return match decode(&bytes, 0) {
+                    Ok(message) => self.message(message).await,
+                    // What is no message.
+                    Err(_) => None,
+                };
             }
+            Event::Told(message) => {
+                let (stdout, stderr) = kernel.printed();
+                self.printed(&stdout, &stderr).await;
+                return self.message(*message).await;
+            }
+            Event::Ready => {}
             Event::Ended(exit) => {
                 let (stdout, stderr) = kernel.printed();
                 self.printed(&stdout, &stderr).await;
@@ -315,12 +325,12 @@ impl<'a> Telling<'a> {
         None
     }
 
-    async fn message(&mut self, bytes: &[u8]) -> Option<Ended> {
-        match decode(bytes, 0) {
-            Ok(Message::Signal(Signal::Displayed(displayed))) => {
+    async fn message(&mut self, message: Message) -> Option<Ended> {
+        match message {
+            Message::Signal(Signal::Displayed(displayed)) => {
                 self.send(Line::Result(Box::new(shown(displayed)))).await;
             }
-            Ok(Message::Signal(Signal::Error(error))) if !self.failed => {
+            Message::Signal(Signal::Error(error)) if !self.failed => {
                 self.failed = true;
                 let line = Line::Error {
                     name: error.name,
@@ -329,7 +339,7 @@ impl<'a> Telling<'a> {
                 };
                 self.send(line).await;
             }
-            Ok(Message::End(code)) => {
+            Message::End(code) => {
                 self.finish().await;
                 if code != 0 && !self.failed {
                     let line = error("CommandFailed", format!("exit status {code}"));
@@ -337,8 +347,8 @@ impl<'a> Telling<'a> {
                 }
                 return Some(Ended::Whole);
             }
-            // What a driver has no business to say here, and what is no message.
-            Ok(_) | Err(_) => {}
+            // What a driver has no business to say here.
+            _ => {}
         }
         None
     }

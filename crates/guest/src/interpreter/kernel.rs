@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use casemate_driver::Message;
 use casemate_driver::handover::{MESSAGE_END, MESSAGE_PART, READY};
 use casemate_driver::packets::{PACKET_MAX, Packets, Received};
 use casemate_envd::RpcError;
@@ -17,8 +18,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::unix::pipe;
 use tokio::time::timeout;
 
+use super::deno::{Bridge, Meeting};
 use super::language::Language;
-use super::{bash, python};
+use super::{bash, deno, python};
 use crate::agent::Agent;
 use crate::blocking::blocking;
 use crate::launch::Program;
@@ -65,6 +67,10 @@ pub(super) enum Event {
     Stdout(Vec<u8>),
     Stderr(Vec<u8>),
     Message(Vec<u8>),
+    /// It stands: where that is no packet.
+    Ready,
+    /// A message that came another way.
+    Told(Box<Message>),
     Ended(Exit),
 }
 
@@ -77,6 +83,10 @@ pub(super) struct Kernel {
     channel: AsyncFd<Packets>,
     /// Requests of languages that cannot read packets.
     requests: pipe::Sender,
+    /// The way to one that is a Jupyter kernel.
+    bridge: Option<Bridge>,
+    /// The end of the channel that is nobody's then.
+    _unused: Option<OwnedFd>,
     stdout: Stream,
     stderr: Stream,
     /// The parts of a message that is not whole yet, and whether it became too long.
@@ -146,17 +156,21 @@ impl Kernel {
         let (stderr, stderr_end) = output().map_err(wrong("a pipe"))?;
         let (started, recipe_of) = (Arc::clone(agent), recipe.clone());
         let language = recipe.language;
-        let child = blocking(move || {
+        let meeting = language.has_kernel().then(Meeting::make).transpose()?;
+        let met = meeting.clone();
+        let (child, unused) = blocking(move || {
             let command = match language {
                 Language::Python => python::command(&started.config)?,
                 Language::Bash => bash::command(),
+                Language::JavaScript | Language::TypeScript => deno::command(&started.config)?,
             };
             let env = started.environment(&recipe_of.user, &command.env);
-            let stdin = match language {
-                Language::Python => std::fs::File::open("/dev/null").map(OwnedFd::from),
-                Language::Bash => Ok(OwnedFd::from(reader)),
+            let stdin = match (&met, language) {
+                (Some(meeting), _) => meeting.stdin(&recipe_of.user),
+                (None, Language::Bash) => Ok(OwnedFd::from(reader)),
+                (None, _) => std::fs::File::open("/dev/null").map(OwnedFd::from),
             };
-            let stdin = stdin.map_err(|error| internal(&format!("/dev/null: {error}")))?;
+            let stdin = stdin.map_err(|error| internal(&format!("standard input: {error}")))?;
             let program = Program {
                 user: &recipe_of.user,
                 cwd: &recipe_of.cwd,
@@ -164,11 +178,13 @@ impl Kernel {
                 env: &env,
                 streams: [&stdin, &stdout_end, &stderr_end],
                 terminal: false,
-                channel: Some(&theirs),
+                channel: met.is_none().then_some(&theirs),
             };
-            program.start().map_err(|why| internal(&why))
-        });
-        let child = child.await.map_err(|error| error.message)?;
+            let child = program.start().map_err(|why| internal(&why))?;
+            Ok((child, met.map(|_| theirs)))
+        })
+        .await
+        .map_err(|error| error.message)?;
         let copy = duplicate(&child).map_err(|error| error.message)?;
         Ok(Self {
             language,
@@ -179,6 +195,8 @@ impl Kernel {
             requests: pipe::Sender::from_owned_fd(writer.into()).map_err(wrong("a pipe"))?,
             stdout: Stream(Some(stdout)),
             stderr: Stream(Some(stderr)),
+            bridge: meeting.map(Bridge::to),
+            _unused: unused,
             parts: Vec::new(),
             too_long: false,
         })
@@ -193,6 +211,11 @@ impl Kernel {
                     Ok(Received::Packet(READY, _)) => return Ok(()),
                     _ => Event::Ended(self.end().await),
                 },
+                event = bridged(&mut self.bridge) => match event {
+                    Some(Event::Ready) => return Ok(()),
+                    _ => Event::Ended(self.end().await),
+                },
+                _ = self.pidfd.readable() => Event::Ended(self.end().await),
                 bytes = self.stderr.read() => Event::Stderr(bytes),
                 bytes = self.stdout.read() => Event::Stdout(bytes),
             };
@@ -214,8 +237,12 @@ impl Kernel {
 
     /// Sends it a cell. Waits until it has taken it.
     pub(super) async fn send(&mut self, cell: &CellRequest<'_>) -> io::Result<()> {
+        if let Some(bridge) = &self.bridge {
+            return bridge.send(cell).await;
+        }
         match self.language {
-            Language::Python => {
+            Language::Bash => self.requests.write_all(&bash::request(cell)).await,
+            _ => {
                 let bytes = serde_json::to_vec(cell)?;
                 let parts = bytes.len().div_ceil(PACKET_MAX).max(1);
                 for (number, part) in bytes.chunks(PACKET_MAX).enumerate() {
@@ -229,7 +256,6 @@ impl Kernel {
                 }
                 Ok(())
             }
-            Language::Bash => self.requests.write_all(&bash::request(cell)).await,
         }
     }
 
@@ -238,6 +264,10 @@ impl Kernel {
         loop {
             let packet = tokio::select! {
                 packet = packet(&mut self.channel) => packet,
+                event = bridged(&mut self.bridge) => match event {
+                    Some(event) => return event,
+                    None => Ok(Received::Closed),
+                },
                 bytes = self.stdout.read() => return Event::Stdout(bytes),
                 bytes = self.stderr.read() => return Event::Stderr(bytes),
                 _ = self.pidfd.readable() => Ok(Received::Closed),
@@ -280,7 +310,11 @@ impl Kernel {
 
     /// Interrupts what runs in it, with everything that was started by it.
     pub(super) fn interrupt(&self) {
-        self.signal(Signal::INT);
+        match &self.bridge {
+            // A signal would end it.
+            Some(bridge) => bridge.interrupt(),
+            None => self.signal(Signal::INT),
+        }
     }
 
     fn signal(&self, signal: Signal) {
@@ -317,6 +351,14 @@ impl Drop for Kernel {
 
 fn internal(what: &str) -> RpcError {
     RpcError::new(casemate_envd::Code::Internal, what)
+}
+
+/// The next event of a Jupyter kernel; never comes back where there is none.
+async fn bridged(bridge: &mut Option<Bridge>) -> Option<Event> {
+    match bridge {
+        Some(bridge) => bridge.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The next packet.

@@ -1,6 +1,6 @@
 //! The languages of contexts.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::agent::PATH;
 use crate::config::Config;
@@ -10,11 +10,13 @@ use crate::config::Config;
 pub(super) enum Language {
     Python,
     Bash,
+    JavaScript,
+    TypeScript,
 }
 
 impl Language {
     /// Those whose default context a list shows before anybody used it.
-    pub(super) const FROM_THE_BEGINNING: [Self; 1] = [Self::Python];
+    pub(super) const FROM_THE_BEGINNING: [Self; 2] = [Self::Python, Self::JavaScript];
 
     /// The language with this name; Python where there is none.
     pub(super) fn of(name: Option<&str>) -> Result<Self, String> {
@@ -22,8 +24,10 @@ impl Language {
         match name.as_str() {
             "" | "python" => Ok(Self::Python),
             "bash" => Ok(Self::Bash),
+            "javascript" | "js" => Ok(Self::JavaScript),
+            "typescript" | "ts" => Ok(Self::TypeScript),
             other => Err(format!(
-                "there is no context for the language {other:?} here; there is one for python and for bash"
+                "there is no context for the language {other:?} here; there is one for python, bash, javascript and typescript"
             )),
         }
     }
@@ -32,24 +36,34 @@ impl Language {
         match self {
             Self::Python => "python",
             Self::Bash => "bash",
+            Self::JavaScript => "javascript",
+            Self::TypeScript => "typescript",
         }
     }
 
     /// Whether its interpreter is there.
     pub(super) fn is_there(self, config: &Config) -> bool {
         match self {
-            Self::Python => found(&config.python),
-            Self::Bash => found(Path::new("bash")),
+            Self::Python => path_of(&config.python).is_some(),
+            Self::Bash => path_of(Path::new("bash")).is_some(),
+            Self::JavaScript | Self::TypeScript => path_of(&config.deno).is_some(),
         }
+    }
+
+    /// Whether its interpreter is a Jupyter kernel.
+    pub(super) const fn has_kernel(self) -> bool {
+        matches!(self, Self::JavaScript | Self::TypeScript)
     }
 }
 
-fn found(program: &Path) -> bool {
+/// Where a program lies that is named by its path or found in `PATH`.
+pub(super) fn path_of(program: &Path) -> Option<PathBuf> {
     if program.components().count() > 1 {
-        return program.is_file();
+        return program.is_file().then(|| program.to_owned());
     }
     PATH.split(':')
-        .any(|folder| Path::new(folder).join(program).is_file())
+        .map(|folder| Path::new(folder).join(program))
+        .find(|path| path.is_file())
 }
 
 #[cfg(test)]
@@ -61,6 +75,8 @@ mod tests {
         assert_eq!(Language::of(None), Ok(Language::Python));
         assert_eq!(Language::of(Some("  ")), Ok(Language::Python));
         assert_eq!(Language::of(Some(" Bash ")), Ok(Language::Bash));
+        assert_eq!(Language::of(Some("JS")), Ok(Language::JavaScript));
+        assert_eq!(Language::of(Some("ts")), Ok(Language::TypeScript));
         assert!(Language::of(Some("cobol")).unwrap_err().contains("cobol"));
     }
 }

@@ -78,11 +78,12 @@ pub(super) fn first_error(tree: &Tree) -> Option<(usize, usize)> {
     let mut cursor = tree.walk();
     loop {
         let node = cursor.node();
+        // One that holds another says less: all of a script may be one error.
+        if node.has_error() && within(node) && cursor.goto_first_child() {
+            continue;
+        }
         if node.is_error() || node.is_missing() {
             return Some((node.start_byte(), node.end_byte()));
-        }
-        if node.has_error() && cursor.goto_first_child() {
-            continue;
         }
         while !cursor.goto_next_sibling() {
             if !cursor.goto_parent() {

@@ -51,6 +51,8 @@ where
     let made = http1::Builder::new()
         .max_buf_size(64 << 10)
         .max_headers(64)
+        // As most servers and proxies write them, and as programs that look without care expect them.
+        .title_case_headers(true)
         .handshake(TokioIo::new(stream))
         .await;
     let (sender, connection) = made.map_err(|error| error.to_string())?;

@@ -168,7 +168,7 @@ async fn create(state: State, caller: Caller, bytes: &[u8], default_s: i64) -> A
         timeout_ms,
     };
     let sandbox = make(&state, &caller, new).await?;
-    Ok((StatusCode::CREATED, Json(made(&sandbox))).into_response())
+    Ok((StatusCode::CREATED, Json(made(&state, &sandbox))).into_response())
 }
 
 /// A sandbox to be, checked.
@@ -329,7 +329,7 @@ fn policy(state: &State, caller: &Caller, template: &Policy) -> Answer<Policy> {
     Ok(template.narrowed(&bound_policy(state, caller)?))
 }
 
-pub(super) fn made(sandbox: &Sandbox) -> Made {
+pub(super) fn made(state: &State, sandbox: &Sandbox) -> Made {
     Made {
         template: sandbox.template.clone(),
         id: sandbox.id.clone(),
@@ -337,7 +337,7 @@ pub(super) fn made(sandbox: &Sandbox) -> Made {
         envd_version: ENVD_VERSION,
         envd_access_token: sandbox.token.clone(),
         traffic_access_token: sandbox.traffic_token.clone(),
-        domain: None,
+        domain: state.config.domain.clone(),
     }
 }
 
@@ -345,7 +345,8 @@ fn rfc3339(ms: i64) -> String {
     jiff::Timestamp::from_millisecond(ms).map_or_else(|_| String::new(), |at| at.to_string())
 }
 
-pub(crate) fn shown(sandbox: &Sandbox, detailed: bool) -> Shown {
+/// With the details where the server is given, which has some of them.
+pub(crate) fn shown(sandbox: &Sandbox, detailed: Option<&State>) -> Shown {
     let life = *sandbox.life();
     let mebibytes = |limit: casemate_model::limit::Limit<casemate_model::unit::ByteSize>| {
         limit.or(casemate_model::unit::ByteSize(0)).0 >> 20
@@ -362,10 +363,10 @@ pub(crate) fn shown(sandbox: &Sandbox, detailed: bool) -> Shown {
         disk_mb: mebibytes(sandbox.limits.disk),
         state: if life.paused { "paused" } else { "running" },
         metadata: sandbox.metadata.clone(),
-        detail: detailed.then(|| Detail {
+        detail: detailed.map(|state| Detail {
             envd_access_token: sandbox.token.clone(),
             allow_internet_access: false,
-            domain: None,
+            domain: state.config.domain.clone(),
             lifecycle: sandbox.lifecycle,
         }),
     }
@@ -381,7 +382,7 @@ async fn show(
     caller: Caller,
     Path(id): Path<String>,
 ) -> Answer<Json<Shown>> {
-    Ok(Json(shown(&*found(&state, &caller, &id)?, true)))
+    Ok(Json(shown(&*found(&state, &caller, &id)?, Some(&state))))
 }
 
 /// Which walls stand around a sandbox: what an SDK does not ask for, and an operator does.
@@ -424,7 +425,7 @@ async fn connect(
     } else {
         StatusCode::OK
     };
-    Ok((status, Json(made(&sandbox))).into_response())
+    Ok((status, Json(made(&state, &sandbox))).into_response())
 }
 
 /// Wakes a sandbox away from the threads that serve.
@@ -497,7 +498,7 @@ async fn resume(
         ));
     }
     waken(&sandbox, timeout_ms).await?;
-    Ok((StatusCode::CREATED, Json(made(&sandbox))).into_response())
+    Ok((StatusCode::CREATED, Json(made(&state, &sandbox))).into_response())
 }
 
 /// More sandboxes with the files of this one. Its processes and what they have in memory are not in them: a jail
@@ -545,7 +546,7 @@ async fn fork(
             timeout_ms,
         };
         all.push(match make(&state, &caller, new).await {
-            Ok(fork) => json!({"sandbox": made(&fork)}),
+            Ok(fork) => json!({"sandbox": made(&state, &fork)}),
             Err(E2bError(status, message)) => {
                 json!({"error": {"code": status.as_u16(), "message": message}})
             }

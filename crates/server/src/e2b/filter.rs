@@ -111,7 +111,7 @@ pub(crate) fn page(
     let shown = rest
         .iter()
         .take(limit)
-        .map(|sandbox| shown(sandbox, false))
+        .map(|sandbox| shown(sandbox, None))
         .collect();
     Ok(Page {
         shown,
