@@ -344,7 +344,7 @@ pub(crate) enum ScanFormat {
 
 #[derive(Debug, Args)]
 pub(crate) struct ScanArgs {
-    /// Files and folders; in a folder, every `.py` file.
+    /// Files and folders; in a folder, every `.py`, `.sh` and `.bash` file.
     #[arg(required = true, value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
     /// How to print.
@@ -359,6 +359,9 @@ pub(crate) struct ScanArgs {
     /// Only what stands on lines that a unified diff changes; `-` reads it from standard input.
     #[arg(long, value_name = "FILE")]
     pub(crate) diff: Option<PathBuf>,
+    /// The files' language; without this their names say, and Python where they do not.
+    #[arg(long, alias = "lang", value_enum, value_name = "NAME")]
+    pub(crate) language: Option<LangArg>,
     /// Only findings of at least this severity; those that refuse or confine are always shown.
     #[arg(long, value_enum, value_name = "LEVEL", default_value = "low")]
     pub(crate) severity: LevelArg,

@@ -44,7 +44,11 @@ pub(crate) fn command(args: &ScanArgs) -> anyhow::Result<i32> {
             Ok(bytes) => {
                 let source = Source {
                     bytes: &bytes,
-                    language: Language::Python,
+                    language: args
+                        .language
+                        .map(|language| language.language())
+                        .or_else(|| Language::of_file(&name))
+                        .unwrap_or(Language::Python),
                     name: &name,
                 };
                 let screening = only.filter(&name, screen(&source, &config));
@@ -200,7 +204,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The files named, and every `.py` file of the folders named, in a stable order.
+/// The files named, and every `.py`, `.sh` and `.bash` file of the folders named, in a stable order.
 fn files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in paths {
@@ -216,7 +220,10 @@ fn files(paths: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
             {
                 let entry = entry?;
                 if entry.file_type().is_file()
-                    && entry.path().extension().is_some_and(|e| e == "py")
+                    && entry
+                        .path()
+                        .extension()
+                        .is_some_and(|e| e == "py" || e == "sh" || e == "bash")
                 {
                     files.push(entry.into_path());
                 }

@@ -20,6 +20,9 @@ use crate::unicode::{Hidden, HiddenAt};
 use crate::validate::{Text, hidden_finding};
 use crate::{Analysis, bandit, facts};
 
+/// The analysis of one language, as it runs on the thread.
+pub(crate) type Work = fn(String, &[HiddenAt], Preset) -> Analysis;
+
 /// The stack of the analysis thread, in bytes. Pages that are not touched cost nothing. Every kind of
 /// nesting at its bound was measured to need less than 2 MiB; the tests run them on a sixteenth.
 pub(crate) const STACK_BYTES: usize = 64 * 1024 * 1024;
@@ -46,15 +49,26 @@ pub(crate) fn failed(message: &str) -> Finding {
 ///
 /// A thread cannot be stopped from outside: one that misses the deadline runs to its end, which the
 /// bounds on size and nesting keep near, and its answer is dropped.
-pub(crate) fn analyse(text: Text<'_>, deadline: Duration, preset: Preset) -> Analysis {
-    run(text, deadline, STACK_BYTES, preset)
+pub(crate) fn analyse(
+    text: Text<'_>,
+    deadline: Duration,
+    preset: Preset,
+    language: Work,
+) -> Analysis {
+    run(text, deadline, STACK_BYTES, preset, language)
 }
 
-fn run(text: Text<'_>, deadline: Duration, stack: usize, preset: Preset) -> Analysis {
+fn run(
+    text: Text<'_>,
+    deadline: Duration,
+    stack: usize,
+    preset: Preset,
+    language: Work,
+) -> Analysis {
     let (sender, receiver) = mpsc::sync_channel(1);
     let (source, hidden) = (text.text.to_owned(), text.hidden);
     let work = move || {
-        let analysis = on_thread(source, &hidden, preset);
+        let analysis = language(source, &hidden, preset);
         // The receiver is gone when the deadline passed; the refusal has been given by then.
         drop(sender.send(analysis));
     };
@@ -79,7 +93,8 @@ fn alone(finding: Finding) -> Analysis {
     }
 }
 
-fn on_thread(source: String, hidden: &[HiddenAt], preset: Preset) -> Analysis {
+/// The analysis of Python.
+pub(crate) fn on_thread(source: String, hidden: &[HiddenAt], preset: Preset) -> Analysis {
     let (parsed, kind) = match parse(&source) {
         Ok(parsed) => parsed,
         Err(excess) => return alone(too_complex(&excess, &source)),

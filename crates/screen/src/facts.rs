@@ -89,6 +89,8 @@ pub(crate) struct Facts {
     pub(crate) resources: Vec<Seen>,
     pub(crate) secrets: Vec<Seen>,
     pub(crate) hidden: Vec<Seen>,
+    /// What a script of the shell does, in words that its own rules have; by the name of the act.
+    pub(crate) acts: Vec<(&'static str, Seen)>,
     /// Attributes by name alone, whatever they are read from.
     pub(crate) attributes: Vec<Seen>,
     /// Texts that are not documentation.
@@ -134,7 +136,15 @@ impl Facts {
         fill(&mut manifest.hosts, self.hosts);
         fill(&mut manifest.endpoints, self.endpoints);
         fill(&mut manifest.processes, self.processes);
-        fill(&mut manifest.dynamic_code, self.dynamic);
+        let made = self
+            .acts
+            .iter()
+            .filter(|(name, _)| name.starts_with("runs-"));
+        let made = made.map(|(_, seen)| seen.clone());
+        fill(
+            &mut manifest.dynamic_code,
+            self.dynamic.into_iter().chain(made).collect(),
+        );
         fill(&mut manifest.native_code, self.native);
         fill(&mut manifest.deserialisation, self.deserialisation);
         fill(&mut manifest.resources, self.resources);

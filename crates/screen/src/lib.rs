@@ -12,6 +12,7 @@
 //!    resolver of what expressions stand for (`bindings`, `resolve`, `eval`, `call`, `interp`,
 //!    with the functions it knows in `pure`, `library`, `methods`, `codec` and `pickles`, within
 //!    the bounds of `allowance` and with the `memory` of calls that were followed);
+//!    A script of bash has stages 3 and 4 of its own (`bash`), which give the same facts;
 //! 5. rules over facts, which are data with examples (`rules`), and Bandit's rules over the same
 //!    parse (`bandit`);
 //! 6. the verdict: the strictest action of any finding.
@@ -28,6 +29,7 @@ mod apply;
 mod arena;
 mod arguments;
 mod bandit;
+mod bash;
 mod bindings;
 mod bounds;
 mod call;
@@ -130,10 +132,16 @@ pub(crate) struct Analysis {
 pub fn screen(source: &Source<'_>, config: &ScreenConfig) -> Screening {
     let started = Instant::now();
     let analysis = match source.language {
-        Language::Python => look(source.bytes, config),
-        Language::Bash | Language::JavaScript => {
-            look_at_bytes(source.bytes, source.language, config)
+        Language::Python => look(source.bytes, config, analyse::on_thread),
+        Language::Bash => {
+            let max_bytes = config.max_bytes.min(bash::MAX_BYTES);
+            let config = ScreenConfig {
+                max_bytes,
+                ..config.clone()
+            };
+            look(source.bytes, &config, bash::analyse)
         }
+        Language::JavaScript => look_at_bytes(source.bytes, source.language, config),
         // The model may learn languages before this crate does; those are not "clean".
         _ => Analysis {
             findings: vec![analyse::failed("this language cannot be screened")],
@@ -143,9 +151,9 @@ pub fn screen(source: &Source<'_>, config: &ScreenConfig) -> Screening {
     settle(analysis, config, started)
 }
 
-fn look(bytes: &[u8], config: &ScreenConfig) -> Analysis {
+fn look(bytes: &[u8], config: &ScreenConfig, language: analyse::Work) -> Analysis {
     match validate::validate(bytes, config) {
-        Ok(text) => analyse::analyse(text, config.deadline, config.preset),
+        Ok(text) => analyse::analyse(text, config.deadline, config.preset, language),
         Err(findings) => Analysis {
             findings,
             ..Analysis::default()
@@ -185,7 +193,7 @@ fn not_analysed(language: Language) -> Finding {
         reason: "what was not read is not known to be harmless; the walls hold without it"
             .to_owned(),
         better_way:
-            "review it as you would without this tool, or write it in Python, which is analysed"
+            "review it as you would without this tool, or write it in Python or bash, which are analysed"
                 .to_owned(),
         place: None,
         excerpt: None,

@@ -1,4 +1,5 @@
-//! Rules over facts. They are data (`policies/screen/python.toml`), each with programs that it must
+//! Rules over facts. They are data (`policies/screen/python.toml`, and `bash.toml` for what only a script of
+//! the shell does), each with programs that it must
 //! match and programs that it must not.
 
 use std::collections::{BTreeMap, HashMap};
@@ -24,6 +25,7 @@ use crate::place::Lines;
 use crate::preset::Preset;
 
 const EMBEDDED: &str = include_str!("../../../policies/screen/python.toml");
+const EMBEDDED_BASH: &str = include_str!("../../../policies/screen/bash.toml");
 
 /// The most findings one rule adds; the first ones say it all.
 const MAX_PER_RULE: usize = 10;
@@ -62,7 +64,7 @@ pub enum RuleError {
 pub fn check_rules(text: &str) -> Result<usize, RuleError> {
     let rules = Rules::parse(text)?;
     for rule in &rules.rules {
-        rule.check_examples()?;
+        rule.check_examples(rules.language)?;
     }
     Ok(rules.rules.len())
 }
@@ -70,7 +72,21 @@ pub fn check_rules(text: &str) -> Result<usize, RuleError> {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RuleFile {
+    /// The language of the examples.
+    #[serde(default)]
+    language: Examples,
+    /// Better ways in this language for rules of another file, by their names.
+    #[serde(default)]
+    better_way: BTreeMap<String, String>,
     rule: Vec<RuleForm>,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Examples {
+    #[default]
+    Python,
+    Bash,
 }
 
 #[derive(Debug, Deserialize)]
@@ -120,6 +136,8 @@ struct PatternForm {
     env: Vec<String>,
     process: Option<String>,
     any_process: bool,
+    /// Names of acts of the shell.
+    act: Vec<String>,
     any_host: bool,
     host: Vec<String>,
     native: bool,
@@ -152,6 +170,8 @@ struct Rule {
 #[derive(Debug)]
 pub(crate) struct Rules {
     rules: Vec<Rule>,
+    language: Examples,
+    better_way: BTreeMap<String, String>,
 }
 
 /// One match: where, how sure, and what was seen.
@@ -173,6 +193,25 @@ impl Rules {
         })
     }
 
+    /// The rules for what only a script of the shell does.
+    pub(crate) fn bash() -> &'static Self {
+        static RULES: OnceLock<Rules> = OnceLock::new();
+        RULES.get_or_init(|| match Self::parse(EMBEDDED_BASH) {
+            Ok(rules) => rules,
+            // As above.
+            Err(error) => panic!("the embedded rules for bash: {error}"),
+        })
+    }
+
+    /// Says what to do instead in this language.
+    pub(crate) fn reword(&self, findings: &mut [Finding]) {
+        for finding in findings {
+            if let Some(way) = self.better_way.get(&finding.rule) {
+                finding.better_way.clone_from(way);
+            }
+        }
+    }
+
     fn parse(text: &str) -> Result<Self, RuleError> {
         let file: RuleFile =
             toml::from_str(text).map_err(|error| RuleError::Form(error.to_string()))?;
@@ -187,7 +226,11 @@ impl Rules {
             }
             rules.push(Rule::compile(form)?);
         }
-        Ok(Self { rules })
+        Ok(Self {
+            rules,
+            language: file.language,
+            better_way: file.better_way,
+        })
     }
 
     /// Adds what the rules find to an analysis.
@@ -283,7 +326,7 @@ impl Rule {
         })
     }
 
-    fn check_examples(&self) -> Result<(), RuleError> {
+    fn check_examples(&self, language: Examples) -> Result<(), RuleError> {
         let error = |verb, example: &String| RuleError::Example {
             rule: self.form.id.clone(),
             verb,
@@ -293,7 +336,7 @@ impl Rule {
             .form
             .matching
             .iter()
-            .find(|example| !self.matches(example))
+            .find(|example| !self.matches(example, language))
         {
             return Err(error("does not match", example));
         }
@@ -301,14 +344,18 @@ impl Rule {
             .form
             .non_matching
             .iter()
-            .find(|example| self.matches(example))
+            .find(|example| self.matches(example, language))
         {
             Some(example) => Err(error("matches", example)),
             None => Ok(()),
         }
     }
 
-    fn matches(&self, source: &str) -> bool {
+    fn matches(&self, source: &str, language: Examples) -> bool {
+        if let Examples::Bash = language {
+            let facts = crate::bash::facts(source);
+            return facts.is_some_and(|facts| !self.hits(&facts, &by_name(&facts)).is_empty());
+        }
         let parsed = parse_in(source, Mode::Ipython);
         parsed.is_ok_and(|parsed| {
             let facts = facts::collect(parsed.syntax(), parsed.tokens(), source);
@@ -350,6 +397,11 @@ impl Rule {
                 forms.any(|form| regex.is_match(&form))
             })
         };
+        let acts = facts
+            .acts
+            .iter()
+            .filter(|(name, _)| any(&patterns.act, name));
+        seen(acts.map(|(_, seen)| seen), &mut hits, |_| true);
         seen(&facts.processes, &mut hits, |value| {
             patterns.any_process || started(value)
         });

@@ -13,6 +13,7 @@ fn look(source: &str, stack: usize) -> Analysis {
         Duration::from_secs(20),
         stack,
         Preset::default(),
+        on_thread,
     )
 }
 
@@ -182,6 +183,7 @@ fn a_deadline_that_passes_is_a_refusal() {
         Duration::from_micros(50),
         STACK_BYTES,
         Preset::default(),
+        on_thread,
     );
     assert_eq!(analysis.findings[0].rule, "too-complex");
     assert_eq!(analysis.findings[0].action, Action::Refuse);
@@ -192,7 +194,7 @@ fn characters_that_hide_in_code_are_refused_and_in_texts_are_told() {
     let actions = |source: &str| -> Vec<Action> {
         let text =
             crate::validate::validate(source.as_bytes(), &crate::ScreenConfig::default()).unwrap();
-        let found = analyse(text, Duration::from_secs(5), Preset::default()).findings;
+        let found = analyse(text, Duration::from_secs(5), Preset::default(), on_thread).findings;
         found
             .into_iter()
             .filter(|finding| finding.rule.ends_with("-character"))
