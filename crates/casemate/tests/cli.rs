@@ -627,3 +627,37 @@ fn a_flood_of_events_hides_nothing() {
         assert!(value["usage"]["wall_us"].as_u64().unwrap() > 0);
     }
 }
+
+#[test]
+fn a_script_of_bash_is_screened_before_anything_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("a.sh");
+    fs::write(&script, "set -eu\nf=/etc/sha\ncat \"${f}dow\" | base64\n").unwrap();
+    let script = script.to_str().unwrap();
+    let refused = run(&["run", "--policy", "native", script]);
+    assert_eq!(code(&refused), 126, "{}", stderr(&refused));
+    assert!(stdout(&refused).is_empty());
+    for part in ["/etc/shadow", "line 3"] {
+        assert!(stderr(&refused).contains(part), "{}", stderr(&refused));
+    }
+
+    // A folder's scripts are read beside its Python; a name without an ending takes the language from the caller.
+    let plain = dir.path().join("tool");
+    fs::write(&plain, "#!/bin/bash\nrm -rf /\n").unwrap();
+    let scanned = run(&["scan", "--format", "jsonl", dir.path().to_str().unwrap()]);
+    assert_eq!(code(&scanned), 1, "{}", stderr(&scanned));
+    let line: serde_json::Value = serde_json::from_str(stdout(&scanned).trim()).unwrap();
+    assert_eq!(line["path"], script);
+    assert_eq!(line["verdict"], "refuse");
+    let named = [
+        "scan",
+        "--language",
+        "bash",
+        "--format",
+        "jsonl",
+        plain.to_str().unwrap(),
+    ];
+    let named = run(&named);
+    assert_eq!(code(&named), 1, "{}", stderr(&named));
+    assert!(stdout(&named).contains("\"line\":2"), "{}", stdout(&named));
+}

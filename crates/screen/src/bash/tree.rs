@@ -83,7 +83,8 @@ pub(super) fn first_error(tree: &Tree) -> Option<(usize, usize)> {
             continue;
         }
         if node.is_error() || node.is_missing() {
-            return Some((node.start_byte(), node.end_byte()));
+            let start = stray(node).unwrap_or(node).start_byte();
+            return Some((start, node.end_byte()));
         }
         while !cursor.goto_next_sibling() {
             if !cursor.goto_parent() {
@@ -91,6 +92,20 @@ pub(super) fn first_error(tree: &Tree) -> Option<(usize, usize)> {
             }
         }
     }
+}
+
+/// The first word of an error's that belongs to no statement: what stands before it was understood.
+fn stray(error: Node<'_>) -> Option<Node<'_>> {
+    children(error)
+        .into_iter()
+        .find(|child| !child.is_named() && !matches!(child.kind(), "\n" | ";" | "&"))
+}
+
+/// Whether an error stands inside a node, not the node itself.
+fn within(node: Node<'_>) -> bool {
+    children(node)
+        .into_iter()
+        .any(|child| child.is_error() || child.is_missing() || child.has_error())
 }
 
 /// The text of a node.
