@@ -18,6 +18,7 @@ mod mcp;
 mod out;
 mod policy;
 mod progress;
+mod reader;
 mod run;
 mod scan;
 mod serve;
@@ -40,13 +41,14 @@ const FAILED: i32 = 125;
 const NOT_FOUND: i32 = 127;
 
 fn main() -> ExitCode {
-    // A worker, the process that unpacks an image, the first process of a jail, a zygote and the keeper of a container are
+    // A worker, the process that analyses a script, the one that unpacks an image, the first process of a jail, a zygote and the keeper of a container are
     // this program once more; each
     // must do its own work before anything else happens.
     match std::env::args_os().nth(1) {
         Some(arg) if arg == casemate_wasm::worker::ARGUMENT => {
             return casemate_wasm::worker::main();
         }
+        Some(arg) if arg == reader::ARGUMENT => return reader::main(),
         Some(arg) if arg == casemate_images::unpack::ARGUMENT => {
             return casemate_images::unpack::worker::main();
         }
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         }
         _ => {}
     }
+    reader::install();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),

@@ -661,3 +661,10 @@ fn a_script_of_bash_is_screened_before_anything_starts() {
     assert_eq!(code(&named), 1, "{}", stderr(&named));
     assert!(stdout(&named).contains("\"line\":2"), "{}", stdout(&named));
 }
+
+#[test]
+fn the_process_that_reads_scripts_is_not_for_people() {
+    let output = run(&["screen-reader"]);
+    assert_eq!(code(&output), 125);
+    assert!(stdout(&output).is_empty());
+}

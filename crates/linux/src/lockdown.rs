@@ -20,11 +20,11 @@ mod identity;
 mod landlocked;
 mod limits;
 mod namespaces;
-mod unpacker;
+mod narrow;
 
 pub(crate) use identity::drop_all as drop_identity;
 pub(crate) use limits::set_all as set_rlimits;
-pub use unpacker::enter_unpacker;
+pub use narrow::{enter_reader, enter_unpacker};
 
 /// The names of the walls in the steps of [`enter`] and [`seal`], in their order.
 pub mod wall {

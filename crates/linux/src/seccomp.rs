@@ -24,6 +24,8 @@ pub const WASM_WORKER_SEALED: &str =
     include_str!("../../../policies/seccomp/wasm-worker-sealed.json");
 /// The filter of the process that unpacks archives.
 pub const UNPACK: &str = include_str!("../../../policies/seccomp/unpack.json");
+/// The filter of the process that analyses a script.
+pub const READER: &str = include_str!("../../../policies/seccomp/reader.json");
 /// The filter a native program and everything it starts runs under.
 pub const JAIL: &str = include_str!("../../../policies/seccomp/jail.json");
 /// What a session's filter says otherwise.
@@ -371,12 +373,11 @@ mod tests {
             assert_eq!(compiled.programs.len(), 2, "one answers, one allows");
             assert!(compiled.rules > 30);
         }
-        let unpack = Policy::parse(UNPACK).unwrap().compile().unwrap();
-        assert_eq!(
-            unpack.programs.len(),
-            1,
-            "it allows, and whatever else kills"
-        );
+        for text in [UNPACK, READER] {
+            let compiled = Policy::parse(text).unwrap().compile().unwrap();
+            let programs = compiled.programs.len();
+            assert_eq!(programs, 1, "it allows, and whatever else kills");
+        }
         let jail = Policy::parse(JAIL).unwrap().compile().unwrap();
         assert_eq!(
             jail.programs.len(),

@@ -10,7 +10,7 @@
 
 mod cases;
 
-use casemate_linux::seccomp::{Policy, Rule, Value, WASM_WORKER, WASM_WORKER_SEALED};
+use casemate_linux::seccomp::{Policy, READER, Rule, Value, WASM_WORKER, WASM_WORKER_SEALED};
 use cases::{CASES, FORBIDDEN, Fixture};
 
 /// How a forked child ended.
@@ -81,18 +81,13 @@ fn key(rule: &Rule) -> String {
     }
 }
 
-fn policies() -> [(&'static str, Policy); 2] {
-    [WASM_WORKER, WASM_WORKER_SEALED].map(|text| {
-        let policy = Policy::parse(text).unwrap();
-        (
-            if text == WASM_WORKER {
-                "wasm-worker"
-            } else {
-                "wasm-worker-sealed"
-            },
-            policy,
-        )
-    })
+fn policies() -> [(&'static str, Policy); 3] {
+    [
+        ("wasm-worker", WASM_WORKER),
+        ("wasm-worker-sealed", WASM_WORKER_SEALED),
+        ("reader", READER),
+    ]
+    .map(|(name, text)| (name, Policy::parse(text).unwrap()))
 }
 
 #[test]
@@ -144,7 +139,7 @@ fn every_case_belongs_to_a_rule() {
 /// A sealed rule for a call the first filter forbids could never matter.
 #[test]
 fn the_sealed_filter_only_takes_away() {
-    let [(_, first), (_, sealed)] = policies();
+    let [(_, first), (_, sealed), _] = policies();
     let fixture = Fixture::new();
     for rule in &sealed.rules {
         let key = key(rule);
@@ -163,19 +158,20 @@ fn the_sealed_filter_only_takes_away() {
 
 #[test]
 fn forbidden_calls_kill() {
-    let [(_, first), (_, sealed)] = policies();
+    let policies = policies();
     let fixture = Fixture::new();
     for (name, call) in FORBIDDEN {
         let body = |f: &Fixture| {
             call(f);
             true
         };
-        assert_eq!(confined(&[&first], &fixture, body), KILLED, "{name}");
-        assert_eq!(
-            confined(&[&sealed], &fixture, body),
-            KILLED,
-            "{name}, sealed"
-        );
+        for (filter, policy) in &policies {
+            assert_eq!(
+                confined(&[policy], &fixture, body),
+                KILLED,
+                "{name}, {filter}"
+            );
+        }
     }
     assert!(FORBIDDEN.len() >= 60, "{}", FORBIDDEN.len());
 }
@@ -183,7 +179,7 @@ fn forbidden_calls_kill() {
 /// What only loading needs is gone after sealing.
 #[test]
 fn sealing_takes_loading_away() {
-    let [(_, first), (_, sealed)] = policies();
+    let [(_, first), (_, sealed), _] = policies();
     let fixture = Fixture::new();
     let loading = [
         "fstat",

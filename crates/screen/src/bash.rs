@@ -24,7 +24,6 @@ use casemate_model::finding::{Action, Confidence, Finding, Layer, Severity};
 use casemate_model::manifest::{Fact, FileFact, Manifest};
 use ruff_text_size::TextRange;
 
-use crate::Analysis;
 use crate::analyse::{failed, on_thread, unread_guarantees};
 use crate::facts::Facts;
 use crate::place::Lines;
@@ -32,6 +31,7 @@ use crate::preset::Preset;
 use crate::rules::Rules;
 use crate::unicode::{Hidden, HiddenAt};
 use crate::validate::hidden_finding;
+use crate::{Analysis, apart};
 use shell::{Shell, Spot};
 use tree::NoTree;
 use value::Value;
@@ -48,8 +48,13 @@ struct Read {
     error: Option<TextRange>,
 }
 
-/// Analyses a script on the thread of the analysis.
+/// Analyses a script, in a process of its own where there is one to be had.
 pub(crate) fn analyse(source: String, hidden: &[HiddenAt], preset: Preset) -> Analysis {
+    apart::ask(&source, preset).unwrap_or_else(|| here(source, hidden, preset))
+}
+
+/// Analyses a script on this thread.
+pub(crate) fn here(source: String, hidden: &[HiddenAt], preset: Preset) -> Analysis {
     let lines = Lines::new(&source);
     let mut analysis = Analysis::default();
     for at in hidden {

@@ -12,7 +12,8 @@
 //!    resolver of what expressions stand for (`bindings`, `resolve`, `eval`, `call`, `interp`,
 //!    with the functions it knows in `pure`, `library`, `methods`, `codec` and `pickles`, within
 //!    the bounds of `allowance` and with the `memory` of calls that were followed);
-//!    A script of bash has stages 3 and 4 of its own (`bash`), which give the same facts;
+//!    A script of bash has stages 3 and 4 of its own (`bash`), which give the same facts, in a process of its own where
+//!    there is one (`apart`);
 //! 5. rules over facts, which are data with examples (`rules`), and Bandit's rules over the same
 //!    parse (`bandit`);
 //! 6. the verdict: the strictest action of any finding.
@@ -25,6 +26,7 @@
 
 mod allowance;
 mod analyse;
+pub mod apart;
 mod apply;
 mod arena;
 mod arguments;
@@ -67,6 +69,7 @@ use casemate_model::guarantee::{Guarantee, Guarantees};
 use casemate_model::job::Language;
 use casemate_model::manifest::Manifest;
 use casemate_model::screening::{Screening, Verdict};
+use serde::{Deserialize, Serialize};
 
 pub use casemate_model::policy::ScreenMode as Mode;
 pub use cleared::{Cleared, clear, clear_with};
@@ -110,12 +113,28 @@ impl Default for ScreenConfig {
 }
 
 /// What layer 2 found, before it is a verdict.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Analysis {
     pub(crate) findings: Vec<Finding>,
+    /// Findings that were left out; the strictest were kept.
+    pub(crate) omitted: u64,
     pub(crate) guarantees: Guarantees,
     pub(crate) manifest: Manifest,
     pub(crate) suppressions: u64,
+}
+
+impl Analysis {
+    /// Keeps so many findings, the strictest first.
+    pub(crate) fn keep(&mut self, most: usize) {
+        self.findings.sort_by(|a, b| {
+            (b.action, b.severity)
+                .cmp(&(a.action, a.severity))
+                .then_with(|| (a.place, &a.rule).cmp(&(b.place, &b.rule)))
+        });
+        self.omitted += self.findings.len().saturating_sub(most) as u64;
+        self.findings.truncate(most);
+    }
 }
 
 /// Screens one program. Never panics, never overflows a stack, and never calls a program clean
@@ -209,17 +228,11 @@ fn settle(mut analysis: Analysis, config: &ScreenConfig, started: Instant) -> Sc
         Some(Action::Confine) => Verdict::Confine(analysis.guarantees),
         Some(Action::Refuse) => Verdict::Refuse,
     };
-    analysis.findings.sort_by(|a, b| {
-        (b.action, b.severity)
-            .cmp(&(a.action, a.severity))
-            .then_with(|| (a.place, &a.rule).cmp(&(b.place, &b.rule)))
-    });
-    let omitted = analysis.findings.len().saturating_sub(config.max_findings);
-    analysis.findings.truncate(config.max_findings);
+    analysis.keep(config.max_findings);
     Screening {
         verdict,
         findings: analysis.findings,
-        findings_omitted: omitted as u64,
+        findings_omitted: analysis.omitted,
         manifest: analysis.manifest,
         suppressions_ignored: analysis.suppressions,
         skipped: false,

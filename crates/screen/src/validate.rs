@@ -15,7 +15,7 @@ pub(crate) struct Text<'a> {
 }
 
 /// The most hidden characters that are told one by one.
-const MAX_HIDDEN: usize = 20;
+pub(crate) const MAX_HIDDEN: usize = 20;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
