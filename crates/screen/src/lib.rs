@@ -223,12 +223,12 @@ fn not_analysed(language: Language) -> Finding {
 
 /// The verdict: the strictest action of any finding. The strictest findings are kept.
 fn settle(mut analysis: Analysis, config: &ScreenConfig, started: Instant) -> Screening {
+    analysis.keep(config.max_findings);
     let verdict = match analysis.findings.iter().map(|finding| finding.action).max() {
         None | Some(Action::Pass) => Verdict::Pass,
         Some(Action::Confine) => Verdict::Confine(analysis.guarantees),
         Some(Action::Refuse) => Verdict::Refuse,
     };
-    analysis.keep(config.max_findings);
     Screening {
         verdict,
         findings: analysis.findings,
