@@ -359,7 +359,10 @@ async def sessions(server, one, other):
 async def last_answer(server, pid):
     """A server that is told to stop lets a call end, and its answer arrive."""
     async with over_http(server) as (session, _):
-        call = asyncio.create_task(session.call_tool("run_python", {"code": "import time; time.sleep(2); print('done')"}))
+        # Else the client asks for it when it has the answer, and a server that stops takes nothing new.
+        await session.list_tools()
+        code = "import time; time.sleep(2); print('done')"
+        call = asyncio.create_task(session.call_tool("run_python", {"code": code}))
         await asyncio.sleep(1)
         os.kill(pid, signal.SIGTERM)
         assert text(await call) == "done"
