@@ -193,7 +193,7 @@ impl<H: Host> Tools<H> {
     pub(super) fn new(host: H) -> Self {
         Self {
             host: Arc::new(host),
-            router: Self::tools(),
+            router: Self::run_tools(),
         }
     }
 
@@ -229,7 +229,7 @@ impl<H: Host> Tools<H> {
     }
 }
 
-#[tool_router(router = tools)]
+#[tool_router(router = run_tools)]
 impl<H: Host> Tools<H> {
     /// Run a Python program in a sandbox: pandas, numpy and matplotlib are there, a network is not. Each call is a
     /// run of its own and remembers nothing. Data is in /data, read-only; what the program writes to /tmp or
