@@ -210,6 +210,9 @@ pub(crate) struct ServeArgs {
     /// How long ended runs and what they left are kept.
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "24h")]
     pub(crate) keep: Duration,
+    /// How long a session of the Model Context Protocol at /mcp may be idle.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "1h")]
+    pub(crate) mcp_idle: Duration,
     /// How long uploads are kept [default: until they are deleted].
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub(crate) keep_uploads: Option<Duration>,

@@ -25,12 +25,12 @@ mod serve;
 mod sessions;
 mod setup;
 mod show;
-mod text;
 mod verify;
 mod warm;
 
 use std::process::ExitCode;
 
+use casemate_server::text;
 use clap::{CommandFactory, Parser};
 
 use crate::cli::{Cli, Command};

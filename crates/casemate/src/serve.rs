@@ -33,6 +33,7 @@ pub(crate) fn command(args: ServeArgs) -> anyhow::Result<i32> {
         .is_some_and(|tls| tls.certificate.is_none());
     config.keep = args.keep;
     config.keep_uploads = args.keep_uploads;
+    config.mcp_idle = args.mcp_idle;
     config.rules.stored_bytes = args.quota.0;
     config.rules.waiting = usize::from(args.waiting);
     config.body_bytes = usize::try_from(args.body.0).unwrap_or(usize::MAX);

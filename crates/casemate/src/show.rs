@@ -10,7 +10,7 @@ use casemate_model::receipt::Receipt;
 use casemate_model::screening::{Screening, Verdict};
 use casemate_model::unit::ByteSize;
 
-pub(crate) use casemate_server::wire::cause;
+pub(crate) use casemate_server::wire::{cause, trouble};
 
 use crate::out::Saved;
 use crate::text::{line, plain};
@@ -287,38 +287,5 @@ pub(crate) fn receipt(outcome: &Outcome) -> String {
         ));
     }
     text.push_str(&format!("                 {}\n", outcome.id));
-    text
-}
-
-/// Why it did not end well, and what to do.
-pub(crate) fn trouble(outcome: &Outcome) -> String {
-    if outcome.ending.is_success() {
-        return String::new();
-    }
-    let mut text = format!("casemate: {}\n", line(&cause(&outcome.ending), 400));
-    if let Some(hint) = &outcome.hint {
-        text.push_str(&format!("  hint: {}\n", line(hint, 400)));
-    }
-    if matches!(&outcome.ending, Ending::Refused { by, .. } if by == "screening") {
-        for finding in outcome.screening.refusals().take(8) {
-            let place = finding
-                .place
-                .map(|place| format!("line {}: ", place.line))
-                .unwrap_or_default();
-            text.push_str(&format!(
-                "  {place}{} ({})\n",
-                line(&finding.message, 200),
-                finding.rule
-            ));
-            if let Some(excerpt) = &finding.excerpt {
-                text.push_str(&format!("      | {}\n", line(excerpt, 100)));
-            }
-            text.push_str(&format!(
-                "      why: {}\n      instead: {}\n",
-                line(&finding.reason, 200),
-                line(&finding.better_way, 200)
-            ));
-        }
-    }
     text
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use tokio::sync::OwnedSemaphorePermit;
@@ -52,14 +52,27 @@ impl FromRequest<State> for Taken {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &State) -> Result<Self, ApiError> {
-        let most = state.config.body_bytes;
-        let length = request.headers().get(header::CONTENT_LENGTH);
-        let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        if length.is_some_and(|length| length > most) {
-            return Err(ApiError::too_large(most));
-        }
-        read(request.into_body(), state, most).await
+        let (parts, body) = request.into_parts();
+        take(&parts.headers, body, state).await
     }
+}
+
+/// Takes the body of a request that has these headers.
+///
+/// # Errors
+/// When it is too large, comes too slowly, or there is no room for it.
+pub(crate) async fn take(
+    headers: &HeaderMap,
+    body: Body,
+    state: &State,
+) -> Result<Taken, ApiError> {
+    let most = state.config.body_bytes;
+    let length = headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|length| length > most) {
+        return Err(ApiError::too_large(most));
+    }
+    read(body, state, most).await
 }
 
 async fn read(mut body: Body, state: &State, most: usize) -> Result<Taken, ApiError> {

@@ -38,6 +38,8 @@ pub struct Config {
     pub keep_uploads: Option<Duration>,
     /// How long the audit is kept.
     pub keep_audit: Duration,
+    /// How long a session of the Model Context Protocol may be idle.
+    pub mcp_idle: Duration,
     /// How long running programs may take to end at shut-down.
     pub grace: Duration,
     /// What is known of attacks on this machine, to be shown.
@@ -149,6 +151,7 @@ impl Config {
             keep: Duration::from_secs(24 * 3600),
             keep_uploads: None,
             keep_audit: Duration::from_secs(90 * 24 * 3600),
+            mcp_idle: Duration::from_secs(3600),
             grace: Duration::from_secs(20),
             attacks: AttackMatrix::default(),
         }

@@ -74,6 +74,10 @@ impl ApiError {
             "upload" => ("unknown_upload", "GET /v1/uploads lists yours"),
             "artifact" => ("unknown_artifact", "the run's outcome lists its artifacts"),
             "policy" => ("unknown_policy", "GET /v1/policies lists them"),
+            "MCP session" => (
+                "unknown_mcp_session",
+                "send `initialize` without Mcp-Session-Id to begin a new one",
+            ),
             _ => ("not_found", "GET /openapi.json lists what there is"),
         };
         let id: String = id.chars().take(120).collect();
@@ -127,6 +131,16 @@ impl ApiError {
             "method_not_allowed",
             "this path does not take that method",
             format!("use one of: {allowed}"),
+        )
+    }
+
+    /// A request of the Model Context Protocol that is none.
+    pub(crate) fn protocol(status: StatusCode, message: impl Into<String>) -> Self {
+        Self::new(
+            status,
+            "protocol",
+            message,
+            "speak the Model Context Protocol, as its clients do: streamable HTTP, from `initialize` on",
         )
     }
 

@@ -20,6 +20,7 @@ use crate::blobs::{Blobs, is_name};
 use crate::body::{Room, Taken};
 use crate::error::ApiError;
 use crate::guard::Caller;
+use crate::mcp::Wanted;
 use crate::state::State;
 
 /// Bodies of this size and more are read beside what answers others.
@@ -97,6 +98,20 @@ fn named<'de, T: Deserialize<'de>>(raw: &'de RawValue) -> Result<T, serde_json::
 pub(crate) enum LanguageName {
     /// Python.
     Python,
+    /// Bash.
+    Bash,
+    /// JavaScript, as node runs it.
+    Javascript,
+}
+
+impl LanguageName {
+    const fn language(self) -> Language {
+        match self {
+            Self::Python => Language::Python,
+            Self::Bash => Language::Bash,
+            Self::Javascript => Language::JavaScript,
+        }
+    }
 }
 
 /// A file for a program: its content here, or an upload's.
@@ -230,9 +245,11 @@ fn backend(caller: &Caller, request: &RunRequest) -> Result<Option<String>, ApiE
 /// A request that was read: what it says, and what can be said of it without knowing who sent it.
 pub(crate) struct Read {
     request: RunRequest,
+    language: Language,
     /// The body's hash: the same request again has the same.
     pub(crate) sha256: String,
-    contents: Vec<Content>,
+    /// The files, by where the program finds them.
+    contents: Vec<(String, Content)>,
     program_sha256: String,
     /// Held as long as anything of the body is.
     pub(crate) room: Room,
@@ -276,12 +293,11 @@ impl Read {
                     "send JSON such as {\"code\": \"print(1)\"}; GET /openapi.json has every field",
                 )
             })?;
-        if request.args.len() > MANY || request.files.len() > MANY || request.env.len() > MANY {
-            return Err(ApiError::bad(
-                format!("there are more than {MANY} args, files or env"),
-                "send fewer",
-            ));
-        }
+        few(request
+            .args
+            .len()
+            .max(request.env.len())
+            .max(request.files.len()))?;
         let name = request.name.as_deref().unwrap_or_default();
         if name.chars().count() > NAME {
             return Err(ApiError::bad(
@@ -295,13 +311,52 @@ impl Read {
                 "send a smaller one, or leave it out: a request only lowers limits",
             ));
         }
-        let contents = request.files.iter_mut().map(content);
+        let contents = std::mem::take(&mut request.files).into_iter().map(content);
         Ok(Self {
             contents: contents.collect::<Result<_, _>>()?,
+            language: request
+                .language
+                .map_or(Language::Python, LanguageName::language),
             sha256: casemate_engine::sha256_hex(&taken.bytes),
             program_sha256: casemate_engine::sha256_hex(request.code.as_bytes()),
             request,
             room: taken.room,
+        })
+    }
+
+    /// The same of a tool's call, which holds its own room.
+    ///
+    /// # Errors
+    /// More than a request may have.
+    pub(crate) fn of_call(wanted: Wanted) -> Result<Self, ApiError> {
+        few(wanted.args.len().max(wanted.inputs.len()))?;
+        let request = RunRequest {
+            code: String::from_utf8_lossy(&wanted.program.source).into_owned(),
+            args: wanted.args,
+            limits: LimitsRequest {
+                wall_time_ms: wanted
+                    .timeout
+                    .map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+                ..LimitsRequest::default()
+            },
+            ..RunRequest::default()
+        };
+        let content = |input: Input| {
+            let sha256 = casemate_engine::sha256_hex(&input.bytes);
+            let bytes = input.bytes;
+            (
+                input.path.as_str().to_owned(),
+                Content::Here { bytes, sha256 },
+            )
+        };
+        Ok(Self {
+            contents: wanted.inputs.into_iter().map(content).collect(),
+            language: wanted.program.language,
+            // No call is sent twice: it has no key that says so.
+            sha256: String::new(),
+            program_sha256: casemate_engine::sha256_hex(&wanted.program.source),
+            request,
+            room: Room::default(),
         })
     }
 
@@ -316,16 +371,16 @@ impl Read {
             ..Demand::default()
         };
         let request = std::mem::take(&mut self.request);
-        let LanguageName::Python = request.language.unwrap_or(LanguageName::Python);
+        let default_file = || self.language.default_file().to_owned();
         let program = Program {
             source: request.code.into_bytes(),
-            name: request.name.unwrap_or_else(|| "main.py".to_owned()),
-            language: Language::Python,
+            name: request.name.unwrap_or_else(default_file),
+            language: self.language,
         };
         let (mut inputs, mut uploads, mut listed) = (Vec::new(), Vec::new(), Vec::new());
         let mut total = 0_u64;
-        for (file, content) in request.files.iter().zip(self.contents) {
-            let path = GuestPath::input(&file.path).map_err(|error| {
+        for (path, content) in self.contents {
+            let path = GuestPath::input(&path).map_err(|error| {
                 ApiError::bad(error.to_string(), "use a path like /data/sales.csv")
             })?;
             let (bytes, sha256, length) = match content {
@@ -407,12 +462,23 @@ fn run_id() -> Result<RunId, ApiError> {
     Ok(RunId::from_bits(u64::from_ne_bytes(bits)))
 }
 
-fn content(file: &mut FileRequest) -> Result<Content, ApiError> {
+/// Refuses more of something than a request may have.
+fn few(many: usize) -> Result<(), ApiError> {
+    if many <= MANY {
+        return Ok(());
+    }
+    Err(ApiError::bad(
+        format!("there are more than {MANY} args, files or env"),
+        "send fewer",
+    ))
+}
+
+fn content(file: FileRequest) -> Result<(String, Content), ApiError> {
     let here = |bytes: Vec<u8>| Content::Here {
         sha256: casemate_engine::sha256_hex(&bytes),
         bytes: bytes.into(),
     };
-    match (file.text.take(), file.base64.take(), file.upload.take()) {
+    let content = match (file.text, file.base64, file.upload) {
         (Some(text), None, None) => Ok(here(text.into_bytes())),
         (None, Some(text), None) => base64::engine::general_purpose::STANDARD
             .decode(text)
@@ -428,7 +494,8 @@ fn content(file: &mut FileRequest) -> Result<Content, ApiError> {
             format!("{}: give one of text, base64 and upload", file.path),
             "name the content once",
         )),
-    }
+    };
+    Ok((file.path, content?))
 }
 
 /// An upload's length: of the caller's own alone, whoever else stored the same.

@@ -22,6 +22,7 @@ mod guard;
 mod intake;
 mod keys;
 mod listen;
+pub mod mcp;
 mod metrics;
 mod openapi;
 mod routes;
@@ -29,6 +30,7 @@ mod runs;
 mod serve;
 mod state;
 mod store;
+pub mod text;
 pub mod tls;
 pub mod wire;
 

@@ -7,7 +7,7 @@ mod files;
 mod keys;
 mod page;
 mod runs;
-mod scans;
+pub(crate) mod scans;
 
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;

@@ -29,8 +29,27 @@ pub(crate) struct Accepted {
     pub(crate) cancel: Cancel,
     /// What it tells while it runs; empty for one that nobody listens to.
     pub(crate) told: mpsc::UnboundedReceiver<Value>,
-    /// The outcome's JSON, once it is stored.
-    pub(crate) ended: oneshot::Receiver<Result<String, ApiError>>,
+    /// Its end, once that is stored.
+    pub(crate) ended: oneshot::Receiver<Result<Finished, ApiError>>,
+}
+
+/// A run's end.
+pub(crate) struct Finished {
+    /// The outcome's JSON, as it is stored.
+    pub(crate) json: String,
+    /// The same as a value, with the contents of what it left; none where the engine itself failed.
+    pub(crate) outcome: Option<Outcome>,
+}
+
+/// A client that no longer listens has no use for the rest of its run.
+pub(crate) struct CancelOnDrop(pub(crate) Option<Cancel>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if let Some(cancel) = &self.0 {
+            cancel.cancel();
+        }
+    }
 }
 
 /// What became of a request to run.
@@ -164,7 +183,7 @@ struct Going {
 }
 
 impl Going {
-    async fn run(mut self, intake: Intake, place: Place) -> Result<String, ApiError> {
+    async fn run(mut self, intake: Intake, place: Place) -> Result<Finished, ApiError> {
         let result = match self.state.turn(place).await {
             Ok(turn) => self.with_turn(intake, turn).await,
             Err(stopping) => Err(stopping),
@@ -182,7 +201,7 @@ impl Going {
         result
     }
 
-    async fn with_turn(&mut self, intake: Intake, turn: Turn) -> Result<String, ApiError> {
+    async fn with_turn(&mut self, intake: Intake, turn: Turn) -> Result<Finished, ApiError> {
         let (engine, cancel) = (Arc::clone(&self.state.engine), self.cancel.clone());
         let blobs = self.state.blobs.clone();
         let tell = self.tell.take();
@@ -217,27 +236,37 @@ impl Going {
     }
 
     /// The engine panicked: the run's end is ours to answer for.
-    async fn faulted(&self, why: &str) -> Result<String, ApiError> {
+    async fn faulted(&self, why: &str) -> Result<Finished, ApiError> {
         let value = json!({
             "schema": crate::wire::SCHEMA,
             "run": self.id,
             "ending": {"status": "faulted", "reason": why, "cause": "Casemate failed", "hint": null},
             "exit_code": 125,
         });
-        self.finish("faulted", &value, &[]).await
+        Ok(Finished {
+            json: self.finish("faulted", &value, &[]).await?,
+            outcome: None,
+        })
     }
 
     /// Contents first, then the row that refers to them.
-    async fn keep(&self, outcome: Outcome, status: &str) -> Result<String, ApiError> {
+    async fn keep(&self, outcome: Outcome, status: &str) -> Result<Finished, ApiError> {
         let (blobs, id, tenant) = (
             self.state.blobs.clone(),
             self.id.clone(),
             self.tenant.clone(),
         );
         let _until_stored = self.state.contents.read().await;
-        let kept = tokio::task::spawn_blocking(move || keep(&blobs, &tenant, &id, &outcome)).await;
-        let (value, rows) = kept.map_err(|error| ApiError::fault(error.to_string()))??;
-        self.finish(status, &value, &rows).await
+        let kept = tokio::task::spawn_blocking(move || {
+            let (value, rows) = keep(&blobs, &tenant, &id, &outcome)?;
+            Ok::<_, ApiError>((value, rows, outcome))
+        });
+        let kept = kept.await;
+        let (value, rows, outcome) = kept.map_err(|error| ApiError::fault(error.to_string()))??;
+        Ok(Finished {
+            json: self.finish(status, &value, &rows).await?,
+            outcome: Some(outcome),
+        })
     }
 
     async fn finish(

@@ -25,6 +25,7 @@ use crate::e2b::snapshots::Snapshots;
 use crate::e2b::{self, Template};
 use crate::error::ApiError;
 use crate::guard::guard;
+use crate::mcp::Door;
 use crate::state::{Shared, State};
 use crate::store::{Store, StoreError, now_ms};
 use crate::tls::{self, TlsError};
@@ -73,6 +74,7 @@ pub struct Running {
     /// Where it listens for HTTPS, if it does.
     pub tls: Option<SocketAddr>,
     state: State,
+    mcp: Arc<Door>,
     stop: watch::Sender<bool>,
     served: JoinSet<()>,
     /// While it is held no other server works in the data folder.
@@ -123,7 +125,10 @@ pub async fn start(
     tokio::spawn(tidy(Arc::clone(&state), stopped.clone()));
     let sandboxes = Arc::clone(&state.sandboxes);
     tokio::spawn(look_after(sandboxes, stopped.clone()));
-    let app = router(Arc::clone(&state));
+    let mcp = Door::new(&state);
+    let idle = state.config.mcp_idle;
+    tokio::spawn(Arc::clone(&mcp).look_after(idle, stopped.clone()));
+    let app = router(Arc::clone(&state), &mcp);
     let mut served = JoinSet::new();
     let https = tls.as_ref().map(|((_, address), _)| *address);
     if let Some(((listener, _), acceptor)) = tls {
@@ -135,6 +140,7 @@ pub async fn start(
         address,
         tls: https,
         state,
+        mcp,
         stop,
         served,
         _lock: lock,
@@ -201,6 +207,7 @@ impl Running {
             .sandboxes
             .remove_all(Duration::from_secs(10))
             .await;
+        self.mcp.shut().await;
         self.stop.send_replace(true);
         let mut served = self.served;
         let all = async {
@@ -224,11 +231,12 @@ impl Running {
     }
 }
 
-fn router(state: State) -> Router {
+fn router(state: State, mcp: &Arc<Door>) -> Router {
     let document = crate::openapi::document();
     let (routes, _) = crate::routes::router().split_for_parts();
     routes
         .merge(e2b::router())
+        .merge(mcp.router())
         .route("/openapi.json", get(|| async move { Json(document) }))
         .route("/docs", get(docs))
         .merge(crate::console::router())

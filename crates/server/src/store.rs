@@ -3,6 +3,7 @@
 //! One statement a call, the same text for both. Every row that belongs to a tenant is asked for with
 //! that tenant in the `WHERE`, so that a handler cannot forget it.
 
+mod artifacts;
 pub(crate) mod audit;
 
 use std::path::Path;
@@ -490,32 +491,6 @@ impl Store {
             .rows_affected();
         step.commit().await?;
         Ok(gone)
-    }
-
-    pub(crate) async fn artifact(
-        &self,
-        tenant: &str,
-        run: &str,
-        number: i64,
-    ) -> Result<Option<ArtifactRow>, StoreError> {
-        let row = sqlx::query(
-            "SELECT a.path, a.media_type, a.sha256, a.bytes FROM artifacts a JOIN runs r ON r.id = a.run \
-             WHERE r.tenant = $1 AND a.run = $2 AND a.number = $3",
-        )
-        .bind(tenant)
-        .bind(run)
-        .bind(number)
-        .fetch_optional(&self.pool)
-        .await?;
-        let artifact = |row: &AnyRow| -> Result<ArtifactRow, sqlx::Error> {
-            Ok(ArtifactRow {
-                path: row.try_get(0)?,
-                media_type: row.try_get(1)?,
-                sha256: row.try_get(2)?,
-                bytes: row.try_get(3)?,
-            })
-        };
-        Ok(row.as_ref().map(artifact).transpose()?)
     }
 
     /// Remembers an upload. The same content again gets its new name, and is as young as a new one.

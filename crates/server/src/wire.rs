@@ -1,8 +1,10 @@
-//! The outcome as JSON: `casemate.outcome/1`, as the command line and the server say it.
+//! The outcome as JSON, `casemate.outcome/1`, and its end in words, as the command line and the server say them.
 
 use casemate_model::outcome::{Ending, Outcome};
 use casemate_model::result::base64;
 use serde_json::{Value, json};
+
+use crate::text::line;
 
 /// The schema's name; the number changes when a field goes or changes its meaning.
 pub const SCHEMA: &str = "casemate.outcome/1";
@@ -65,6 +67,39 @@ pub fn cause(ending: &Ending) -> String {
         Ending::Cancelled => "cancelled".to_owned(),
         Ending::Faulted { id, reason } => format!("Casemate failed ({id}): {reason}"),
     }
+}
+
+/// Why it did not end well, and what to do.
+pub fn trouble(outcome: &Outcome) -> String {
+    if outcome.ending.is_success() {
+        return String::new();
+    }
+    let mut text = format!("casemate: {}\n", line(&cause(&outcome.ending), 400));
+    if let Some(hint) = &outcome.hint {
+        text.push_str(&format!("  hint: {}\n", line(hint, 400)));
+    }
+    if matches!(&outcome.ending, Ending::Refused { by, .. } if by == "screening") {
+        for finding in outcome.screening.refusals().take(8) {
+            let place = finding
+                .place
+                .map(|place| format!("line {}: ", place.line))
+                .unwrap_or_default();
+            text.push_str(&format!(
+                "  {place}{} ({})\n",
+                line(&finding.message, 200),
+                finding.rule
+            ));
+            if let Some(excerpt) = &finding.excerpt {
+                text.push_str(&format!("      | {}\n", line(excerpt, 100)));
+            }
+            text.push_str(&format!(
+                "      why: {}\n      instead: {}\n",
+                line(&finding.reason, 200),
+                line(&finding.better_way, 200)
+            ));
+        }
+    }
+    text
 }
 
 /// The ending with its cause in words and what to do.

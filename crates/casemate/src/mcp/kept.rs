@@ -3,9 +3,7 @@
 use std::collections::VecDeque;
 
 use casemate_model::result::Artifact;
-use rmcp::model::Resource;
-
-use super::answer::mime;
+use casemate_server::mcp::{Address, Listed};
 
 /// Runs whose files are kept.
 const RUNS: usize = 32;
@@ -15,18 +13,6 @@ const BYTES: usize = 256 << 20;
 /// The files of the last runs, in memory: they are gone with this process.
 #[derive(Debug, Default)]
 pub(super) struct Kept(VecDeque<(String, Vec<Artifact>)>);
-
-/// A file's address.
-pub(super) fn address(run: &str, index: usize) -> String {
-    format!("casemate://runs/{run}/artifacts/{index}")
-}
-
-/// A file as something to be linked to.
-pub(super) fn link(run: &str, index: usize, artifact: &Artifact) -> Resource {
-    Resource::new(address(run, index), artifact.path.clone())
-        .with_mime_type(mime(artifact))
-        .with_size(artifact.bytes.len() as u64)
-}
 
 impl Kept {
     /// Keeps a run's files, and lets go of the oldest where there are too many.
@@ -46,21 +32,21 @@ impl Kept {
     }
 
     /// All of them, the latest run's first.
-    pub(super) fn resources(&self) -> Vec<Resource> {
+    pub(super) fn list(&self) -> Vec<Listed> {
         let runs = self.0.iter().flat_map(|(run, artifacts)| {
             let artifacts = artifacts.iter().enumerate();
-            artifacts.map(move |(index, artifact)| link(run, index, artifact))
+            artifacts.map(move |(index, artifact)| Listed::of(run, index, artifact))
         });
         runs.collect()
     }
 
     /// The file at this address.
-    pub(super) fn find(&self, uri: &str) -> Option<&Artifact> {
-        let (run, index) = uri
-            .strip_prefix("casemate://runs/")?
-            .split_once("/artifacts/")?;
+    pub(super) fn find(&self, address: &Address) -> Option<&Artifact> {
+        let Address::Artifact { run, index } = address else {
+            return None;
+        };
         let (_, artifacts) = self.0.iter().find(|(id, _)| id == run)?;
-        artifacts.get(index.parse::<usize>().ok()?)
+        artifacts.get(*index)
     }
 }
 
@@ -75,27 +61,25 @@ mod tests {
         }]
     }
 
+    fn at(run: &str, index: usize) -> Address {
+        let run = run.to_owned();
+        Address::Artifact { run, index }
+    }
+
     #[test]
     fn the_oldest_make_room() {
         let mut kept = Kept::default();
         for run in 0..RUNS + 3 {
             kept.keep(&run.to_string(), file(1));
         }
-        assert!(kept.find(&address("2", 0)).is_none());
-        assert!(kept.find(&address("3", 0)).is_some());
+        assert!(kept.find(&at("2", 0)).is_none());
+        assert!(kept.find(&at("3", 0)).is_some());
         kept.keep("large", file(BYTES));
         assert_eq!(
-            kept.resources().len(),
+            kept.list().len(),
             1,
             "the latest stays, however large it is"
         );
-        for wrong in [
-            "casemate://runs/large/artifacts/1",
-            "casemate://runs/large/artifacts/-1",
-            "file:///etc/passwd",
-            "",
-        ] {
-            assert!(kept.find(wrong).is_none(), "{wrong}");
-        }
+        assert!(kept.find(&at("large", 1)).is_none());
     }
 }

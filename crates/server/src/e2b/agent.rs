@@ -1,11 +1,13 @@
 //! Speaking HTTP to a sandbox's agent over a stream of the session's.
 
+use std::io;
 use std::os::unix::net::UnixStream as StdStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{Request, Response, header};
+use casemate_envd::client::{Dial, Dialling, Io};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
@@ -27,6 +29,30 @@ pub(super) enum To {
     Port(u16),
 }
 
+/// A stream of bytes to somebody in a sandbox.
+async fn stream(sandbox: &Arc<Sandbox>, to: To) -> io::Result<UnixStream> {
+    let making = Arc::clone(sandbox);
+    let made = tokio::task::spawn_blocking(move || match to {
+        To::Agent => making.session.connect(),
+        To::Port(port) => making.session.connect_to(port),
+    });
+    let stream = StdStream::from(made.await.map_err(io::Error::other)??);
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
+/// The agent of a sandbox, to be spoken to as a client.
+pub(crate) struct AgentOf(pub(crate) Arc<Sandbox>);
+
+impl Dial for AgentOf {
+    fn dial(&self) -> Dialling<'_> {
+        Box::pin(async {
+            let stream = stream(&self.0, To::Agent).await?;
+            Ok(Box::new(stream) as Box<dyn Io>)
+        })
+    }
+}
+
 /// A connection, ready for one request.
 async fn connected<B>(sandbox: &Arc<Sandbox>, to: To) -> Result<SendRequest<B>, String>
 where
@@ -34,20 +60,9 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let making = Arc::clone(sandbox);
-    let made = tokio::task::spawn_blocking(move || match to {
-        To::Agent => making.session.connect(),
-        To::Port(port) => making.session.connect_to(port),
-    })
-    .await;
-    let stream = made
-        .map_err(|error| error.to_string())?
+    let stream = stream(sandbox, to)
+        .await
         .map_err(|error| error.to_string())?;
-    let stream = StdStream::from(stream);
-    stream
-        .set_nonblocking(true)
-        .map_err(|error| error.to_string())?;
-    let stream = UnixStream::from_std(stream).map_err(|error| error.to_string())?;
     let made = http1::Builder::new()
         .max_buf_size(64 << 10)
         .max_headers(64)

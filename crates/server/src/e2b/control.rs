@@ -67,7 +67,7 @@ impl IntoResponse for E2bError {
     }
 }
 
-pub(super) type Answer<T> = Result<T, E2bError>;
+pub(crate) type Answer<T> = Result<T, E2bError>;
 
 /// The paths.
 pub(crate) fn router() -> Router<State> {
@@ -120,7 +120,7 @@ async fn create_v2(
     create(state, caller, &taken.bytes, 300).await
 }
 
-pub(super) fn seconds(asked: Option<i64>, default: i64) -> Answer<i64> {
+pub(crate) fn seconds(asked: Option<i64>, default: i64) -> Answer<i64> {
     let seconds = asked.unwrap_or(default);
     if (1..=LONGEST_S).contains(&seconds) {
         return Ok(seconds * 1000);
@@ -172,18 +172,18 @@ async fn create(state: State, caller: Caller, bytes: &[u8], default_s: i64) -> A
 }
 
 /// A sandbox to be, checked.
-pub(super) struct New {
-    pub(super) template: Arc<Template>,
+pub(crate) struct New {
+    pub(crate) template: Arc<Template>,
     /// What it was asked for by: the template's name or a snapshot's.
-    pub(super) named: String,
+    pub(crate) named: String,
     /// A folder whose files are in it from the beginning.
-    pub(super) files: Option<OwnedFd>,
-    pub(super) env: BTreeMap<String, String>,
-    pub(super) metadata: BTreeMap<String, String>,
-    pub(super) has_traffic_token: bool,
-    pub(super) masked_host: Option<String>,
-    pub(super) lifecycle: Lifecycle,
-    pub(super) timeout_ms: i64,
+    pub(crate) files: Option<OwnedFd>,
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) has_traffic_token: bool,
+    pub(crate) masked_host: Option<String>,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) timeout_ms: i64,
 }
 
 /// What a sandbox is made of, by the name that was asked for: a template, or one of the tenant's snapshots.
@@ -221,7 +221,7 @@ pub(super) fn fault(error: impl std::fmt::Display) -> E2bError {
 }
 
 /// Makes a sandbox, with its agent ready.
-pub(super) async fn make(state: &State, caller: &Caller, new: New) -> Answer<Arc<Sandbox>> {
+pub(crate) async fn make(state: &State, caller: &Caller, new: New) -> Answer<Arc<Sandbox>> {
     let template = Arc::clone(&new.template);
     may_use(caller, template.sessions.name())?;
     state.count_start(caller)?;
@@ -372,7 +372,7 @@ pub(crate) fn shown(sandbox: &Sandbox, detailed: Option<&State>) -> Shown {
     }
 }
 
-pub(super) fn found(state: &State, caller: &Caller, id: &str) -> Answer<Arc<Sandbox>> {
+pub(crate) fn found(state: &State, caller: &Caller, id: &str) -> Answer<Arc<Sandbox>> {
     let sandbox = state.sandboxes.of(caller.name(), id);
     sandbox.ok_or_else(|| E2bError::unknown(id))
 }
@@ -400,13 +400,18 @@ async fn kill(
     caller: Caller,
     Path(id): Path<String>,
 ) -> Answer<StatusCode> {
+    end(&state, &caller, &id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Ends one of the caller's sandboxes.
+pub(crate) async fn end(state: &State, caller: &Caller, id: &str) -> Answer<()> {
     caller.may("run")?;
-    let sandbox = found(&state, &caller, &id)?;
+    let sandbox = found(state, caller, id)?;
     if state.sandboxes.remove(&sandbox.id) {
-        note(&state, &caller, "sandbox.killed", &sandbox).await?;
-        return Ok(StatusCode::NO_CONTENT);
+        return note(state, caller, "sandbox.killed", &sandbox).await;
     }
-    Err(E2bError::unknown(&id))
+    Err(E2bError::unknown(id))
 }
 
 async fn connect(

@@ -4,10 +4,10 @@
 //! `proxy` looks at each request first: one that names a sandbox goes to that sandbox's agent, every other
 //! to the paths of `control`.
 
-mod agent;
-mod control;
+pub(crate) mod agent;
+pub(crate) mod control;
 mod filter;
-mod model;
+pub(crate) mod model;
 pub(crate) mod proxy;
 pub(crate) mod sandboxes;
 pub(crate) mod snapshots;

@@ -19,7 +19,7 @@ use crate::body::Taken;
 use crate::error::{ApiError, ErrorBody};
 use crate::guard::Caller;
 use crate::intake::{Read, RunRequest};
-use crate::runs::{ACCEPTED, Accepted, Begun, LOST, begin};
+use crate::runs::{ACCEPTED, Accepted, Begun, CancelOnDrop, LOST, begin};
 use crate::state::State;
 use crate::store::{Entry, RunRow};
 
@@ -106,8 +106,8 @@ async fn now(run: Accepted, hearing: Hearing, keyed: bool) -> Result<Response, A
             let mut leaving = CancelOnDrop((!keyed).then_some(run.cancel));
             let ended = run.ended.await;
             leaving.0 = None;
-            let text = ended.map_err(|_| ApiError::fault("the run's end was lost"))??;
-            Ok(json_text(text))
+            let ended = ended.map_err(|_| ApiError::fault("the run's end was lost"))??;
+            Ok(json_text(ended.json))
         }
     }
 }
@@ -116,17 +116,6 @@ async fn now(run: Accepted, hearing: Hearing, keyed: bool) -> Result<Response, A
 fn json_text(text: String) -> Response {
     let kind = HeaderValue::from_static("application/json");
     ([(header::CONTENT_TYPE, kind)], text).into_response()
-}
-
-/// A client that no longer listens has no use for the rest.
-struct CancelOnDrop(Option<casemate_backend::contract::Cancel>);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        if let Some(cancel) = &self.0 {
-            cancel.cancel();
-        }
-    }
 }
 
 fn accepted(id: &str) -> Response {
@@ -186,7 +175,8 @@ fn stream(mut run: Accepted, keyed: bool, hearing: Hearing) -> Response {
                 send.send(hearing.line(kind, &value.to_string())).await.ok();
             }
             let lost = |_| Err(ApiError::fault("the run's end was lost"));
-            hearing.last(run.ended.await.unwrap_or_else(lost))
+            let ended = run.ended.await.unwrap_or_else(lost);
+            hearing.last(ended.map(|ended| ended.json))
         };
         let last = tokio::select! {
             last = lines => last,

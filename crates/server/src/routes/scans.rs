@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State as Extract;
 use casemate_model::policy::ScreenMode;
+use casemate_model::screening::Screening;
 use serde_json::{Value, json};
 
 use crate::body::Taken;
@@ -29,24 +30,49 @@ pub(crate) async fn scan(
     caller: Caller,
     taken: Taken,
 ) -> Result<Json<Value>, ApiError> {
+    let screened = screened(&state, &caller, Read::of(taken).await?).await?;
+    Ok(Json(json!({
+        "policy": screened.policy,
+        "refused": screened.refused,
+        "screening": screened.screening,
+    })))
+}
+
+/// What became of a program that was screened.
+pub(crate) struct Screened {
+    /// Under which policy.
+    policy: String,
+    refused: bool,
+    pub(crate) screening: Screening,
+}
+
+/// Screens a program when its turn has come.
+pub(crate) async fn screened(
+    state: &State,
+    caller: &Caller,
+    read: Read,
+) -> Result<Screened, ApiError> {
     caller.may("scan")?;
-    let intake = Read::of(taken).await?.job(&state, &caller).await?;
-    let place = state.place(&caller)?;
-    state.count_start(&caller)?;
+    let intake = read.job(state, caller).await?;
+    let place = state.place(caller)?;
+    state.count_start(caller)?;
     let turn = state.turn(place).await?;
     let blobs = state.blobs.clone();
     let screened = tokio::task::spawn_blocking(move || {
         let (job, room) = intake.ready(&blobs)?;
         let policy = job.policy.name.clone();
         let (refused, screening) = match casemate_screen::clear(job, ScreenMode::Enforce) {
-            Ok(cleared) => (false, json!(cleared.screening())),
-            Err(refused) => (true, json!(refused.1)),
+            Ok(cleared) => (false, cleared.into_parts().1),
+            Err(refused) => (true, refused.1),
         };
         drop((turn, room));
-        Ok(json!({"policy": policy, "refused": refused, "screening": screening}))
+        Ok(Screened {
+            policy,
+            refused,
+            screening,
+        })
     });
     screened
         .await
         .map_err(|error| ApiError::fault(error.to_string()))?
-        .map(Json)
 }

@@ -36,7 +36,7 @@ class FileRequest:
     """The SHA-256 of an upload, in hexadecimal."""
 
 
-LanguageName: TypeAlias = Literal["python"]
+LanguageName: TypeAlias = Literal["python", "bash", "javascript"]
 """The languages that are served."""
 
 

@@ -1,8 +1,8 @@
-//! Text of a guest's on its way to a terminal: no control sequence survives.
+//! Text of a guest's on its way to people: no control sequence survives.
 
 /// Replaces everything a terminal would act on. Newlines and tabs stay; every other control character,
 /// with the escape sequence it begins, goes; so do the characters that reorder text.
-pub(crate) fn plain(bytes: &[u8]) -> String {
+pub fn plain(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
@@ -22,7 +22,7 @@ pub(crate) fn plain(bytes: &[u8]) -> String {
 }
 
 /// One line of it, at most `max` characters.
-pub(crate) fn line(text: &str, max: usize) -> String {
+pub fn line(text: &str, max: usize) -> String {
     let flat: String = plain(text.as_bytes())
         .split_whitespace()
         .collect::<Vec<_>>()
