@@ -80,7 +80,7 @@ fn errno() -> i32 {
 pub(crate) struct Case {
     /// The call, and what its first condition compares.
     pub(crate) rule: &'static str,
-    /// Only in this file; empty for both.
+    /// Only in this file; empty for all.
     file: &'static str,
     /// The call as the worker makes it; `true` when the kernel did it.
     pub(crate) right: fn(&Fixture) -> bool,
@@ -90,6 +90,8 @@ pub(crate) struct Case {
 
 impl Case {
     pub(crate) fn is_for(&self, file: &str) -> bool {
+        // The process that reads scripts makes no more calls than a sealed worker, and with no other arguments.
+        let file = if file == "reader" { SEALED } else { file };
         self.file.is_empty() || self.file == file
     }
 }
