@@ -360,3 +360,28 @@ fn no_input_breaks_the_analysis() {
     println!("the slowest took {slowest:?}");
     assert!(slowest < Duration::from_secs(10), "{slowest:?}");
 }
+
+#[test]
+fn what_stands_behind_a_bound_is_not_passed_over() {
+    let many = |unit: &str, count: usize| unit.repeat(count);
+    for (name, script) in [
+        ("arguments", format!("echo {}\n", many("a ", 20_000))),
+        (
+            "lines that are read",
+            format!(
+                "while read l; do $l; done <<E\n{}rm -rf /\nE\n",
+                many("true\n", 40)
+            ),
+        ),
+        (
+            "items of an array",
+            format!("a=({} 'rm -rf /')\n${{a[300]}}\n", many(": ", 300)),
+        ),
+        (
+            "lines that are not bash",
+            format!("if then fi )) ((\n{}rm -rf /\n", many("true\n", 300)),
+        ),
+    ] {
+        assert_ne!(look(&script).verdict, Verdict::Pass, "{name}");
+    }
+}

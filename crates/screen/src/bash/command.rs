@@ -349,6 +349,7 @@ impl Shell<'_> {
                     taint: stdin.taint,
                     glob: false,
                 };
+                self.exhausted |= text.split_whitespace().nth(64).is_some();
                 text.split_whitespace()
                     .take(64)
                     .map(|word| own(word.trim_matches(['\'', '"'])))
@@ -501,6 +502,9 @@ impl Shell<'_> {
             for line in text.lines().take(16) {
                 value.or(&Value::of(line));
             }
+            if text.lines().nth(16).is_some() {
+                value.or(&Value::unknown(taint));
+            }
         }
         if value.texts.is_empty() {
             value = Value::unknown(taint);
@@ -520,10 +524,12 @@ impl Shell<'_> {
                     } else {
                         vec![text.as_str()]
                     };
+                    let more = words.len() > 64;
                     words
                         .into_iter()
                         .take(64)
                         .map(|word| Value::of(word).tainted(taint))
+                        .chain(more.then(|| Value::unknown(taint)))
                         .collect::<Vec<_>>()
                 });
                 let items = items.take(256).collect();

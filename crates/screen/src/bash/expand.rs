@@ -85,6 +85,7 @@ impl Shell<'_> {
                         if next.len() < MAX_TEXTS {
                             let mut fields = before.clone();
                             fields.extend(choice.iter().cloned());
+                            self.exhausted |= fields.len() > MAX_FIELDS;
                             fields.truncate(MAX_FIELDS);
                             next.push(fields);
                         }

@@ -161,9 +161,11 @@ impl Shell<'_> {
         if kids.iter().any(Node::is_named) {
             self.statements(&kids, source, stdin);
         }
+        self.exhausted |= written.split(['\n', ';']).nth(256).is_some();
         for line in written.split(['\n', ';']).take(256) {
             let trimmed = line.trim();
-            if !trimmed.is_empty() && !(whole && trimmed.len() == written.trim().len()) {
+            let is_whole = whole && trimmed.len() == written.trim().len();
+            if !trimmed.is_empty() && !is_whole {
                 self.process(trimmed, range);
                 self.script(trimmed, Spot::Made(range), stdin);
             }
@@ -683,7 +685,10 @@ impl Shell<'_> {
         } else {
             items.extend(new);
         }
-        items.truncate(256);
+        if items.len() > 256 {
+            items.truncate(255);
+            items.push(Value::unknown(0));
+        }
         self.scope().vars.insert(name.to_owned(), Var::Many(items));
     }
 
