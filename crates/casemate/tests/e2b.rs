@@ -257,7 +257,7 @@ fn a_policy_that_asks_for_more_than_there_is_opens_nothing() {
     assert_eq!(created(&server, "", "base").0, 404);
 }
 
-/// E2B's own tests of its Python SDKs. What cannot be served here is named in a list, each with its reason; a test that
+/// E2B's own tests of its SDKs. What cannot be served here is named in a list, each with its reason; a test that
 /// is not on it must pass, if not the first time then the second.
 #[test]
 fn the_tests_that_e2b_has_pass_but_for_those_that_are_listed() {
@@ -266,10 +266,16 @@ fn the_tests_that_e2b_has_pass_but_for_those_that_are_listed() {
         return;
     };
     let Some(environment) = sdks() else { return };
+    let modules = environment.with_file_name("e2b-js").join("node_modules");
+    assert!(
+        modules.join("vitest").is_dir(),
+        "what runs the JavaScript ones is not there; `./dev test` installs it"
+    );
     let output = command("bash")
         .arg(support::repository("crates/casemate/tests/e2b/suite.sh"))
         .arg(env!("CARGO_BIN_EXE_casemate"))
         .arg(environment.join("bin/python"))
+        .arg(modules)
         .arg(suite)
         .output()
         .unwrap();

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# E2B's own tests of its Python SDKs, unchanged, against a server of our own: suite.sh CASEMATE PYTHON FOLDER
-# What is on the list beside this file is left out by name. A test that fails is tried once more, alone.
+# E2B's own tests of its SDKs, unchanged, against a server of our own: suite.sh CASEMATE PYTHON NODE_MODULES FOLDER
+# What is on the lists beside this file is left out by name. A test that fails is tried once more, alone.
 set -euo pipefail
-casemate=$1 python=$2 suite=$3
+casemate=$1 python=$2 modules=$3 suite=$4
 here=$(cd "$(dirname "$0")" && pwd)
 own=$(mktemp -d)
 chmod 700 "$own"
@@ -47,5 +47,31 @@ for part in python interpreter-python; do
         bad=1
     fi
 done
-echo "left out, each with its reason: $here/not-served.txt"
+
+# The JavaScript ones: all run, and what failed is held against the list.
+export NODE_EXTRA_CA_CERTS=$SSL_CERT_FILE
+node=$(find "$modules" -path "*/node-linux-*/bin/node" | head -n 1)
+for part in js:e2b interpreter-js:@e2b/code-interpreter; do
+    from=$suite/${part%%:*}
+    export CASEMATE_TESTED=${part#*:}
+    [ -d "$from" ] || continue
+    own_part=$own/${part%%:*}
+    mkdir "$own_part"
+    cp -r "$from/tests" "$from/tsconfig.json" "$own_part/"
+    cp "$here/js/vitest.config.mjs" "$own_part/"
+    ln -s "$modules" "$own_part/node_modules"
+    cd "$own_part"
+    run=(python3 "$here/names.py" "$domain" "$node" node_modules/vitest/vitest.mjs run)
+    "${run[@]}" --reporter=json --outputFile="$own/report.json" >"$own/said" 2>&1 || true
+    [ -s "$own/report.json" ] || { cat "$own/said"; bad=1; continue; }
+    python3 "$here/js/judge.py" "$own/report.json" "$own_part" "$here/js/not-served.tsv" >"$own/failed" || bad=1
+    while IFS=$'\t' read -r file name; do
+        echo "once more: $file $name"
+        # The name as a pattern that means itself.
+        pattern=$(printf '%s' "$name" | sed 's/[][\\.*^$(){}+?|/]/\\&/g')
+        "${run[@]}" "$file" ${name:+-t "$pattern"} </dev/null || bad=1
+    done <"$own/failed"
+    rm "$own/report.json"
+done
+echo "left out, each with its reason: $here/not-served.txt, $here/js/not-served.tsv"
 exit "$bad"
