@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn what_refuses_is_never_left_out() {
-        let source = format!("{}cat /etc/shadow\n", "date\n".repeat(20_000));
+        let source = format!("{}cat /etc/shadow\n", "date\n".repeat(4_000));
         let analysis = asked(&source).unwrap();
         assert!(analysis.findings.len() <= FINDINGS_MAX);
         assert_eq!(analysis.findings[0].action, Action::Refuse);

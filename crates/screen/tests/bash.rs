@@ -384,4 +384,9 @@ fn what_stands_behind_a_bound_is_not_passed_over() {
     ] {
         assert_ne!(look(&script).verdict, Verdict::Pass, "{name}");
     }
+    // Harmless facts in number leave no room for the one that matters: then nothing passes.
+    for (filler, last) in [("date\n", "sudo id\n"), ("echo \"$x\"; $x\n", "rm -rf /\n")] {
+        let screening = look(&format!("{}{last}", many(filler, 5_000)));
+        assert_eq!(screening.verdict, Verdict::Refuse, "{filler:?}");
+    }
 }

@@ -6,13 +6,10 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-use landlock::{
-    Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, RestrictionStatus, Ruleset,
-    RulesetAttr, RulesetCreatedAttr, Scope,
-};
+use landlock::{AccessFs, PathBeneath, RestrictionStatus, RulesetCreatedAttr};
 use rustix::process::Resource;
 
-use super::landlocked::{NEWEST, enforced, refuses_files};
+use super::landlocked::{enforced, refuses_files, ruleset};
 use super::{
     close_all_but, compile, die_with, install, limits, no_new_privs, not_dumpable, single_thread,
     wall,
@@ -53,7 +50,7 @@ pub fn enter_reader(keep: &[RawFd], data_bytes: u64, cpu_seconds: u64) -> Vec<St
     steps
 }
 
-/// What both do before their filter, which is compiled while memory and files can still be had.
+/// What both do before their filter, which is compiled first, while everything can still be done.
 fn narrow(
     keep: &[RawFd],
     filter: &str,
@@ -88,12 +85,12 @@ fn narrow(
 }
 
 fn restrict(folder: BorrowedFd<'_>) -> Result<String, String> {
-    enforced(ruleset(folder).map_err(|error| error.to_string())?)?;
+    enforced(only(folder).map_err(|error| error.to_string())?)?;
     refuses_files()?;
     Ok("everything outside the folder refused".to_owned())
 }
 
-fn ruleset(folder: BorrowedFd<'_>) -> Result<RestrictionStatus, landlock::RulesetError> {
+fn only(folder: BorrowedFd<'_>) -> Result<RestrictionStatus, landlock::RulesetError> {
     let allowed = AccessFs::ReadFile
         | AccessFs::ReadDir
         | AccessFs::WriteFile
@@ -104,12 +101,7 @@ fn ruleset(folder: BorrowedFd<'_>) -> Result<RestrictionStatus, landlock::Rulese
         | AccessFs::MakeSym
         | AccessFs::Refer
         | AccessFs::Truncate;
-    Ruleset::default()
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(NEWEST))?
-        .handle_access(AccessNet::from_all(NEWEST))?
-        .scope(Scope::from_all(NEWEST))?
-        .create()?
+    ruleset()?
         .add_rule(PathBeneath::new(folder.as_fd(), allowed))?
         .restrict_self()
 }

@@ -230,23 +230,30 @@ impl<'f> Shell<'f> {
         }
     }
 
+    /// Whether there is room for one more fact of a kind that so many are kept of. One that is left out is said
+    /// to be.
+    fn room(&mut self, kept: usize) -> bool {
+        self.exhausted |= kept >= MAX_FACTS;
+        kept < MAX_FACTS
+    }
+
     /// Says that the script does something that only the shell's own rules have a word for.
     pub(super) fn act(&mut self, name: &'static str, what: &str, range: TextRange) {
-        if self.facts.acts.len() < MAX_FACTS {
+        if self.room(self.facts.acts.len()) {
             let seen = self.seen(what, range);
             self.facts.acts.push((name, seen));
         }
     }
 
     pub(super) fn process(&mut self, command: &str, range: TextRange) {
-        if self.facts.processes.len() < MAX_FACTS {
+        if self.room(self.facts.processes.len()) {
             let seen = self.seen(command, range);
             self.facts.processes.push(seen);
         }
     }
 
     pub(super) fn string(&mut self, text: &str, range: TextRange) {
-        if text.len() > 2 && self.facts.strings.len() < MAX_FACTS {
+        if text.len() > 2 && self.room(self.facts.strings.len()) {
             let mut seen = self.seen("", range);
             seen.value = text.into();
             self.facts.strings.push(seen);
@@ -254,7 +261,7 @@ impl<'f> Shell<'f> {
     }
 
     pub(super) fn host(&mut self, host: &str, endpoint: Option<String>, range: TextRange) {
-        if self.facts.hosts.len() < MAX_FACTS {
+        if self.room(self.facts.hosts.len()) {
             let host = if host.is_empty() || host == GAP {
                 "?"
             } else {
@@ -271,7 +278,7 @@ impl<'f> Shell<'f> {
 
     pub(super) fn variable_read(&mut self, name: &str, range: TextRange) {
         let known = self.facts.env.iter().any(|seen| &*seen.value == name);
-        if !known && self.facts.env.len() < MAX_FACTS {
+        if !known && self.room(self.facts.env.len()) {
             let seen = self.seen(name, range);
             self.facts.env.push(seen);
         }
@@ -291,8 +298,7 @@ impl<'f> Shell<'f> {
         {
             return;
         }
-        if self.facts.files.len() >= MAX_FACTS {
-            self.exhausted = true;
+        if !self.room(self.facts.files.len()) {
             return;
         }
         let path = self.place_of(written);

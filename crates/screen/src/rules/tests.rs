@@ -1,27 +1,27 @@
 use super::*;
 
-#[test]
-fn every_embedded_rule_behaves_on_its_examples() {
-    let rules = Rules::parse(EMBEDDED).unwrap_or_else(|error| panic!("{error}"));
+/// Rules that behave on their examples; all that do not are told at once.
+fn behaving(text: &str) -> Rules {
+    let rules = Rules::parse(text).unwrap_or_else(|error| panic!("{error}"));
     let wrong: Vec<String> = rules
         .rules
         .iter()
         .filter_map(|rule| Some(rule.check_examples(rules.language).err()?.to_string()))
         .collect();
     assert_eq!(wrong, [] as [&str; 0]);
+    rules
+}
+
+#[test]
+fn every_embedded_rule_behaves_on_its_examples() {
+    let rules = behaving(EMBEDDED);
     assert_eq!(check_rules(EMBEDDED).unwrap(), rules.rules.len());
     assert!(rules.rules.len() >= 25);
 }
 
 #[test]
 fn every_rule_for_bash_behaves_on_its_examples() {
-    let rules = Rules::parse(EMBEDDED_BASH).unwrap_or_else(|error| panic!("{error}"));
-    let wrong: Vec<String> = rules
-        .rules
-        .iter()
-        .filter_map(|rule| Some(rule.check_examples(rules.language).err()?.to_string()))
-        .collect();
-    assert_eq!(wrong, [] as [&str; 0]);
+    let rules = behaving(EMBEDDED_BASH);
     let python = Rules::parse(EMBEDDED).unwrap();
     let known = |id: &String| python.rules.iter().any(|rule| rule.form.id == *id);
     assert!(rules.better_way.keys().all(known));
