@@ -24,6 +24,7 @@ pub mod limits;
 pub mod process;
 mod shape;
 pub mod signature;
+pub mod text;
 
 pub use client::{Client, ClientError};
 pub use codec::Codec;

@@ -8,7 +8,6 @@ mod kernel;
 mod language;
 mod python;
 mod shown;
-mod text;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

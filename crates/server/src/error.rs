@@ -74,6 +74,7 @@ impl ApiError {
             "upload" => ("unknown_upload", "GET /v1/uploads lists yours"),
             "artifact" => ("unknown_artifact", "the run's outcome lists its artifacts"),
             "policy" => ("unknown_policy", "GET /v1/policies lists them"),
+            "sandbox" => ("unknown_sandbox", "GET /v1/sandboxes lists yours"),
             "MCP session" => (
                 "unknown_mcp_session",
                 "send `initialize` without Mcp-Session-Id to begin a new one",
@@ -87,6 +88,15 @@ impl ApiError {
             format!("there is no {what} {id:?}"),
             list,
         )
+    }
+
+    /// There is no such thing, in words of its own.
+    pub(crate) fn missing(
+        cause: &'static str,
+        message: impl Into<String>,
+        remediation: impl Into<String>,
+    ) -> Self {
+        Self::new(StatusCode::NOT_FOUND, cause, message, remediation)
     }
 
     /// It contradicts what was said before.
@@ -166,12 +176,32 @@ impl ApiError {
         )
     }
 
+    /// A sandbox that lives on cannot be had, or does not answer.
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "sandbox_unavailable",
+            message,
+            "`casemate doctor` on the server says which walls can stand there; a sandbox that does not answer can be deleted",
+        )
+    }
+
+    /// What is asked of a sandbox cannot be done there.
+    pub(crate) fn inside(status: StatusCode, message: impl Into<String>) -> Self {
+        Self::new(
+            status,
+            "sandbox_refused",
+            message,
+            "this is the sandbox's own word: look at what is in it, or ask for something else",
+        )
+    }
+
     /// We failed.
-    pub(crate) fn fault(message: impl Into<String>) -> Self {
+    pub(crate) fn fault(message: impl ToString) -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
-            message,
+            message.to_string(),
             "this is not your program's fault; send it again, and look into the server's log for the request id",
         )
     }

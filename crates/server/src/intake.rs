@@ -85,7 +85,7 @@ where
     all.map_err(D::Error::custom)
 }
 
-fn named<'de, T: Deserialize<'de>>(raw: &'de RawValue) -> Result<T, serde_json::Error> {
+pub(crate) fn named<'de, T: Deserialize<'de>>(raw: &'de RawValue) -> Result<T, serde_json::Error> {
     if raw.get().starts_with('{') {
         return serde_json::from_str(raw.get());
     }

@@ -7,12 +7,14 @@ mod files;
 mod keys;
 mod page;
 mod runs;
+mod sandboxes;
 pub(crate) mod scans;
 
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::state::State;
+use sandboxes::{cells, commands, files as inside};
 
 /// Every path, with its description.
 pub(crate) fn router() -> OpenApiRouter<State> {
@@ -33,4 +35,20 @@ pub(crate) fn router() -> OpenApiRouter<State> {
         .routes(routes!(audit::list))
         .routes(routes!(files::list))
         .routes(routes!(files::put, files::delete))
+        .routes(routes!(sandboxes::create, sandboxes::list))
+        .routes(routes!(sandboxes::get, sandboxes::delete))
+        .routes(routes!(sandboxes::timeout))
+        .routes(routes!(sandboxes::pause))
+        .routes(routes!(sandboxes::resume))
+        .routes(routes!(sandboxes::fork))
+        .routes(routes!(sandboxes::receipt))
+        .routes(routes!(sandboxes::metrics))
+        .routes(routes!(cells::run))
+        .routes(routes!(cells::contexts, cells::create_context))
+        .routes(routes!(cells::remove_context))
+        .routes(routes!(cells::restart_context))
+        .routes(routes!(commands::run, commands::list))
+        .routes(routes!(commands::kill))
+        .routes(routes!(inside::read, inside::write, inside::remove))
+        .routes(routes!(inside::folder, inside::make_folder))
 }

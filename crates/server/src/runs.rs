@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use axum::http::HeaderMap;
 use casemate_backend::contract::{Cancel, Signal};
+use casemate_envd::text::Utf8;
 use casemate_model::outcome::Outcome;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
@@ -212,12 +213,18 @@ impl Going {
         let begun = Instant::now();
         let ran = tokio::task::spawn_blocking(move || {
             let (job, room) = intake.ready(&blobs)?;
+            let mut lines = Lines::default();
             let mut hear = |signal: &Signal| {
-                if let (Some(tell), Some(value)) = (&tell, told(signal)) {
+                if let Some(tell) = &tell
+                    && let Some(value) = lines.told(signal)
+                {
                     tell.send(value).ok();
                 }
             };
             let outcome = engine.run(job, &mut hear, &cancel);
+            if let Some(tell) = &tell {
+                lines.rest().for_each(|value| drop(tell.send(value)));
+            }
             drop((turn, room));
             Ok::<_, ApiError>(outcome)
         })
@@ -352,13 +359,33 @@ fn media_type(path: &str) -> &'static str {
     }
 }
 
-/// A signal as one line of a stream.
-fn told(signal: &Signal) -> Option<Value> {
-    Some(match signal {
-        Signal::Stdout(bytes) => json!({"type": "stdout", "text": String::from_utf8_lossy(bytes)}),
-        Signal::Stderr(bytes) => json!({"type": "stderr", "text": String::from_utf8_lossy(bytes)}),
-        Signal::Displayed(result) => json!({"type": "result", "result": result}),
-        Signal::Error(error) => json!({"type": "error", "error": error}),
-        Signal::Event(event) => json!({"type": "event", "event": event}),
-    })
+/// A run's signals as lines of a stream.
+#[derive(Default)]
+struct Lines {
+    stdout: Utf8,
+    stderr: Utf8,
+}
+
+impl Lines {
+    fn told(&mut self, signal: &Signal) -> Option<Value> {
+        match signal {
+            Signal::Stdout(bytes) => written("stdout", &self.stdout.push(bytes)),
+            Signal::Stderr(bytes) => written("stderr", &self.stderr.push(bytes)),
+            Signal::Displayed(result) => Some(json!({"type": "result", "result": result})),
+            Signal::Error(error) => Some(json!({"type": "error", "error": error})),
+            Signal::Event(event) => Some(json!({"type": "event", "event": event})),
+        }
+    }
+
+    /// Characters that the program began and never ended.
+    fn rest(&mut self) -> impl Iterator<Item = Value> {
+        let stdout = written("stdout", &self.stdout.finish());
+        let stderr = written("stderr", &self.stderr.finish());
+        stdout.into_iter().chain(stderr)
+    }
+}
+
+/// Nothing where a piece is but the beginning of a character.
+fn written(stream: &str, text: &str) -> Option<Value> {
+    (!text.is_empty()).then(|| json!({"type": stream, "text": text}))
 }

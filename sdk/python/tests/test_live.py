@@ -328,3 +328,49 @@ def test_the_twin_that_awaits(tmp_path: Path) -> None:
             assert (await client.wait(started.run, timeout=20)).ending.status == "cancelled"
 
     asyncio.run(asyncio.wait_for(twin(), 90))
+
+
+def test_a_sandbox_that_lives_on(casemate: Casemate) -> None:
+    with casemate.sandbox(env={"TEAM": "blue"}, timeout_s=120, idle_s=60) as box:
+        assert box.run("x = 40").ok
+        cell = box.run("import os\nprint(os.environ['TEAM'])\nx + 2")
+        assert (cell.stdout, cell.text) == ("blue\n", "42")
+        wrong = box.run("1 / 0")
+        assert not wrong.ok
+        assert wrong.error is not None
+        assert wrong.error.name == "ZeroDivisionError"
+        shown = box.run("import matplotlib.pyplot as plt\nplt.bar(['a'], [1])\nplt.show()")
+        assert shown.pictures[0].startswith(b"\x89PNG")
+        assert shown.results[0].chart is not None
+        table = box.run("import pandas as pd\npd.DataFrame({'n': [1, 2]})").results[0].table
+        assert table is not None
+        assert table.rows == ((1,), (2,))
+        assert box.run("sleep 30", language="bash", timeout_s=1).cut_off
+
+        path = box.write("in.txt", "given")
+        assert box.command("cat in.txt; cat", stdin=" more").stdout == "given more"
+        assert not box.command("exit 3").ok
+        assert path in {entry.path for entry in box.entries()}
+        assert box.read("in.txt") == b"given"
+        box.remove("in.txt")
+        with pytest.raises(NotFound):
+            box.read("in.txt")
+        assert any(wall.got for wall in box.walls())
+
+        box.pause()
+        with pytest.raises(Conflict, match="paused"):
+            box.run("x")
+        box.resume()
+        assert box.run("x").text == "40"
+        box.set_timeout(600)
+    with pytest.raises(NotFound):
+        box.run("x")
+
+
+def test_a_sandbox_that_is_awaited() -> None:
+    async def go() -> str | None:
+        async with AsyncCasemate() as casemate, await casemate.sandbox() as box:
+            await box.write("n.txt", b"6")
+            return (await box.run("int(open('n.txt').read()) * 7")).text
+
+    assert asyncio.run(go()) == "42"

@@ -324,7 +324,7 @@ async def sessions(server, one, other):
             await theirs.call_tool("read_artifact", {"uri": chart}),
             await theirs.call_tool("close_session", {"session": name}),
         ):
-            assert answer.isError and "not found" in text(answer), answer
+            assert answer.isError and "there is no sandbox" in text(answer), answer
         assert (await theirs.call_tool("list_sessions", {})).structuredContent == {"sessions": []}
         listed = (await mine.call_tool("list_sessions", {})).structuredContent["sessions"]
         assert [entry["session"] for entry in listed] == [name], listed
@@ -342,7 +342,7 @@ async def sessions(server, one, other):
             assert not (await mine.call_tool("close_session", {"session": name})).isError
             assert (await web.get("/v2/sandboxes")).json() == []
         gone = await cell("x")
-        assert gone.isError and "not found" in text(gone), gone
+        assert gone.isError and "there is no sandbox" in text(gone), gone
         for _ in range(100):
             brief = await mine.call_tool("open_session", {"timeout_seconds": 1})
             if not brief.isError:

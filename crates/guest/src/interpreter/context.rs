@@ -8,13 +8,13 @@ use std::time::Duration;
 use casemate_backend::contract::Signal;
 use casemate_driver::{Message, decode};
 use casemate_envd::interpreter::{Context as Told, Line};
+use casemate_envd::text::Utf8;
 use casemate_linux::Exit;
 use tokio::sync::{mpsc, oneshot};
 
 use super::kernel::{CellRequest, Event, Kernel, Recipe};
 use super::language::Language;
 use super::shown::shown;
-use super::text::Utf8;
 use crate::agent::Agent;
 use crate::users::User;
 

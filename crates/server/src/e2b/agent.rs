@@ -90,7 +90,7 @@ pub(super) async fn send(
 }
 
 /// Waits until the agent is there, and tells it the token and the environment.
-pub(super) async fn begin(sandbox: &Arc<Sandbox>) -> Result<(), String> {
+pub(crate) async fn begin(sandbox: &Arc<Sandbox>) -> Result<(), String> {
     let mut all = sandbox.env.clone();
     all.insert("E2B_SANDBOX".to_owned(), "true".to_owned());
     let told = json!({"envVars": all, "accessToken": sandbox.token});

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The agent's protocol version: SDKs look at it to know what it can.
 pub(crate) const ENVD_VERSION: &str = "0.6.13";
@@ -146,7 +147,7 @@ pub(crate) struct Lifecycle {
 }
 
 /// The end of a sandbox's time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum OnTimeout {
     /// It is gone.

@@ -1,7 +1,5 @@
 //! Which requests are for a sandbox, and taking them there.
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State as Extract};
@@ -15,9 +13,9 @@ use hyper_util::rt::TokioIo;
 use serde_json::json;
 
 use super::agent::{To, send};
-use super::control::waken;
-use super::sandboxes::Sandbox;
+use super::sandboxes::{InUse, Sandbox};
 use crate::listen::Break;
+use crate::making::waken;
 use crate::state::State;
 
 const ENVD: u16 = 49983;
@@ -176,6 +174,7 @@ async fn to_sandbox(state: &State, target: Target, request: Request) -> Response
     let Some(sandbox) = state.sandboxes.any(&target.id) else {
         return not_found(&target.id);
     };
+    let sandbox = InUse::of(sandbox);
     let paused = sandbox.life().paused;
     if paused {
         let wakes = sandbox.lifecycle.auto_resume;
@@ -210,7 +209,7 @@ fn may_pass(sandbox: &Sandbox, headers: &HeaderMap) -> bool {
     })
 }
 
-async fn forward(sandbox: &Arc<Sandbox>, target: Target, to: To, mut request: Request) -> Response {
+async fn forward(sandbox: &InUse, target: Target, to: To, mut request: Request) -> Response {
     let broken = request.extensions().get::<Break>();
     let broken = broken.cloned().unwrap_or_default();
     let path = request
@@ -267,7 +266,7 @@ fn is_upgrade(headers: &HeaderMap) -> bool {
 
 /// Both sides have changed to another protocol: what each sends goes to the other until one ends, or the sandbox does.
 fn switched(
-    sandbox: &Arc<Sandbox>,
+    sandbox: &InUse,
     client: Option<hyper::upgrade::OnUpgrade>,
     mut answer: Response<hyper::body::Incoming>,
 ) -> Response {
@@ -275,7 +274,7 @@ fn switched(
         return not_found(&sandbox.id);
     };
     let server = hyper::upgrade::on(&mut answer);
-    let held = Arc::clone(sandbox);
+    let held = sandbox.clone();
     tokio::spawn(async move {
         let cut = held.cut.notified();
         let carried = async {
@@ -298,25 +297,13 @@ fn switched(
 }
 
 /// The agent's answer as it comes; cut off, not ended, when the sandbox goes.
-fn streamed(
-    sandbox: &Arc<Sandbox>,
-    broken: Break,
-    answer: Response<hyper::body::Incoming>,
-) -> Response {
+fn streamed(sandbox: &InUse, broken: Break, answer: Response<hyper::body::Incoming>) -> Response {
     let (mut parts, body) = answer.into_parts();
     for hop in HOPS {
         parts.headers.remove(hop);
     }
-    let held = Arc::clone(sandbox);
-    let gone = Box::pin(async move {
-        loop {
-            let cut = held.cut.notified();
-            if held.is_gone() {
-                return;
-            }
-            cut.await;
-        }
-    });
+    let held = sandbox.clone();
+    let gone = Box::pin(async move { held.gone().await });
     let cut = futures_util::stream::once(gone).map(move |()| {
         broken.off();
         Err::<_, axum::Error>(axum::Error::new("the sandbox has ended"))

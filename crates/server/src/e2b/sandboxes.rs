@@ -35,7 +35,10 @@ pub(crate) struct Sandbox {
     pub(crate) lifecycle: Lifecycle,
     pub(crate) receipt: Receipt,
     pub(crate) session: Held,
+    /// How long it may be left alone.
+    pub(crate) idle_ms: Option<i64>,
     life: Mutex<Life>,
+    used: Mutex<Used>,
     samples: Mutex<Vec<Sample>>,
     /// Raised when it is gone: streams that go through it are cut off.
     gone: AtomicBool,
@@ -47,6 +50,45 @@ pub(crate) struct Sandbox {
 pub(crate) struct Life {
     pub(crate) end_ms: i64,
     pub(crate) paused: bool,
+}
+
+/// Who is at a sandbox now, and when somebody was last.
+#[derive(Debug, Clone, Copy)]
+struct Used {
+    by: usize,
+    last_ms: i64,
+}
+
+/// Somebody is at a sandbox: for as long as this is held, it is not left alone.
+pub(crate) struct InUse(Arc<Sandbox>);
+
+impl InUse {
+    pub(crate) fn of(sandbox: Arc<Sandbox>) -> Self {
+        sandbox.used().by += 1;
+        Self(sandbox)
+    }
+}
+
+impl Clone for InUse {
+    fn clone(&self) -> Self {
+        Self::of(Arc::clone(&self.0))
+    }
+}
+
+impl std::ops::Deref for InUse {
+    type Target = Arc<Sandbox>;
+
+    fn deref(&self) -> &Arc<Sandbox> {
+        &self.0
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        let mut used = self.0.used();
+        used.by -= 1;
+        used.last_ms = now_ms();
+    }
 }
 
 /// A session with its place. Ending one may take a while, and whoever lets go of it last may be about to answer
@@ -90,6 +132,7 @@ pub(crate) struct Parts {
     pub(crate) session: Box<dyn Session>,
     pub(crate) place: Place,
     pub(crate) timeout_ms: i64,
+    pub(crate) idle_ms: Option<i64>,
 }
 
 impl Sandbox {
@@ -114,6 +157,11 @@ impl Sandbox {
                 end_ms: now.saturating_add(parts.timeout_ms),
                 paused: false,
             }),
+            idle_ms: parts.idle_ms,
+            used: Mutex::new(Used {
+                by: 0,
+                last_ms: now,
+            }),
             samples: Mutex::default(),
             gone: AtomicBool::new(false),
             cut: Notify::new(),
@@ -125,8 +173,43 @@ impl Sandbox {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn samples(&self) -> MutexGuard<'_, Vec<Sample>> {
+    fn used(&self) -> MutexGuard<'_, Used> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether its time is over, or it was left alone for as long as it may be.
+    fn is_over(&self, life: Life, now: i64) -> bool {
+        let used = *self.used();
+        let alone = used.by == 0
+            && self
+                .idle_ms
+                .is_some_and(|idle| used.last_ms.saturating_add(idle) <= now);
+        !life.paused && (life.end_ms <= now || alone)
+    }
+
+    fn samples(&self) -> MutexGuard<'_, Vec<Sample>> {
         self.samples.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those from one second to another, both included.
+    pub(crate) fn samples_of(&self, start: Option<i64>, end: Option<i64>) -> Vec<Sample> {
+        let span = start.unwrap_or(i64::MIN)..=end.unwrap_or(i64::MAX);
+        let samples = self.samples();
+        let asked = samples
+            .iter()
+            .filter(|sample| span.contains(&sample.timestamp_unix));
+        asked.cloned().collect()
+    }
+
+    /// Until it is gone.
+    pub(crate) async fn gone(&self) {
+        loop {
+            let cut = self.cut.notified();
+            if self.is_gone() {
+                return;
+            }
+            cut.await;
+        }
     }
 
     pub(crate) fn is_gone(&self) -> bool {
@@ -171,6 +254,7 @@ impl Sandbox {
             return Ok(false);
         }
         self.session.resume().map_err(|fault| fault.0)?;
+        self.used().last_ms = now_ms();
         *life = Life {
             end_ms: end,
             paused: false,
@@ -327,7 +411,7 @@ impl Sandboxes {
                 continue;
             }
             let life = *sandbox.life();
-            if life.paused || life.end_ms > now {
+            if !sandbox.is_over(life, now) {
                 continue;
             }
             let kept = sandbox.lifecycle.on_timeout == OnTimeout::Pause

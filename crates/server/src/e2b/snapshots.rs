@@ -18,10 +18,11 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::control::{Answer, E2bError, body, fault, found, random};
+use super::control::{Answer, E2bError, body, fault, found};
 use super::model::NewSnapshot;
 use crate::body::Taken;
 use crate::guard::Caller;
+use crate::making::random;
 use crate::state::State;
 
 /// Snapshots of one tenant.
@@ -87,7 +88,7 @@ impl Snapshots {
     ///
     /// # Errors
     /// When they cannot be opened.
-    pub(super) fn of(&self, tenant: &str, name: &str) -> io::Result<Option<(String, OwnedFd)>> {
+    pub(crate) fn of(&self, tenant: &str, name: &str) -> io::Result<Option<(String, OwnedFd)>> {
         let Some((key, about)) = self.find(tenant, name) else {
             return Ok(None);
         };

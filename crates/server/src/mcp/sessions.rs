@@ -26,10 +26,11 @@ use super::served::{Served, caller};
 use super::tools::{File, Tools, contents, languages};
 use crate::e2b::Template;
 use crate::e2b::agent::AgentOf;
-use crate::e2b::control::{E2bError, New, end, found, make, seconds, shown, waken};
+use crate::e2b::control::shown;
 use crate::e2b::model::{Lifecycle, OnTimeout};
 use crate::e2b::sandboxes::Sandbox;
 use crate::guard::Caller;
+use crate::making::{New, end, found, make, seconds, waken};
 use crate::state::State;
 
 /// How long a session lives after it was opened, where nothing is said, and at least after each call.
@@ -48,12 +49,6 @@ const SAID: u64 = 64 << 20;
 /// What sessions are made of: the first template with an interpreter that is ready.
 pub(super) fn template(state: &State) -> Option<&Arc<Template>> {
     state.templates.iter().find(|template| template.warm)
-}
-
-impl From<E2bError> for ToolError {
-    fn from(error: E2bError) -> Self {
-        Self::new(error)
-    }
 }
 
 impl From<ClientError> for ToolError {
@@ -192,6 +187,7 @@ impl Served {
                 on_timeout: OnTimeout::Kill,
             },
             timeout_ms: seconds(asked, LIFE.as_secs().cast_signed())?,
+            idle_ms: None,
         };
         let sandbox = make(state, caller, new).await?;
         let about = described(&sandbox);

@@ -9,7 +9,7 @@ use crate::guard::Caller;
 use crate::state::State;
 
 /// The attacks, and what each backend's last attack result says, as both were when the server started.
-#[utoipa::path(get, path = "/v1/attacks", tag = "policies", security(("key" = [])), responses(
+#[utoipa::path(get, path = "/v1/attacks", tag = "attacks", security(("key" = [])), responses(
     (status = 200, description = "the attacks and a column for each backend", body = Value),
     (status = 401, description = "no key", body = ErrorBody)))]
 pub(crate) async fn list(

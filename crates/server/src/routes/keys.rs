@@ -9,7 +9,7 @@ use crate::guard::Caller;
 use crate::state::State;
 
 /// Whose key this is, and the keys of that tenant, without what they are.
-#[utoipa::path(get, path = "/v1/keys", tag = "policies", security(("key" = [])), responses(
+#[utoipa::path(get, path = "/v1/keys", tag = "keys", security(("key" = [])), responses(
     (status = 200, description = "the keys, revoked ones too; `key` is the id of the one that asks, null where none is needed", body = Value),
     (status = 401, description = "no key", body = ErrorBody)))]
 pub(crate) async fn list(

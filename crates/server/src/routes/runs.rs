@@ -1,6 +1,5 @@
 //! Runs: one call in, the outcome out; or told as it goes; or asked for later.
 
-use std::convert::Infallible;
 use std::io::{self, Read as _};
 
 use axum::Json;
@@ -9,7 +8,7 @@ use axum::extract::{Path, Query, State as Extract};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::Stream;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -18,6 +17,7 @@ use super::page::Page;
 use crate::body::Taken;
 use crate::error::{ApiError, ErrorBody};
 use crate::guard::Caller;
+use crate::hearing::Hearing;
 use crate::intake::{Read, RunRequest};
 use crate::runs::{ACCEPTED, Accepted, Begun, CancelOnDrop, LOST, begin};
 use crate::state::State;
@@ -25,37 +25,6 @@ use crate::store::{Entry, RunRow};
 
 /// What is read of a file at once.
 const PIECE: usize = 64 << 10;
-
-/// How a client wants to hear of its run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Hearing {
-    /// The outcome when it is there.
-    Waits,
-    /// A line of JSON for each thing that happens.
-    Lines,
-    /// The same as server-sent events.
-    Events,
-    /// Where to ask later.
-    Later,
-}
-
-impl Hearing {
-    fn of(headers: &HeaderMap) -> Self {
-        let says = |name: header::HeaderName, word: &str| {
-            let value = headers.get(name).and_then(|value| value.to_str().ok());
-            value.is_some_and(|value| value.contains(word))
-        };
-        if says(header::HeaderName::from_static("prefer"), "respond-async") {
-            Self::Later
-        } else if says(header::ACCEPT, "text/event-stream") {
-            Self::Events
-        } else if says(header::ACCEPT, "application/x-ndjson") {
-            Self::Lines
-        } else {
-            Self::Waits
-        }
-    }
-}
 
 /// Runs a program.
 ///
@@ -88,7 +57,7 @@ pub(crate) async fn create(
 ) -> Result<Response, ApiError> {
     let read = Read::of(taken).await?;
     let hearing = Hearing::of(&headers);
-    let listened = matches!(hearing, Hearing::Lines | Hearing::Events);
+    let listened = hearing.is_stream();
     match begin(&state, &caller, &headers, read, listened).await? {
         Begun::Before(row) => before(&state, &caller, row, hearing).await,
         Begun::Now(run) => {
@@ -128,38 +97,14 @@ fn accepted(id: &str) -> Response {
     response
 }
 
-impl Hearing {
-    /// One thing that happened, as this kind of stream says it.
-    fn line(self, kind: &str, value: &str) -> String {
-        match self {
-            Self::Events => format!("event: {kind}\ndata: {value}\n\n"),
-            _ => format!("{value}\n"),
-        }
-    }
-
-    fn last(self, ended: Result<String, ApiError>) -> String {
-        match ended {
-            Ok(outcome) => self.line(
-                "outcome",
-                &format!("{{\"type\":\"outcome\",\"outcome\":{outcome}}}"),
-            ),
-            Err(error) => {
-                let value = json!({"type": "failed", "error": error.body("")});
-                self.line("failed", &value.to_string())
-            }
-        }
-    }
-
-    fn stream(self, lines: impl Stream<Item = String> + Send + 'static) -> Response {
-        let kind = match self {
-            Self::Events => "text/event-stream",
-            _ => "application/x-ndjson",
-        };
-        let mut response = Response::new(Body::from_stream(lines.map(Ok::<_, Infallible>)));
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        response
+/// The last line of a stream.
+fn last(hearing: Hearing, ended: Result<String, ApiError>) -> String {
+    match ended {
+        Ok(outcome) => hearing.line(
+            "outcome",
+            &format!("{{\"type\":\"outcome\",\"outcome\":{outcome}}}"),
+        ),
+        Err(error) => hearing.failed(&error),
     }
 }
 
@@ -176,7 +121,7 @@ fn stream(mut run: Accepted, keyed: bool, hearing: Hearing) -> Response {
             }
             let lost = |_| Err(ApiError::fault("the run's end was lost"));
             let ended = run.ended.await.unwrap_or_else(lost);
-            hearing.last(ended.map(|ended| ended.json))
+            last(hearing, ended.map(|ended| ended.json))
         };
         let last = tokio::select! {
             last = lines => last,
@@ -203,7 +148,7 @@ async fn before(
     let text = shown(&row);
     Ok(match hearing {
         Hearing::Lines | Hearing::Events => {
-            let last = hearing.last(Ok(text));
+            let last = last(hearing, Ok(text));
             hearing.stream(futures_util::stream::once(async { last }))
         }
         Hearing::Waits | Hearing::Later => json_text(text),

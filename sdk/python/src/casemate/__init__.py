@@ -39,19 +39,24 @@ from ._outcome import (
     Wall,
 )
 from ._program import Content, Files, Options
+from ._sandbox import AsyncSandbox, Cell, Command, Entry, Sandbox, SandboxOptions
 
 __all__ = [
     "Artifact",
     "AsyncCasemate",
+    "AsyncSandbox",
     "BadRequest",
     "Busy",
     "Casemate",
     "CasemateError",
+    "Cell",
+    "Command",
     "Conflict",
     "Content",
     "Displayed",
     "Ended",
     "Ending",
+    "Entry",
     "Event",
     "Files",
     "Finding",
@@ -71,6 +76,8 @@ __all__ = [
     "Receipt",
     "Result",
     "Run",
+    "Sandbox",
+    "SandboxOptions",
     "Scan",
     "ServerError",
     "Started",

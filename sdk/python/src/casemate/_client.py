@@ -16,6 +16,7 @@ from ._events import Ended, Event, Heard
 from ._flow import BROKEN, Answer, Call, Flow, Flows, Pause
 from ._outcome import Artifact, Outcome, Receipt, Run, Scan, Upload
 from ._program import Options, Program, program
+from ._sandbox import AsyncSandbox, Sandbox, SandboxOptions, opened
 from ._save import save
 
 if TYPE_CHECKING:
@@ -151,6 +152,10 @@ class Casemate:
     def forget(self, it: str | Run | Outcome | Upload) -> None:
         """Deletes an ended run with what it left, or an upload."""
         self._do(self._flows.forget(it))
+
+    def sandbox(self, **options: Unpack[SandboxOptions]) -> Sandbox:
+        """Makes a sandbox that lives on: `with casemate.sandbox() as box: box.run("1 + 1").text`."""
+        return Sandbox(self, self._do(opened(self._flows, options)))
 
     def close(self) -> None:
         """Closes the connections."""
@@ -314,6 +319,10 @@ class AsyncCasemate:
     async def forget(self, it: str | Run | Outcome | Upload) -> None:
         """Deletes an ended run with what it left, or an upload."""
         await self._do(self._flows.forget(it))
+
+    async def sandbox(self, **options: Unpack[SandboxOptions]) -> AsyncSandbox:
+        """Makes a sandbox that lives on: `async with await casemate.sandbox() as box:`."""
+        return AsyncSandbox(self, await self._do(opened(self._flows, options)))
 
     async def close(self) -> None:
         """Closes the connections."""

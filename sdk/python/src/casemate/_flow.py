@@ -26,8 +26,11 @@ T = TypeVar("T")
 
 #: Answers that say that nothing was done: 429 and 503 are the server's, 502 and 504 a proxy's.
 AGAIN = (429, 502, 503, 504)
-#: Errors after which it is not known whether the request arrived. Every request can bear to be sent twice: a run and
-#: a submission have an idempotency key, and the others say what shall be rather than what to add.
+#: Those of them that are the server's own word.
+REFUSED = (429, 503)
+#: Errors after which it is not known whether the request arrived. Nearly every request can bear to be sent twice: a run
+#: and a submission have an idempotency key, and the others say what shall be rather than what to add. What cannot is
+#: marked (`Call.once`).
 BROKEN = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout)
 #: Seconds that a request other than a run's may be silent.
 SHORT = 60.0
@@ -45,6 +48,8 @@ class Call:
     timeout: float = SHORT
     #: Whether the answer's body is read bit by bit.
     streamed: bool = False
+    #: Whether it is sent again only where the server says that it has done nothing.
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class Flows:
             answer = yield call
             if isinstance(answer, httpx.Response) and answer.is_success:
                 return answer
-            wait = _wait(answer, tried)
+            wait = _wait(answer, tried, call.once)
             if wait is None or wait > patience or tried == self.retries:
                 break
             patience -= wait
@@ -243,12 +248,12 @@ class Flows:
             yield from self.ask(Call("DELETE", run_path(it)))
 
 
-def _wait(answer: Answer, tried: int) -> float | None:
+def _wait(answer: Answer, tried: int, once: bool) -> float | None:
     """Seconds until it may help to ask again, if at all."""
     backoff: float = 0.1 * 2**tried * random.uniform(0.75, 1.25)
-    if isinstance(answer, BROKEN):
+    if isinstance(answer, httpx.ConnectTimeout if once else BROKEN):
         return backoff
-    if not isinstance(answer, httpx.Response) or answer.status_code not in AGAIN:
+    if not isinstance(answer, httpx.Response) or answer.status_code not in (REFUSED if once else AGAIN):
         return None
     try:
         return max(backoff, float(answer.headers.get("Retry-After", "0")))

@@ -85,7 +85,7 @@ def program(
         backend=backend,
         limits=limits or LimitsRequest(),
     )
-    body = json.dumps(_said(asdict(request))).encode()
+    body = json.dumps(said(asdict(request))).encode()
     key = idempotency_key or uuid.uuid4().hex
     return Program(body, key, idempotency_key is not None, contents)
 
@@ -122,12 +122,12 @@ def _file(path: str, content: Content, contents: dict[str, bytes]) -> FileReques
         return FileRequest(path=path, base64=base64.b64encode(content).decode())
 
 
-def _said(value: Any) -> Any:
+def said(value: Any) -> Any:
     """Without what was left unsaid, so that an older server is not asked for what it does not know."""
     if isinstance(value, list):
-        return [_said(item) for item in value]
+        return [said(item) for item in value]
     if not isinstance(value, dict):
         return value
-    inner = {name: _said(item) for name, item in value.items()}
+    inner = {name: said(item) for name, item in value.items()}
     # An empty text is something: a file may be empty.
     return {name: item for name, item in inner.items() if item is not None and item != {} and item != []}

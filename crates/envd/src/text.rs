@@ -2,13 +2,13 @@
 
 /// Holds the bytes of a character that is not whole yet.
 #[derive(Debug, Default)]
-pub(super) struct Utf8 {
+pub struct Utf8 {
     cut: Vec<u8>,
 }
 
 impl Utf8 {
     /// The text of these bytes and those that were held back. What is no UTF-8 is shown as such.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> String {
+    pub fn push(&mut self, bytes: &[u8]) -> String {
         self.cut.extend_from_slice(bytes);
         let whole = self.cut.len() - cut_at_the_end(&self.cut);
         let rest = self.cut.split_off(whole);
@@ -18,7 +18,7 @@ impl Utf8 {
     }
 
     /// What was held back, at the end.
-    pub(super) fn finish(&mut self) -> String {
+    pub fn finish(&mut self) -> String {
         let text = String::from_utf8_lossy(&self.cut).into_owned();
         self.cut.clear();
         text

@@ -1,0 +1,514 @@
+//! Sandboxes that live on, by the native API: jails with an agent behind `casemate serve`.
+
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+mod served;
+mod support;
+
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use served::{Answer, Server, send, start, until};
+
+/// A server with sandboxes, where this machine can have them.
+fn served(more: &[&str]) -> Option<Server> {
+    let server = start(more);
+    if server.get("/templates").json() != json!([]) {
+        return Some(server);
+    }
+    let why = "this server has no sandboxes that live on: that takes root, the agent and the Python guest of jails";
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "with CI set this is not skipped: {why}"
+    );
+    eprintln!("skipped: {why}");
+    None
+}
+
+fn made(server: &Server, body: &Value) -> String {
+    let answer = server.post("/v1/sandboxes", body);
+    assert_eq!(answer.status, 201, "{}", answer.json());
+    let body = answer.json();
+    let id = body["sandbox"].as_str().unwrap().to_owned();
+    assert_eq!(answer.header("location"), format!("/v1/sandboxes/{id}"));
+    id
+}
+
+fn at(id: &str, rest: &str) -> String {
+    format!("/v1/sandboxes/{id}{rest}")
+}
+
+fn cell(server: &Server, id: &str, code: &str) -> Value {
+    let answer = server.post(&at(id, "/cells"), &json!({"code": code}));
+    assert_eq!(answer.status, 200, "{}", answer.json());
+    answer.json()
+}
+
+fn lines(answer: &Answer) -> Vec<Value> {
+    let text = String::from_utf8(answer.body.clone()).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    lines.collect()
+}
+
+fn streamed(server: &Server, path: &str, body: &Value, kind: &str) -> Answer {
+    let headers = [("Accept", kind)];
+    server.ask("POST", path, &headers, body.to_string().as_bytes())
+}
+
+#[test]
+fn cells_share_their_state_and_show_what_they_show() {
+    let Some(server) = served(&[]) else { return };
+    let id = made(
+        &server,
+        &json!({"env": {"TEAM": "blue"}, "metadata": {"for": "a test"}, "timeout_s": 120}),
+    );
+    let about = server.get(&at(&id, "")).json();
+    assert_eq!(about["state"], "running");
+    assert_eq!(about["backend"], "jail");
+    assert_eq!(about["metadata"], json!({"for": "a test"}));
+    assert_eq!(
+        server.get("/v1/sandboxes").json()["sandboxes"][0]["sandbox"],
+        json!(id)
+    );
+
+    assert_eq!(cell(&server, &id, "x = 20")["results"], json!([]));
+    let said = cell(
+        &server,
+        &id,
+        "import os, sys\nprint('out', os.environ['TEAM'])\nprint('err', file=sys.stderr)\nx * 2 + 2",
+    );
+    assert_eq!(said["stdout"], "out blue\n");
+    assert_eq!(said["stderr"], "err\n");
+    assert_eq!(said["results"][0]["text"], "42");
+    assert_eq!(said["error"], Value::Null);
+    assert_eq!(said["execution_count"], 2);
+
+    let wrong = cell(&server, &id, "1 / 0");
+    assert_eq!(wrong["error"]["name"], "ZeroDivisionError");
+    let chart = cell(
+        &server,
+        &id,
+        "import matplotlib.pyplot as plt\nplt.bar(['a', 'b'], [1, 2])\nplt.title('Sales')\nplt.show()",
+    );
+    assert!(
+        chart["results"][0]["png"]
+            .as_str()
+            .unwrap()
+            .starts_with("iVBOR"),
+        "{chart}"
+    );
+    assert_eq!(chart["results"][0]["chart"]["type"], "bar");
+
+    // Other contexts have states of their own, and other languages.
+    let context = server.post(&at(&id, "/contexts"), &json!({}));
+    assert_eq!(context.status, 201);
+    let context = context.json()["context"].as_str().unwrap().to_owned();
+    let inside = json!({"code": "x", "context": context});
+    let other = server.post(&at(&id, "/cells"), &inside).json();
+    assert_eq!(other["error"]["name"], "NameError");
+    let bash = json!({"code": "echo $((6 * 7))", "language": "bash"});
+    assert_eq!(
+        server.post(&at(&id, "/cells"), &bash).json()["stdout"],
+        "42\n"
+    );
+    let restart = at(&id, &format!("/contexts/{context}/restart"));
+    assert_eq!(server.post(&restart, &json!({})).status, 204);
+    let remove = at(&id, &format!("/contexts/{context}"));
+    assert_eq!(server.ask("DELETE", &remove, &[], b"").status, 204);
+    assert_eq!(server.ask("DELETE", &remove, &[], b"").status, 404);
+    assert_eq!(server.post(&at(&id, "/cells"), &inside).status, 404);
+
+    let receipt = server.get(&at(&id, "/receipt")).json();
+    assert!(!receipt["receipt"]["walls"].as_array().unwrap().is_empty());
+    assert_eq!(server.ask("DELETE", &at(&id, ""), &[], b"").status, 204);
+    for (method, rest) in [
+        ("GET", ""),
+        ("DELETE", ""),
+        ("POST", "/pause"),
+        ("GET", "/receipt"),
+    ] {
+        let gone = server.ask(method, &at(&id, rest), &[], b"{}");
+        assert_eq!(gone.status, 404, "{method} {rest}");
+        assert_eq!(gone.json()["cause"], "unknown_sandbox");
+    }
+    let audit = server.get("/v1/audit").json().to_string();
+    assert!(audit.contains("sandbox.created") && audit.contains("sandbox.killed"));
+}
+
+#[test]
+fn what_happens_is_told_as_it_happens() {
+    let Some(server) = served(&[]) else { return };
+    let id = made(&server, &json!({}));
+    let code = json!({"code": "print('é' * 3)\nprint(2)\n3"});
+    let told = streamed(&server, &at(&id, "/cells"), &code, "application/x-ndjson");
+    assert_eq!(told.header("content-type"), "application/x-ndjson");
+    let told = lines(&told);
+    assert_eq!(told[0]["type"], "number_of_executions");
+    let stdout: String = told
+        .iter()
+        .filter(|line| line["type"] == "stdout")
+        .map(|line| line["text"].as_str().unwrap())
+        .collect();
+    assert_eq!(stdout, "ééé\n2\n");
+    assert_eq!(
+        told.last().unwrap(),
+        &json!({"type": "end", "cut_off": null})
+    );
+    let events = streamed(&server, &at(&id, "/cells"), &code, "text/event-stream");
+    let events = String::from_utf8(events.body).unwrap();
+    assert!(
+        events.contains("event: result\ndata: {\"type\":\"result\""),
+        "{events}"
+    );
+    let (_, end) = events.rsplit_once("event: end\ndata: ").unwrap();
+    let end: Value = serde_json::from_str(end.trim_end()).unwrap();
+    assert_eq!(end["cut_off"], Value::Null);
+
+    // A character whose bytes come one by one is one character.
+    let command =
+        json!({"command": "for b in e2 82 ac; do printf \"\\\\x$b\"; sleep 0.1; done; exit 3"});
+    let told = streamed(
+        &server,
+        &at(&id, "/commands"),
+        &command,
+        "application/x-ndjson",
+    );
+    let told = lines(&told);
+    assert_eq!(told[0]["type"], "started");
+    assert_eq!(told[1], json!({"type": "stdout", "text": "€"}));
+    assert_eq!(told[2]["exit_code"], 3);
+    assert_eq!(told[3]["type"], "end");
+}
+
+#[test]
+fn commands_end_are_killed_or_go_on() {
+    let Some(server) = served(&[]) else { return };
+    let id = made(&server, &json!({}));
+    let run = |body: Value| server.post(&at(&id, "/commands"), &body);
+    let said = run(json!({
+        "command": "cat; echo $WHO >&2; pwd; exit 7",
+        "stdin": "given\n",
+        "env": {"WHO": "me"},
+        "cwd": "/tmp",
+    }));
+    let said = said.json();
+    assert_eq!(said["exit_code"], 7, "{said}");
+    assert_eq!(said["stdout"], "given\n/tmp\n");
+    assert_eq!(said["stderr"], "me\n");
+    let begun = Instant::now();
+    let late = run(json!({"command": "sleep 30", "timeout_s": 1})).json();
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert!(
+        late["exit_code"].is_null() || late["cut_off"].is_string(),
+        "{late}"
+    );
+
+    let left = run(json!({"command": "sleep 77", "background": true}));
+    assert_eq!(left.status, 202);
+    let pid = left.json()["pid"].as_u64().unwrap();
+    let running = || {
+        let all = server.get(&at(&id, "/commands")).json();
+        let all = all.as_array().unwrap().clone();
+        all.iter()
+            .filter_map(|process| process["pid"].as_u64())
+            .collect::<Vec<_>>()
+    };
+    assert!(running().contains(&pid));
+    let kill = at(&id, &format!("/commands/{pid}"));
+    assert_eq!(server.ask("DELETE", &kill, &[], b"").status, 204);
+    until(|| (!running().contains(&pid)).then_some(()));
+    assert_eq!(server.ask("DELETE", &kill, &[], b"").status, 404);
+
+    // Whoever goes away takes the command along.
+    let body = json!({"command": "sleep 88"}).to_string();
+    let mut socket = send(
+        &server,
+        "POST",
+        &at(&id, "/commands"),
+        "Accept: application/x-ndjson\r\n",
+        body.as_bytes(),
+    );
+    let mut some = [0; 512];
+    assert!(socket.read(&mut some).unwrap() > 0);
+    until(|| (!running().is_empty()).then_some(()));
+    drop(socket);
+    until(|| running().is_empty().then_some(()));
+}
+
+#[test]
+fn files_go_in_and_come_out() {
+    let Some(server) = served(&[]) else { return };
+    let id = made(&server, &json!({}));
+    let content: Vec<u8> = (0..=255_u8).cycle().take(300_000).collect();
+    let path = at(&id, "/files?path=data%2Fa%20b.bin");
+    let written = server.ask("PUT", &path, &[], &content);
+    assert_eq!(written.status, 201, "{}", written.json());
+    assert_eq!(written.json()["path"], "/home/user/data/a b.bin");
+    let read = server.get(&path);
+    assert_eq!(read.header("content-disposition"), "attachment");
+    assert!(read.body == content, "the bytes are others");
+    let folder = at(&id, "/folders?path=%2Fhome%2Fuser%2Fmade%2Fdeep");
+    assert_eq!(server.ask("PUT", &folder, &[], b"").status, 201);
+    let listed = server
+        .get(&at(&id, "/folders?path=%2Fhome%2Fuser&depth=3"))
+        .json();
+    let named = |name: &str| {
+        let all = listed.as_array().unwrap().iter();
+        all.clone()
+            .find(|entry| entry["path"] == name)
+            .unwrap_or_else(|| panic!("{name} is not in {listed}"))
+            .clone()
+    };
+    assert_eq!(named("/home/user/data/a b.bin")["size_bytes"], 300_000);
+    assert_eq!(named("/home/user/made/deep")["kind"], "folder");
+    assert_eq!(server.ask("DELETE", &path, &[], b"").status, 204);
+    assert_eq!(server.get(&path).status, 404);
+    // What may not be written says so, and an answer is never a page.
+    for (method, path, status) in [
+        ("GET", "/files?path=", 400),
+        ("GET", "/files", 400),
+        ("GET", "/files?path=%00", 400),
+        ("GET", "/files?path=%2Fetc%2Fshadow", 404),
+        ("GET", "/folders?path=x&depth=99", 400),
+        ("GET", "/folders?path=nothing-here", 404),
+    ] {
+        let answer = server.ask(method, &at(&id, path), &[], b"");
+        assert!(
+            answer.status == status || (path.contains("shadow") && answer.status == 403),
+            "{method} {path}: {}",
+            answer.status
+        );
+        let body = answer.json();
+        assert!(
+            body["remediation"]
+                .as_str()
+                .is_some_and(|text| !text.is_empty())
+        );
+    }
+    let system = server.ask("PUT", &at(&id, "/files?path=%2Fusr%2Fbin%2Fls"), &[], b"x");
+    assert!(
+        matches!(system.status, 400 | 403 | 502 | 507),
+        "{}",
+        system.json()
+    );
+    assert!(
+        cell(&server, &id, "import os; os.path.getsize('/usr/bin/ls')")["results"][0]["text"]
+            != "1"
+    );
+}
+
+#[test]
+fn a_sandbox_ends_when_its_time_is_over_or_it_is_left_alone() {
+    let Some(server) = served(&[]) else { return };
+    let state = |id: &str| {
+        let answer = server.get(&at(id, ""));
+        answer.json()["state"].as_str().map(str::to_owned)
+    };
+    let short = made(&server, &json!({"timeout_s": 1}));
+    until(|| state(&short).is_none().then_some(()));
+
+    // One that is used is not alone, however long that takes; a program that nobody listens to is no company.
+    let alone = made(&server, &json!({"idle_s": 1, "timeout_s": 300}));
+    let long = json!({"code": "import time; time.sleep(3); 'there'"});
+    let said = server.post(&at(&alone, "/cells"), &long).json();
+    assert_eq!(said["results"][0]["text"], "there", "{said}");
+    let left = json!({"command": "sleep 60", "background": true});
+    assert_eq!(server.post(&at(&alone, "/commands"), &left).status, 202);
+    until(|| state(&alone).is_none().then_some(()));
+
+    // One that is to be kept is frozen instead, and goes on where it was.
+    let kept = made(
+        &server,
+        &json!({"idle_s": 1, "timeout_s": 300, "on_timeout": "pause"}),
+    );
+    cell(&server, &kept, "kept = 'still here'");
+    until(|| (state(&kept).as_deref() == Some("paused")).then_some(()));
+    let frozen = server.post(&at(&kept, "/cells"), &json!({"code": "kept"}));
+    assert_eq!(frozen.status, 409);
+    assert!(
+        frozen.json()["remediation"]
+            .as_str()
+            .unwrap()
+            .contains("resume")
+    );
+    assert_eq!(server.post(&at(&kept, "/resume"), &json!({})).status, 200);
+    assert_eq!(
+        cell(&server, &kept, "kept")["results"][0]["text"],
+        "still here"
+    );
+    assert_eq!(server.post(&at(&kept, "/resume"), &json!({})).status, 409);
+    assert_eq!(server.post(&at(&kept, "/pause"), &json!({})).status, 200);
+    assert_eq!(server.post(&at(&kept, "/pause"), &json!({})).status, 409);
+    let longer = server.post(&at(&kept, "/timeout"), &json!({"timeout_s": 3600}));
+    assert_eq!(longer.status, 200);
+}
+
+#[test]
+fn a_cell_is_interrupted_and_one_of_a_deleted_sandbox_is_cut_off() {
+    let Some(server) = served(&[]) else { return };
+    let id = made(&server, &json!({}));
+    let late = json!({"code": "n = 5\nimport time\ntime.sleep(60)", "timeout_s": 1});
+    let late = server.post(&at(&id, "/cells"), &late).json();
+    assert!(
+        late["cut_off"]
+            .as_str()
+            .unwrap()
+            .contains("interrupted after 1 s"),
+        "{late}"
+    );
+    assert_eq!(cell(&server, &id, "n")["results"][0]["text"], "5");
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| {
+            let long = json!({"code": "import time; time.sleep(60)"});
+            let begun = Instant::now();
+            let answer = server.post(&at(&id, "/cells"), &long);
+            (answer.status, begun.elapsed())
+        });
+        std::thread::sleep(Duration::from_millis(700));
+        assert_eq!(server.ask("DELETE", &at(&id, ""), &[], b"").status, 204);
+        let (status, took) = waits.join().unwrap();
+        assert_eq!(status, 404);
+        assert!(took < Duration::from_secs(10), "{took:?}");
+    });
+}
+
+#[test]
+fn forks_have_the_files_and_nothing_that_runs() {
+    let Some(server) = served(&[]) else { return };
+    let id = made(&server, &json!({"env": {"KEY": "v"}}));
+    cell(&server, &id, "x = 1\nopen('note.txt', 'w').write('kept')");
+    let forks = server.post(&at(&id, "/forks"), &json!({"count": 2}));
+    assert_eq!(forks.status, 201);
+    for fork in forks.json().as_array().unwrap() {
+        let fork = fork["sandbox"]["sandbox"].as_str().unwrap();
+        let said = cell(
+            &server,
+            fork,
+            "import os; open('note.txt').read() + os.environ['KEY']",
+        );
+        assert_eq!(said["results"][0]["text"], "keptv");
+        assert_eq!(cell(&server, fork, "x")["error"]["name"], "NameError");
+    }
+    assert_eq!(
+        server
+            .post(&at(&id, "/forks"), &json!({"count": 21}))
+            .status,
+        400
+    );
+}
+
+#[test]
+fn nothing_of_a_sandbox_is_another_tenants_and_no_more_than_may_be_are_made() {
+    let Some(server) = served(&["--sandboxes", "2"]) else {
+        return;
+    };
+    let alice = server.key(&["--tenant", "alice"]);
+    let bob = server.key(&["--tenant", "bob"]);
+    let reads = server.key(&["--tenant", "alice", "--scope", "scan"]);
+    let screened = server.key(&["--tenant", "alice", "--policy", "strict"]);
+    let ask = |key: &str, method: &str, path: &str, body: &Value| {
+        let headers = [("X-API-Key", key)];
+        server.ask(method, path, &headers, body.to_string().as_bytes())
+    };
+    let first = ask(&alice, "POST", "/v1/sandboxes", &json!({}));
+    assert_eq!(first.status, 201, "{}", first.json());
+    let id = first.json()["sandbox"].as_str().unwrap().to_owned();
+    for (method, rest) in [
+        ("GET", ""),
+        ("DELETE", ""),
+        ("POST", "/timeout"),
+        ("POST", "/pause"),
+        ("POST", "/resume"),
+        ("POST", "/forks"),
+        ("GET", "/receipt"),
+        ("GET", "/metrics"),
+        ("GET", "/contexts"),
+        ("POST", "/contexts"),
+        ("DELETE", "/contexts/x"),
+        ("POST", "/contexts/x/restart"),
+        ("GET", "/commands"),
+        ("DELETE", "/commands/1"),
+        ("GET", "/files?path=a"),
+        ("PUT", "/files?path=a"),
+        ("DELETE", "/files?path=a"),
+        ("GET", "/folders?path=a"),
+        ("PUT", "/folders?path=a"),
+    ] {
+        let answer = ask(&bob, method, &at(&id, rest), &json!({}));
+        assert_eq!(answer.status, 404, "{method} {rest}");
+        assert_eq!(
+            answer.json()["cause"],
+            "unknown_sandbox",
+            "{method} {rest}: {}",
+            answer.json()
+        );
+    }
+    for (rest, body) in [
+        ("/cells", json!({"code": "1"})),
+        ("/commands", json!({"command": "id"})),
+    ] {
+        assert_eq!(ask(&bob, "POST", &at(&id, rest), &body).status, 404);
+        assert_eq!(ask(&reads, "POST", &at(&id, rest), &body).status, 403);
+    }
+    assert_eq!(
+        ask(&bob, "GET", "/v1/sandboxes", &json!({})).json()["sandboxes"],
+        json!([])
+    );
+    assert_eq!(ask(&reads, "POST", "/v1/sandboxes", &json!({})).status, 403);
+    // What runs in a sandbox that lives on is screened by nobody: a key whose policy screens gets none.
+    let refused = ask(&screened, "POST", "/v1/sandboxes", &json!({}));
+    assert_eq!(refused.status, 503);
+    assert!(
+        refused.json()["message"]
+            .as_str()
+            .unwrap()
+            .contains("screened")
+    );
+
+    assert_eq!(ask(&alice, "POST", "/v1/sandboxes", &json!({})).status, 201);
+    let third = ask(&alice, "POST", "/v1/sandboxes", &json!({}));
+    assert_eq!(third.status, 429);
+    assert!(!third.header("retry-after").is_empty());
+    for (body, what) in [
+        (json!({"template": "none-such"}), 404),
+        (json!({"timeout_s": 0}), 400),
+        (json!({"timeout_s": 86401}), 400),
+        (json!({"idle_s": -1}), 400),
+        (json!({"on_timeout": "burn"}), 400),
+        (json!({"tmeplate": "base"}), 400),
+        (json!([]), 400),
+    ] {
+        assert_eq!(
+            ask(&bob, "POST", "/v1/sandboxes", &body).status,
+            what,
+            "{body}"
+        );
+    }
+}
+
+#[test]
+fn lists_come_in_pages_and_metrics_from_outside() {
+    let Some(server) = served(&[]) else { return };
+    let all: Vec<String> = (0..3).map(|_| made(&server, &json!({}))).collect();
+    let mut seen = Vec::new();
+    let mut path = "/v1/sandboxes?limit=2".to_owned();
+    loop {
+        let page = server.get(&path).json();
+        let page_ids = page["sandboxes"].as_array().unwrap().iter();
+        seen.extend(page_ids.map(|one| one["sandbox"].as_str().unwrap().to_owned()));
+        match page["next"].as_str() {
+            Some(next) => path = format!("/v1/sandboxes?limit=2&after={next}"),
+            None => break,
+        }
+    }
+    let mut known = all.clone();
+    known.reverse();
+    assert_eq!(seen, known);
+    let sample = until(|| {
+        let samples = server.get(&at(&all[0], "/metrics")).json();
+        samples.as_array().unwrap().first().cloned()
+    });
+    assert!(sample["memory_bytes"].as_u64().unwrap() > 0, "{sample}");
+    assert_eq!(server.get(&at(&all[0], "/metrics?end=1")).json(), json!([]));
+}
