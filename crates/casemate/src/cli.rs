@@ -204,6 +204,10 @@ pub(crate) struct ServeArgs {
     /// Sandboxes of one tenant that live at once.
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub(crate) sandboxes: u16,
+    /// Sandboxes of each template that wait, made in advance, once the first of it was asked for; about 120 MiB each with an
+    /// interpreter.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(..=64))]
+    pub(crate) ready: u16,
     /// Programs that run at once [default: one a processor].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) parallel: Option<u16>,

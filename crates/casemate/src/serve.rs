@@ -42,6 +42,7 @@ pub(crate) fn command(args: ServeArgs) -> anyhow::Result<i32> {
         config.rules.running = config.parallel;
     }
     config.rules.sandboxes = usize::from(args.sandboxes);
+    config.ready = usize::from(args.ready);
     let templates = match args.sessions.as_str() {
         "off" => Vec::new(),
         policy => sessions::templates(policy, &config.data, args.deno.as_deref())?,

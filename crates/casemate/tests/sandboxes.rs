@@ -512,3 +512,46 @@ fn lists_come_in_pages_and_metrics_from_outside() {
     assert!(sample["memory_bytes"].as_u64().unwrap() > 0, "{sample}");
     assert_eq!(server.get(&at(&all[0], "/metrics?end=1")).json(), json!([]));
 }
+
+#[test]
+fn one_that_waits_is_whoever_s_asks_first_and_has_nothing_of_anybody_s() {
+    let Some(server) = served(&[]) else { return };
+    let about = |body: &Value| {
+        let id = made(&server, body);
+        let about = server.get(&at(&id, "")).json();
+        let waited = about["started_ms"].as_i64().unwrap() - about["made_ms"].as_i64().unwrap();
+        (id, waited)
+    };
+    // The first is made when it is asked for. Then one waits, and is as good as any.
+    let (first, _) = about(&json!({}));
+    std::thread::sleep(Duration::from_millis(1500));
+    let (second, waited) = about(&json!({}));
+    assert!(waited > 500, "it did not wait: {waited} ms");
+    assert_ne!(first, second);
+    let walls = |id: &str| server.get(&at(id, "/receipt")).json()["receipt"]["walls"].clone();
+    let names = |walls: &Value| {
+        let walls = walls.as_array().unwrap().iter();
+        walls
+            .map(|wall| (wall["name"].clone(), wall["missing"].clone()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(&walls(&first)), names(&walls(&second)));
+    let said = cell(
+        &server,
+        &second,
+        "import os; sorted(os.listdir(os.environ['HOME'])), os.environ.get('E2B_SANDBOX')",
+    );
+    assert_eq!(said["results"][0]["text"], "([], 'true')");
+    // One with variables of its own is never one that waited.
+    std::thread::sleep(Duration::from_millis(1500));
+    let (own, waited) = about(&json!({"env": {"MINE": "1"}}));
+    assert!(waited < 500, "{waited} ms");
+    let mine = cell(&server, &own, "import os; os.environ['MINE']");
+    assert_eq!(mine["results"][0]["text"], "1");
+    let none = served(&["--ready", "0"]).unwrap();
+    made(&none, &json!({}));
+    std::thread::sleep(Duration::from_millis(1500));
+    let id = made(&none, &json!({}));
+    let about = none.get(&at(&id, "")).json();
+    assert!(about["started_ms"].as_i64().unwrap() - about["made_ms"].as_i64().unwrap() < 500);
+}

@@ -40,6 +40,8 @@ pub struct Config {
     pub keep_audit: Duration,
     /// How long a session of the Model Context Protocol may be idle.
     pub mcp_idle: Duration,
+    /// Sandboxes of each template that are made in advance, once one of it was asked for.
+    pub ready: usize,
     /// How long running programs may take to end at shut-down.
     pub grace: Duration,
     /// What is known of attacks on this machine, to be shown.
@@ -152,6 +154,7 @@ impl Config {
             keep_uploads: None,
             keep_audit: Duration::from_secs(90 * 24 * 3600),
             mcp_idle: Duration::from_secs(3600),
+            ready: 1,
             grace: Duration::from_secs(20),
             attacks: AttackMatrix::default(),
         }

@@ -30,6 +30,7 @@ mod openapi;
 mod routes;
 mod runs;
 mod serve;
+mod spares;
 mod state;
 mod store;
 pub mod text;

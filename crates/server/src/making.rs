@@ -7,17 +7,16 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use casemate_engine::{Opening, open};
 use casemate_model::policy::Policy;
 
 use crate::e2b::Template;
-use crate::e2b::agent;
 use crate::e2b::model::Lifecycle;
 use crate::e2b::sandboxes::{Parts, Sandbox};
 use crate::error::ApiError;
 use crate::guard::Caller;
 use crate::intake::bound_policy;
 use crate::keys::hex;
+use crate::spares::Spare;
 use crate::state::State;
 use crate::store::Entry;
 
@@ -107,7 +106,6 @@ pub(crate) async fn make(
     state.count_start(caller)?;
     let policy = policy(state, caller, &template.policy)?;
     let limits = policy.limits.clone();
-    let id = format!("i{}", random(10)?);
     let place = state
         .sandboxes
         .reserve(caller.name(), state.config.rules.sandboxes)
@@ -115,19 +113,24 @@ pub(crate) async fn make(
             let why = format!("this tenant has {most} sandboxes, as many as it may");
             ApiError::busy(why, 5)
         })?;
-    let opening = Opening {
-        id: id.clone(),
-        tenant: caller.tenant.clone(),
-        env: new.env.clone(),
-        policy,
-        warm: template.warm,
-        files: new.files,
+    // One that waits has the template's own policy, no files and no variables but ours.
+    let spare = (policy == template.policy && new.files.is_none() && new.env.is_empty())
+        .then(|| state.spares.take(&template))
+        .flatten();
+    let Spare {
+        id,
+        token,
+        session,
+        receipt,
+        made_ms,
+        ..
+    } = match spare {
+        Some(spare) => spare,
+        None => {
+            let (tenant, env) = (caller.tenant.clone(), new.env.clone());
+            Spare::make(&template, policy, tenant, env, new.files).await?
+        }
     };
-    let backend = Arc::clone(&template.sessions);
-    let opened = tokio::task::spawn_blocking(move || open(backend.as_ref(), &opening)).await;
-    let (session, receipt) = opened
-        .map_err(ApiError::fault)?
-        .map_err(|error| ApiError::unavailable(error.to_string()))?;
     let sandbox = Arc::new(Sandbox::new(Parts {
         id,
         tenant: caller.name().to_owned(),
@@ -135,7 +138,7 @@ pub(crate) async fn make(
         template: new.named,
         metadata: new.metadata,
         env: new.env,
-        token: random(20)?,
+        token,
         traffic_token: if new.has_traffic_token {
             Some(random(20)?)
         } else {
@@ -145,14 +148,12 @@ pub(crate) async fn make(
         limits,
         lifecycle: new.lifecycle,
         receipt,
-        session,
-        place,
+        session: session.at(place),
+        made_ms,
         timeout_ms: new.timeout_ms,
         idle_ms: new.idle_ms,
     }));
-    agent::begin(&sandbox)
-        .await
-        .map_err(|why| ApiError::unavailable(format!("the sandbox's agent: {why}")))?;
+    state.spares.fill(&template);
     note(state, caller, "sandbox.created", &sandbox).await?;
     state.sandboxes.insert(Arc::clone(&sandbox));
     Ok(sandbox)

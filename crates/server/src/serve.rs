@@ -203,6 +203,9 @@ impl Running {
             let end = self.wait_for_runs();
             tokio::time::timeout(Duration::from_secs(5), end).await.ok();
         }
+        let spares = Arc::clone(&self.state.spares);
+        let closed = tokio::task::spawn_blocking(move || spares.close()).await;
+        closed.map_err(io::Error::other)?;
         self.state
             .sandboxes
             .remove_all(Duration::from_secs(10))

@@ -17,6 +17,7 @@ use crate::e2b::snapshots::Snapshots;
 use crate::error::ApiError;
 use crate::guard::Caller;
 use crate::metrics::Metrics;
+use crate::spares::Spares;
 use crate::store::{Store, StoreError};
 
 /// How long what was found out about the machine, and about a tenant's room, is believed.
@@ -33,6 +34,7 @@ pub(crate) struct Shared {
     /// What sandboxes that live on can be made of.
     pub(crate) templates: Vec<Arc<Template>>,
     pub(crate) sandboxes: Arc<Sandboxes>,
+    pub(crate) spares: Arc<Spares>,
     pub(crate) snapshots: Snapshots,
     pub(crate) metrics: Metrics,
     /// KiB of requests that may be held in memory.
@@ -90,12 +92,13 @@ impl Shared {
         Self {
             turns: Arc::new(Semaphore::new(config.parallel.max(1))),
             room: Arc::new(Semaphore::new(config.room_bytes >> 10)),
-            config,
             engine,
             store,
             blobs,
             templates: templates.into_iter().map(Arc::new).collect(),
             sandboxes: Arc::default(),
+            spares: Arc::new(Spares::new(config.ready)),
+            config,
             snapshots,
             metrics: Metrics::new(),
             lanes: Mutex::default(),

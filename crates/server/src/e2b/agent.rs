@@ -1,5 +1,6 @@
 //! Speaking HTTP to a sandbox's agent over a stream of the session's.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::net::UnixStream as StdStream;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{Request, Response, header};
+use casemate_backend::session::Session;
 use casemate_envd::client::{Dial, Dialling, Io};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -30,11 +32,11 @@ pub(super) enum To {
 }
 
 /// A stream of bytes to somebody in a sandbox.
-async fn stream(sandbox: &Arc<Sandbox>, to: To) -> io::Result<UnixStream> {
-    let making = Arc::clone(sandbox);
+async fn stream(session: &Arc<dyn Session>, to: To) -> io::Result<UnixStream> {
+    let making = Arc::clone(session);
     let made = tokio::task::spawn_blocking(move || match to {
-        To::Agent => making.session.connect(),
-        To::Port(port) => making.session.connect_to(port),
+        To::Agent => making.connect(),
+        To::Port(port) => making.connect_to(port),
     });
     let stream = StdStream::from(made.await.map_err(io::Error::other)??);
     stream.set_nonblocking(true)?;
@@ -47,20 +49,20 @@ pub(crate) struct AgentOf(pub(crate) Arc<Sandbox>);
 impl Dial for AgentOf {
     fn dial(&self) -> Dialling<'_> {
         Box::pin(async {
-            let stream = stream(&self.0, To::Agent).await?;
+            let stream = stream(&self.0.session, To::Agent).await?;
             Ok(Box::new(stream) as Box<dyn Io>)
         })
     }
 }
 
 /// A connection, ready for one request.
-async fn connected<B>(sandbox: &Arc<Sandbox>, to: To) -> Result<SendRequest<B>, String>
+async fn connected<B>(session: &Arc<dyn Session>, to: To) -> Result<SendRequest<B>, String>
 where
     B: hyper::body::Body + Send + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let stream = stream(sandbox, to)
+    let stream = stream(session, to)
         .await
         .map_err(|error| error.to_string())?;
     let made = http1::Builder::new()
@@ -84,19 +86,23 @@ pub(super) async fn send(
     to: To,
     request: Request<Body>,
 ) -> Result<Response<Incoming>, String> {
-    let mut sender = connected::<Body>(sandbox, to).await?;
+    let mut sender = connected::<Body>(&sandbox.session, to).await?;
     let sent = sender.send_request(request).await;
     sent.map_err(|error| error.to_string())
 }
 
 /// Waits until the agent is there, and tells it the token and the environment.
-pub(crate) async fn begin(sandbox: &Arc<Sandbox>) -> Result<(), String> {
-    let mut all = sandbox.env.clone();
+pub(crate) async fn begin(
+    session: &Arc<dyn Session>,
+    env: &BTreeMap<String, String>,
+    token: &str,
+) -> Result<(), String> {
+    let mut all = env.clone();
     all.insert("E2B_SANDBOX".to_owned(), "true".to_owned());
-    let told = json!({"envVars": all, "accessToken": sandbox.token});
+    let told = json!({"envVars": all, "accessToken": token});
     let body = Bytes::from(told.to_string());
     let asked = async {
-        let mut sender = connected::<Full<Bytes>>(sandbox, To::Agent).await?;
+        let mut sender = connected::<Full<Bytes>>(session, To::Agent).await?;
         let request = Request::post("/init")
             .header(header::HOST, "sandbox")
             .header(header::CONTENT_TYPE, "application/json")

@@ -31,10 +31,14 @@ pub(crate) struct Sandbox {
     /// What servers in it are told as their host.
     pub(crate) masked_host: Option<String>,
     pub(crate) started_ms: i64,
+    /// When its walls were built: before it was anybody's, where it waited.
+    pub(crate) made_ms: i64,
     pub(crate) limits: Limits,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) receipt: Receipt,
     pub(crate) session: Held,
+    /// Processor time that it had used before it was anybody's.
+    cpu_before_us: u64,
     /// How long it may be left alone.
     pub(crate) idle_ms: Option<i64>,
     life: Mutex<Life>,
@@ -91,16 +95,39 @@ impl Drop for InUse {
     }
 }
 
-/// A session with its place. Ending one may take a while, and whoever lets go of it last may be about to answer
-/// others: so that is done beside.
-pub(crate) struct Held(Option<(Box<dyn Session>, Place)>);
+/// A session, and its place once it is somebody's. Ending one may take a while, and whoever lets go of it last may be
+/// about to answer others: so that is done beside.
+pub(crate) struct Held {
+    session: Option<Arc<dyn Session>>,
+    place: Option<Place>,
+}
+
+impl Held {
+    pub(crate) fn new(session: Box<dyn Session>) -> Self {
+        Self {
+            session: Some(session.into()),
+            place: None,
+        }
+    }
+
+    /// Somebody's: the place is given back when it has ended.
+    pub(crate) fn at(mut self, place: Place) -> Self {
+        self.place = Some(place);
+        self
+    }
+
+    /// Ends it here and now. Blocking.
+    pub(crate) fn end(mut self) {
+        drop((self.session.take(), self.place.take()));
+    }
+}
 
 impl std::ops::Deref for Held {
-    type Target = dyn Session;
+    type Target = Arc<dyn Session>;
 
     fn deref(&self) -> &Self::Target {
-        match &self.0 {
-            Some((session, _)) => session.as_ref(),
+        match &self.session {
+            Some(session) => session,
             None => unreachable!("it is taken only when it is dropped"),
         }
     }
@@ -108,7 +135,10 @@ impl std::ops::Deref for Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let held = self.0.take();
+        let held = (self.session.take(), self.place.take());
+        if held.0.is_none() {
+            return;
+        }
         let ending = std::thread::Builder::new().name("ending".to_owned());
         // Where no thread can be started the closure, and what it holds, is dropped here.
         drop(ending.spawn(move || drop(held)));
@@ -129,8 +159,8 @@ pub(crate) struct Parts {
     pub(crate) limits: Limits,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) receipt: Receipt,
-    pub(crate) session: Box<dyn Session>,
-    pub(crate) place: Place,
+    pub(crate) session: Held,
+    pub(crate) made_ms: i64,
     pub(crate) timeout_ms: i64,
     pub(crate) idle_ms: Option<i64>,
 }
@@ -149,10 +179,12 @@ impl Sandbox {
             token: parts.token,
             traffic_token: parts.traffic_token,
             started_ms: now,
+            made_ms: parts.made_ms,
             limits: parts.limits,
             lifecycle: parts.lifecycle,
             receipt: parts.receipt,
-            session: Held(Some((parts.session, parts.place))),
+            cpu_before_us: parts.session.held().cpu_us,
+            session: parts.session,
             life: Mutex::new(Life {
                 end_ms: now.saturating_add(parts.timeout_ms),
                 paused: false,
@@ -273,7 +305,8 @@ impl Sandbox {
             .as_microsecond()
             .saturating_sub(self.started_ms.saturating_mul(1000))
             .max(1);
-        let share = held.cpu_us as f64 / elapsed_us as f64 * 100.0 / f64::from(cpu_count);
+        let used = held.cpu_us.saturating_sub(self.cpu_before_us);
+        let share = used as f64 / elapsed_us as f64 * 100.0 / f64::from(cpu_count);
         if samples.len() >= SAMPLES {
             samples.remove(0);
         }

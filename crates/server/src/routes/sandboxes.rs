@@ -124,6 +124,8 @@ pub(crate) struct SandboxBody {
     state: &'static str,
     /// When it began, in milliseconds since 1970.
     started_ms: i64,
+    /// When its walls were built, which its receipt tells of: before it was yours, where it waited for you.
+    made_ms: i64,
     /// When its time is over.
     ends_ms: i64,
     /// Seconds that it may be left alone.
@@ -155,6 +157,7 @@ impl SandboxBody {
             backend: sandbox.receipt.backend.clone(),
             state: if life.paused { "paused" } else { "running" },
             started_ms: sandbox.started_ms,
+            made_ms: sandbox.made_ms,
             ends_ms: life.end_ms,
             idle_s: sandbox.idle_ms.map(|ms| ms / 1000),
             on_timeout: sandbox.lifecycle.on_timeout,

@@ -257,6 +257,8 @@ class SandboxBody:
     """When its time is over."""
     href: str
     """Where it is found."""
+    made_ms: int
+    """When its walls were built, which its receipt tells of: before it was yours, where it waited for you."""
     metadata: dict[str, str]
     """What it can be found by."""
     on_timeout: OnTimeout
