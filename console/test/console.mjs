@@ -137,6 +137,9 @@ const steps = {
     const walls = await page.$$eval("table.walls tbody tr", (rows) => rows.map((row) => row.children[1].textContent));
     assert.ok(walls.length > 10 && walls.every((word) => word === "stands"), walls.join());
     await page.getByText(/^\/data\/sales\.csv, 1\.1 MiB, SHA-256 [0-9a-f]{64}$/).waitFor();
+    await page.getByText(/^Signed when the run ended, by the key [0-9a-f]{64}/).waitFor();
+    const [saved] = await Promise.all([page.waitForEvent("download"), page.getByRole("button", { name: "Save signed receipt" }).click()]);
+    assert.match(saved.suggestedFilename(), /\.receipt\.json$/);
     await picture(page, "receipt");
     await quiet(page, "the sales");
   },

@@ -55,6 +55,8 @@ export const api = {
   keys: () => json<{ tenant: string; key: string | null; keys: KeyInfo[] }>("/v1/keys"),
   runs: (after?: string) => json<{ runs: RunRow[]; next: string | null }>(`/v1/runs?limit=100${after ? `&after=${after}` : ""}`),
   run: (id: string) => json<Outcome>(`/v1/runs/${encodeURIComponent(id)}`),
+  signedReceipt: (id: string) => json<Record<string, unknown>>(`/v1/runs/${encodeURIComponent(id)}/receipt/signed`),
+  receiptKey: () => json<{ algorithm: string; public_key: string | null }>("/v1/receipts/key"),
   receipt: (id: string) => json<ShortReceipt>(`/v1/runs/${encodeURIComponent(id)}/receipt`),
   forget: (id: string) => ask(`/v1/runs/${encodeURIComponent(id)}`, { method: "DELETE" }),
   cancel: (id: string) => ask(`/v1/runs/${encodeURIComponent(id)}/cancel`, { method: "POST" }),

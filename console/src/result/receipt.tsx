@@ -93,15 +93,19 @@ function Walls({ walls }: { walls: Wall[] }) {
   );
 }
 
+function download(name: string, value: unknown) {
+  const url = URL.createObjectURL(new Blob([JSON.stringify(value, null, 2)], { type: "application/json" }));
+  const link = document.createElement("a");
+  link.href = url;
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}
+
 function What({ short, outcome }: { short: ShortReceipt; outcome: Outcome }) {
-  const save = () => {
-    const url = URL.createObjectURL(new Blob([JSON.stringify(short, null, 2)], { type: "application/json" }));
-    const link = document.createElement("a");
-    link.href = url;
-    link.download = `${short.run}.receipt.json`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(url), 10_000);
-  };
+  const { value: signed } = useAsked(() => api.signedReceipt(short.run), [short.run]);
+  const { value: key } = useAsked(() => api.receiptKey(), []);
+  const save = () => download(`${short.run}.receipt.json`, signed ?? short);
   const rows: [string, string][] = [
     ["Run", short.run],
     ["Policy", short.policy],
@@ -116,7 +120,7 @@ function What({ short, outcome }: { short: ShortReceipt; outcome: Outcome }) {
       <div class="bar">
         <h3>What was run on what</h3>
         <button type="button" onClick={save}>
-          Save as JSON
+          {signed ? "Save signed receipt" : "Save as JSON"}
         </button>
       </div>
       <dl class="facts">
@@ -127,7 +131,15 @@ function What({ short, outcome }: { short: ShortReceipt; outcome: Outcome }) {
           </div>
         ))}
       </dl>
-      <p class="quiet">The receipt is not signed.</p>
+      <p class="quiet">
+        {signed ? (
+          <>
+            Signed when the run ended, by the key {key?.public_key}. <code>casemate verify {short.run}.receipt.json --key KEY</code> checks it without this server.
+          </>
+        ) : (
+          "The receipt of this run is not signed."
+        )}
+      </p>
     </section>
   );
 }

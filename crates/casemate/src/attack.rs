@@ -12,7 +12,6 @@ mod oracle;
 mod report;
 mod result;
 mod sandbox;
-mod sign;
 mod stage;
 mod table;
 mod tree;
@@ -31,12 +30,12 @@ use casemate_wasm::setup::Store;
 use crate::cli::AttackArgs;
 use crate::run::{NotFound, backends, over};
 use crate::setup;
+use crate::sign::Key;
 use crate::warm::OnlyWarm;
 use control::Python;
 use header::Header;
 use report::Row;
 use sandbox::Target;
-use sign::Key;
 use table::{ATTACKS, Attack};
 
 /// The exit code when Ctrl-C ended it.
@@ -46,7 +45,6 @@ const GONE_WITHIN: Duration = Duration::from_secs(2);
 
 pub(crate) use depends::Depends;
 pub(crate) use result::{AttackResult, Results, TYPE as RESULT_TYPE, envelope_in, parsed};
-pub(crate) use sign::PublicKey;
 
 /// What the backends of this build rest on here.
 ///

@@ -42,6 +42,9 @@ pub(crate) enum Command {
     /// Make, list and revoke the keys of a server.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Look at a server's audit, and whether its chain is whole; the server need not run.
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Make, list and remove images: the systems that programs are shown instead of this machine's own.
     #[command(subcommand)]
     Image(ImageCommand),
@@ -142,6 +145,9 @@ pub(crate) struct RunArgs {
     /// Print the whole outcome as JSON, and nothing else, on standard output.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Write a signed receipt: what ran on what by hashes, policy, walls, usage, ending; `casemate verify` checks it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) receipt: Option<PathBuf>,
     /// Print the plan as JSON and run nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -244,6 +250,32 @@ pub(crate) struct McpArgs {
     /// A file that every run finds, read-only at /data/NAME or at the path given; repeatable.
     #[arg(short = 'd', long = "data", value_name = "FILE[:GUESTPATH]")]
     pub(crate) data: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Look through every tenant's chain: 0 when each entry fits the one before it and the last is the one that was last.
+    Verify {
+        /// Heads that a server signed (`GET /v1/audit/head`): the chain must still have those entries.
+        #[arg(long, value_name = "FILE")]
+        head: Vec<PathBuf>,
+        /// The public key that must have signed the heads, as 64 hexadecimal digits; without it, this user's own.
+        #[arg(long, value_name = "KEY")]
+        key: Option<String>,
+        #[command(flatten)]
+        data: DataArgs,
+    },
+    /// Print the latest entries of a tenant as JSON Lines, the latest last.
+    Tail {
+        /// Whose.
+        #[arg(long, default_value = "local")]
+        tenant: String,
+        /// How many.
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 20)]
+        lines: u16,
+        #[command(flatten)]
+        data: DataArgs,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -444,8 +476,11 @@ pub(crate) struct AttackArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
-    /// The result, such as those in `~/.local/share/casemate/attacks`.
+    /// A receipt of `run --receipt` or of a server, or a result such as those in `~/.local/share/casemate/attacks`.
     pub(crate) file: PathBuf,
+    /// Files that the receipt must name as the run's program, an input or what it left, by their SHA-256.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) has: Vec<PathBuf>,
     /// The public key that must have signed it, as 64 hexadecimal digits; without it, this user's own.
     #[arg(long, value_name = "KEY")]
     pub(crate) key: Option<String>,

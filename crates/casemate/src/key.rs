@@ -82,7 +82,11 @@ fn end_of(from_now: std::time::Duration) -> anyhow::Result<i64> {
     i64::try_from((now + from_now).as_millis()).context("--expires: that is too far away")
 }
 
-async fn open(args: &DataArgs) -> anyhow::Result<Store> {
+/// The database of a server.
+///
+/// # Errors
+/// When it cannot be opened.
+pub(crate) async fn open(args: &DataArgs) -> anyhow::Result<Store> {
     let folder = data_folder(args)?;
     std::fs::DirBuilder::new()
         .recursive(true)

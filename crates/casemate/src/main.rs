@@ -8,6 +8,7 @@
 #![allow(clippy::print_stdout, reason = "the binary is what prints")]
 
 mod attack;
+mod audit;
 mod bench;
 mod cli;
 mod doctor;
@@ -19,12 +20,14 @@ mod out;
 mod policy;
 mod progress;
 mod reader;
+mod receipt;
 mod run;
 mod scan;
 mod serve;
 mod sessions;
 mod setup;
 mod show;
+mod sign;
 mod verify;
 mod warm;
 
@@ -93,6 +96,7 @@ fn dispatch(command: Command) -> anyhow::Result<i32> {
         Command::Serve(args) => serve::command(args),
         Command::Mcp(args) => mcp::command(&args),
         Command::Key(command) => key::command(command),
+        Command::Audit(command) => audit::command(command),
         Command::Image(command) => image::command(command),
         Command::Policy(command) => policy::command(command),
         Command::Bench(command) => bench::command(command),

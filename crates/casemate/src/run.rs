@@ -26,6 +26,7 @@ use casemate_watch::{AlertRules, alerts_jsonl, events_jsonl};
 use crate::attack::Results;
 use crate::cli::{LangArg, LimitArgs, RunArgs, ScreenArg};
 use crate::out::{Saved, save};
+use crate::receipt::Draft;
 use crate::{json, setup, show, text, warm};
 
 /// Bytes of one input file; what is larger belongs in several.
@@ -47,6 +48,7 @@ pub(crate) fn command(args: RunArgs) -> anyhow::Result<i32> {
     if args.dry_run {
         return dry_run(&engine, job);
     }
+    let draft = args.receipt.as_ref().map(|_| Draft::of(&job)).transpose()?;
     if !screened_out(&job) {
         set_up(&job, &store)?;
     }
@@ -59,6 +61,9 @@ pub(crate) fn command(args: RunArgs) -> anyhow::Result<i32> {
         failed: None,
     };
     let outcome = engine.run(job, &mut |signal| listener.hear(signal), &cancel);
+    if let (Some(draft), Some(path)) = (&draft, &args.receipt) {
+        draft.write(&outcome, path)?;
+    }
     finish(&args, &outcome, &source, listener)
 }
 

@@ -43,6 +43,7 @@ pub(crate) fn command(args: ServeArgs) -> anyhow::Result<i32> {
     }
     config.rules.sandboxes = usize::from(args.sandboxes);
     config.ready = usize::from(args.ready);
+    config.signer = Some(crate::receipt::signer(&config.data)?);
     let templates = match args.sessions.as_str() {
         "off" => Vec::new(),
         policy => sessions::templates(policy, &config.data, args.deno.as_deref())?,

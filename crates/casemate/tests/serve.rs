@@ -74,6 +74,31 @@ fn a_program_with_its_data_in_one_call() {
     assert_eq!(receipt["stdout_sha256"], sha256(b"2\n"));
     assert_eq!(receipt["artifacts"][0]["sha256"], artifact["sha256"]);
     assert_eq!(receipt["walls"], outcome["receipt"]);
+    // The same signed, for whoever does not believe this server later.
+    let signed = server.get(&format!("/v1/runs/{id}/receipt/signed"));
+    assert_eq!(signed.status, 200);
+    let key = server.get("/v1/receipts/key").json();
+    let key = key["public_key"].as_str().unwrap();
+    let kept = server.data.path().join("receipt.json");
+    std::fs::write(&kept, &signed.body).unwrap();
+    let verify = |key: &str| {
+        let kept = kept.to_str().unwrap();
+        let output = support::run(&["verify", "--json", "--key", key, kept]);
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (support::code(&output), said)
+    };
+    let (code, said) = verify(key);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(said["receipt"]["run"], id);
+    assert_eq!(said["receipt"]["inputs"], receipt["inputs"]);
+    assert_eq!(said["receipt"]["artifacts"], receipt["artifacts"]);
+    let other = format!(
+        "{}{}",
+        &key[..62],
+        if key.ends_with("00") { "01" } else { "00" }
+    );
+    let strange = support::run(&["verify", "--key", &other, kept.to_str().unwrap()]);
+    assert_ne!(support::code(&strange), 0);
 
     // Deleted it is gone, and what it left with it.
     let gone = server.ask("DELETE", &format!("/v1/runs/{id}"), &[], b"");
@@ -81,6 +106,7 @@ fn a_program_with_its_data_in_one_call() {
     for path in [
         format!("/v1/runs/{id}"),
         format!("/v1/runs/{id}/receipt"),
+        format!("/v1/runs/{id}/receipt/signed"),
         artifact["href"].as_str().unwrap().to_owned(),
     ] {
         assert_eq!(server.get(&path).status, 404, "{path}");

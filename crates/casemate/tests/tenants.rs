@@ -85,6 +85,7 @@ fn with_keys_there_is_nothing_without_one_and_nothing_of_another_tenants() {
         ("DELETE", &place),
         ("GET", artifact),
         ("GET", &format!("{place}/receipt")),
+        ("GET", &format!("{place}/receipt/signed")),
         ("POST", &format!("{place}/cancel")),
     ] {
         let status = ask(&bob, method, path, b"").status;

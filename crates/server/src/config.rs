@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use casemate_model::policy::Policy;
@@ -42,6 +43,8 @@ pub struct Config {
     pub mcp_idle: Duration,
     /// Sandboxes of each template that are made in advance, once one of it was asked for.
     pub ready: usize,
+    /// What signs receipts; without it they are not signed.
+    pub signer: Option<Arc<dyn Sign>>,
     /// How long running programs may take to end at shut-down.
     pub grace: Duration,
     /// What is known of attacks on this machine, to be shown.
@@ -116,6 +119,21 @@ pub struct AttackCell {
     pub bits_per_second: Option<f64>,
 }
 
+/// A key of the operator's.
+pub trait Sign: Send + Sync {
+    /// Its public half, as hexadecimal digits.
+    fn public_key(&self) -> String;
+
+    /// A document of a type in an envelope with its signature (DSSE, as JSON).
+    fn sign(&self, payload_type: &str, payload: &[u8]) -> String;
+}
+
+impl std::fmt::Debug for dyn Sign {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(&self.public_key())
+    }
+}
+
 /// What a tenant may use where its key says nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyRules {
@@ -155,6 +173,7 @@ impl Config {
             keep_audit: Duration::from_secs(90 * 24 * 3600),
             mcp_idle: Duration::from_secs(3600),
             ready: 1,
+            signer: None,
             grace: Duration::from_secs(20),
             attacks: AttackMatrix::default(),
         }

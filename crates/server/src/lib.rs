@@ -38,10 +38,10 @@ pub mod tls;
 pub mod wire;
 
 pub use config::{
-    AttackCell, AttackColumn, AttackMatrix, AttackTry, Certificate, Config, KeyRules, Tls,
+    AttackCell, AttackColumn, AttackMatrix, AttackTry, Certificate, Config, KeyRules, Sign, Tls,
 };
 pub use e2b::Template;
 pub use keys::{KeyInfo, NewKey};
 pub use openapi::document;
 pub use serve::{Running, ServeError, start};
-pub use store::{Store, StoreError};
+pub use store::{EntryRow, Head, Looked, Store, StoreError};

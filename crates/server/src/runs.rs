@@ -14,8 +14,8 @@ use crate::error::ApiError;
 use crate::guard::Caller;
 use crate::intake::{Intake, Read};
 use crate::state::{Place, State, Turn};
-use crate::store::{ArtifactRow, Ended, Intent, RunRow, StoreError};
-use crate::wire::{Places, outcome as outcome_json};
+use crate::store::{ArtifactRow, Ended, Intent, RunRow, StoreError, now_ms};
+use crate::wire::{self, Places, Ran, outcome as outcome_json};
 
 /// How a stored run stands.
 pub(crate) const ACCEPTED: &str = "accepted";
@@ -157,6 +157,8 @@ fn start(
         state: Arc::clone(state),
         tenant: caller.name().to_owned(),
         id: id.clone(),
+        about: intake.about.clone(),
+        created_ms: now_ms(),
         cancel: cancel.clone(),
         tell: listened.then_some(tell),
     };
@@ -179,6 +181,9 @@ struct Going {
     state: State,
     tenant: String,
     id: String,
+    /// What was asked for, as the row has it.
+    about: String,
+    created_ms: i64,
     cancel: Cancel,
     tell: Option<mpsc::UnboundedSender<Value>>,
 }
@@ -245,7 +250,7 @@ impl Going {
     /// The engine panicked: the run's end is ours to answer for.
     async fn faulted(&self, why: &str) -> Result<Finished, ApiError> {
         let value = json!({
-            "schema": crate::wire::SCHEMA,
+            "schema": wire::SCHEMA,
             "run": self.id,
             "ending": {"status": "faulted", "reason": why, "cause": "Casemate failed", "hint": null},
             "exit_code": 125,
@@ -276,6 +281,21 @@ impl Going {
         })
     }
 
+    /// What is known of the run, signed where this server signs.
+    fn receipt(&self, outcome: &Value) -> Result<Option<String>, ApiError> {
+        let Some(signer) = &self.state.config.signer else {
+            return Ok(None);
+        };
+        let about = serde_json::from_str(&self.about).map_err(ApiError::fault)?;
+        let ran = Ran {
+            about: &about,
+            created_ms: self.created_ms,
+            ended_ms: now_ms(),
+        };
+        let receipt = wire::receipt(ran, outcome).to_string();
+        Ok(Some(signer.sign(wire::RECEIPT_TYPE, receipt.as_bytes())))
+    }
+
     async fn finish(
         &self,
         status: &str,
@@ -283,6 +303,7 @@ impl Going {
         artifacts: &[ArtifactRow],
     ) -> Result<String, ApiError> {
         let brief = brief(outcome).to_string();
+        let receipt = self.receipt(outcome)?;
         let outcome = outcome.to_string();
         let ended = Ended {
             id: &self.id,
@@ -290,6 +311,7 @@ impl Going {
             status,
             outcome: &outcome,
             brief: &brief,
+            receipt: receipt.as_deref(),
             artifacts,
         };
         let mut tries = 0;

@@ -14,6 +14,7 @@ use sqlx::{AnyPool, Row};
 use thiserror::Error;
 
 pub(crate) use audit::Entry;
+pub use audit::{EntryRow, Head, Looked};
 
 /// Steps that brought the schema to where it is; one is never changed, only another added.
 const MIGRATIONS: &[&str] = &[
@@ -37,6 +38,11 @@ const MIGRATIONS: &[&str] = &[
     "CREATE INDEX audit_by_time ON audit (tenant, at_ms, id)",
     "CREATE TABLE home (id TEXT NOT NULL)",
     "ALTER TABLE runs ADD COLUMN brief TEXT",
+    "ALTER TABLE runs ADD COLUMN receipt TEXT",
+    "ALTER TABLE audit ADD COLUMN seq BIGINT",
+    "ALTER TABLE audit ADD COLUMN sha256 TEXT",
+    "CREATE TABLE audit_head (tenant TEXT PRIMARY KEY, seq BIGINT NOT NULL, sha256 TEXT NOT NULL)",
+    "CREATE UNIQUE INDEX audit_by_seq ON audit (tenant, seq)",
 ];
 
 /// Why something could not be remembered.
@@ -134,6 +140,8 @@ pub(crate) struct Ended<'a> {
     pub(crate) outcome: &'a str,
     /// The outcome in a few words, as a list shows it.
     pub(crate) brief: &'a str,
+    /// The signed receipt.
+    pub(crate) receipt: Option<&'a str>,
     pub(crate) artifacts: &'a [ArtifactRow],
 }
 
@@ -303,6 +311,7 @@ impl Store {
             id,
             outcome,
             brief,
+            receipt,
             artifacts,
             ..
         } = *ended;
@@ -321,17 +330,19 @@ impl Store {
             .await?;
         }
         let files: i64 = artifacts.iter().map(|artifact| artifact.bytes).sum();
-        let bytes = i64::try_from(outcome.len())
+        let texts = outcome.len() + receipt.map_or(0, str::len);
+        let bytes = i64::try_from(texts)
             .unwrap_or(i64::MAX)
             .saturating_add(files);
         sqlx::query(
-            "UPDATE runs SET state = 'ended', outcome = $1, ended_ms = $2, bytes = $3, brief = $5 WHERE id = $4",
+            "UPDATE runs SET state = 'ended', outcome = $1, ended_ms = $2, bytes = $3, brief = $5, receipt = $6 WHERE id = $4",
         )
         .bind(outcome)
         .bind(now_ms())
         .bind(bytes)
         .bind(id)
         .bind(brief)
+        .bind(receipt)
         .execute(&mut *step)
         .await?;
         let entry = Entry {
@@ -382,6 +393,20 @@ impl Store {
         }
         step.commit().await?;
         Ok(())
+    }
+
+    /// A run's signed receipt, where it has one.
+    pub(crate) async fn receipt(
+        &self,
+        tenant: &str,
+        id: &str,
+    ) -> Result<Option<String>, StoreError> {
+        let row = sqlx::query("SELECT receipt FROM runs WHERE tenant = $1 AND id = $2")
+            .bind(tenant)
+            .bind(id)
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(row.map(|row| row.try_get(0)).transpose()?.flatten())
     }
 
     pub(crate) async fn run(&self, tenant: &str, id: &str) -> Result<Option<RunRow>, StoreError> {

@@ -43,6 +43,68 @@ pub fn outcome(outcome: &Outcome, places: Places<'_>) -> Value {
     })
 }
 
+/// The schema of receipts.
+const RECEIPT: &str = "casemate.receipt/1";
+/// What a signed receipt is, as its envelope says it.
+pub const RECEIPT_TYPE: &str = "application/vnd.casemate.receipt+json";
+
+/// What a signed head of an audit is, as its envelope says it.
+pub const AUDIT_HEAD_TYPE: &str = "application/vnd.casemate.audit-head+json";
+/// The schema of such heads.
+pub const AUDIT_HEAD: &str = "casemate.audit-head/1";
+
+/// What was run, for a receipt.
+#[derive(Debug, Clone, Copy)]
+pub struct Ran<'a> {
+    /// `policy` by name, `program` with its SHA-256, and `inputs` with theirs.
+    pub about: &'a Value,
+    /// When it was taken in, in milliseconds since 1970.
+    pub created_ms: i64,
+    /// When it had ended.
+    pub ended_ms: i64,
+}
+
+/// What is known of a run, in short: what was run on what, under which policy, which walls were asked for and which
+/// stood, what was used and denied, how it ended and what it left, by hashes. From the outcome's JSON.
+pub fn receipt(ran: Ran<'_>, outcome: &Value) -> Value {
+    let text_hash = |name: &str| {
+        let text = outcome[name].as_str().unwrap_or_default();
+        casemate_engine::sha256_hex(text.as_bytes())
+    };
+    let artifacts = outcome["artifacts"].as_array().into_iter().flatten();
+    // Their hashes are here, and their contents elsewhere.
+    let artifacts = artifacts.map(|artifact| {
+        json!({
+            "path": artifact["path"],
+            "size_bytes": artifact["size_bytes"],
+            "sha256": artifact["sha256"],
+        })
+    });
+    let artifacts: Vec<Value> = artifacts.collect();
+    json!({
+        "schema": RECEIPT,
+        "casemate": env!("CARGO_PKG_VERSION"),
+        "run": outcome["run"],
+        "created_ms": ran.created_ms,
+        "ended_ms": ran.ended_ms,
+        "policy": ran.about["policy"],
+        "program": ran.about["program"],
+        "inputs": ran.about["inputs"],
+        "verdict": outcome["screening"]["verdict"],
+        "placement": outcome["placement"],
+        "asked": outcome["asked"],
+        "walls": outcome["receipt"],
+        "limits": outcome["limits"],
+        "usage": outcome["usage"],
+        "denials": outcome["summary"]["denials"],
+        "ending": outcome["ending"],
+        "exit_code": outcome["exit_code"],
+        "stdout_sha256": text_hash("stdout"),
+        "stderr_sha256": text_hash("stderr"),
+        "artifacts": artifacts,
+    })
+}
+
 /// How a run ended, in one sentence.
 pub fn cause(ending: &Ending) -> String {
     match ending {

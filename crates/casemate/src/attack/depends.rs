@@ -13,7 +13,7 @@ use casemate_linux::proc::kernel_facts;
 use casemate_linux::seccomp;
 use sha2::{Digest, Sha256};
 
-use super::sign::hex;
+use crate::sign::hex;
 
 /// This program, which may have been replaced under its name since it started.
 const PROGRAM: &str = "/proc/self/exe";

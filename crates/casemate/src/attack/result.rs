@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::depends::Depends;
 use super::oracle::Held;
 use super::report::{Row, control_verdict, verdict};
-use super::sign::{ENVELOPE_MAX, Envelope, Key, PublicKey, data_root};
+use crate::sign::{ENVELOPE_MAX, Envelope, Key, PublicKey, data_root};
 
 /// The type of the signed document.
 pub(crate) const TYPE: &str = "application/vnd.casemate.attack-result+json";

@@ -22,6 +22,7 @@ use crate::intake::{Read, RunRequest};
 use crate::runs::{ACCEPTED, Accepted, Begun, CancelOnDrop, LOST, begin};
 use crate::state::State;
 use crate::store::{Entry, RunRow};
+use crate::wire::{self, Ran};
 
 /// What is read of a file at once.
 const PIECE: usize = 64 << 10;
@@ -82,7 +83,7 @@ async fn now(run: Accepted, hearing: Hearing, keyed: bool) -> Result<Response, A
 }
 
 /// An answer that is JSON already.
-fn json_text(text: String) -> Response {
+pub(super) fn json_text(text: String) -> Response {
     let kind = HeaderValue::from_static("application/json");
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
@@ -257,32 +258,50 @@ pub(crate) async fn receipt(
             "ask again when it has ended",
         ));
     };
-    let parsed =
-        |text| serde_json::from_str(text).map_err(|error| ApiError::fault(format!("{error}")));
+    let parsed = |text| serde_json::from_str(text).map_err(ApiError::fault);
     let (about, outcome): (Value, Value) = (parsed(&row.about)?, parsed(outcome)?);
-    let text_hash = |name: &str| {
-        let text = outcome[name].as_str().unwrap_or_default();
-        casemate_engine::sha256_hex(text.as_bytes())
+    let ran = Ran {
+        about: &about,
+        created_ms: row.created_ms,
+        ended_ms: row.ended_ms.unwrap_or_default(),
     };
-    Ok(Json(json!({
-        "schema": "casemate.receipt/1",
-        "run": row.id,
-        "created_ms": row.created_ms,
-        "ended_ms": row.ended_ms,
-        "policy": about["policy"],
-        "program": about["program"],
-        "inputs": about["inputs"],
-        "placement": outcome["placement"],
-        "asked": outcome["asked"],
-        "walls": outcome["receipt"],
-        "limits": outcome["limits"],
-        "usage": outcome["usage"],
-        "ending": outcome["ending"],
-        "exit_code": outcome["exit_code"],
-        "stdout_sha256": text_hash("stdout"),
-        "stderr_sha256": text_hash("stderr"),
-        "artifacts": outcome["artifacts"],
-    })))
+    Ok(Json(wire::receipt(ran, &outcome)))
+}
+
+/// The same as it was signed when the run had ended: an envelope (DSSE) around `casemate.receipt/1`, which
+/// `casemate verify` checks without this server.
+#[utoipa::path(get, path = "/v1/runs/{run}/receipt/signed", tag = "runs", security(("key" = [])),
+    params(("run" = String, Path, description = "the run's id")), responses(
+    (status = 200, description = "the envelope", body = Value),
+    (status = 401, description = "no key", body = ErrorBody),
+    (status = 404, description = "you have none such", body = ErrorBody),
+    (status = 409, description = "it has not ended, or was not signed", body = ErrorBody)))]
+pub(crate) async fn signed_receipt(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let row = found(&state, &caller, &id).await?;
+    let receipt = state.store.receipt(caller.name(), &id).await?;
+    receipt.map(json_text).ok_or_else(|| {
+        ApiError::conflict(
+            format!("the run is {}: there is no signed receipt", row.state),
+            "ask again when it has ended; runs of servers without a key have none",
+        )
+    })
+}
+
+/// The public half of the key that signs receipts here.
+#[utoipa::path(get, path = "/v1/receipts/key", tag = "runs", security(("key" = [])), responses(
+    (status = 200, description = "`algorithm`, and `public_key` as 64 hexadecimal digits; null where nothing is signed", body = Value),
+    (status = 401, description = "no key", body = ErrorBody)))]
+pub(crate) async fn receipt_key(Extract(state): Extract<State>, _caller: Caller) -> Json<Value> {
+    let key = state
+        .config
+        .signer
+        .as_deref()
+        .map(|signer| signer.public_key());
+    Json(json!({"algorithm": "ed25519", "public_key": key}))
 }
 
 /// Forgets an ended run of yours and what it left.

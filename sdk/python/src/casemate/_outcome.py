@@ -258,7 +258,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What was run on what, by hashes, under which policy, behind which walls. Not signed."""
+    """What was run on what, by hashes, under which policy, behind which walls."""
 
     run: str
     policy: str

@@ -99,14 +99,14 @@ impl Key {
         let mode = file.metadata()?.mode() & 0o777;
         ensure!(
             mode & 0o077 == 0,
-            "others may read {} (mode {mode:o}): it can no longer be trusted; remove it, and `casemate attack` makes another",
+            "others may read {} (mode {mode:o}): it can no longer be trusted; remove it, and the next use makes another",
             path.display()
         );
         let mut text = String::new();
         file.take(KEY_MAX).read_to_string(&mut text)?;
         let seed = unhex(text.trim()).with_context(|| {
             format!(
-                "{} is no key; remove it, and `casemate attack` makes another",
+                "{} is no key; remove it, and the next use makes another",
                 path.display()
             )
         })?;
@@ -155,6 +155,11 @@ impl Envelope {
     /// When it is none, in words.
     pub(crate) fn parse(bytes: &[u8]) -> anyhow::Result<Self> {
         serde_json::from_slice(bytes).context("it is no signed document of casemate's")
+    }
+
+    /// Whether it says that its document is of this type.
+    pub(crate) fn is_of(&self, payload_type: &str) -> bool {
+        self.payload_type == payload_type
     }
 
     /// The document, if it is of this type and this key signed it.
