@@ -149,6 +149,22 @@ fn what_holds_on_sqlite_holds_on_postgres() {
     );
     let older = ask(&server, &alice, "GET", &next, b"").json();
     assert_eq!(older["entries"][0]["action"], "upload.stored");
+    let data = server.data.path().to_str().unwrap().to_owned();
+    let verify = [
+        "audit",
+        "verify",
+        "--data-dir",
+        &data,
+        "--database",
+        &postgres.url,
+    ];
+    let output = support::run(&verify);
+    assert_eq!(support::code(&output), 0, "{}", support::stderr(&output));
+    let said = support::stdout(&output);
+    assert!(
+        said.contains("alice: whole, ") && said.contains("bob: whole, "),
+        "{said}"
+    );
 
     // After a crash it is all there, and another folder's server does not take the database.
     let place = format!("/v1/runs/{}", run["run"].as_str().unwrap());
