@@ -545,7 +545,8 @@ fn a_full_disk_is_told_before_set_up_begins_and_loses_nothing_of_a_run() {
 
 #[test]
 fn an_interrupt_ends_a_run_and_leaves_nothing() {
-    let mut child = support::casemate()
+    // Whoever starts these tests in the background has them ignore interrupts, as a run would then too.
+    let mut child = support::with_interrupts()
         .args(["run", "-c", "print('begun', flush=True)\nwhile True: pass"])
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())

@@ -378,6 +378,26 @@ fn what_stands_behind_a_bound_is_not_passed_over() {
             format!("a=({} 'rm -rf /')\n${{a[300]}}\n", many(": ", 300)),
         ),
         (
+            "choices in braces",
+            format!("{{touch,{}/etc/cron.d/x}}\n", many("a,", 90)),
+        ),
+        (
+            "pairs of braces",
+            format!("touch {} /etc/x\n", many("{a,b}", 40)),
+        ),
+        (
+            "items of a list",
+            format!("a=({} rm -rf /)\n\"${{a[@]:300}}\"\n", many(": ", 300)),
+        ),
+        (
+            "fields of a text",
+            format!("x='{}'\necho $x\n", many("a ", 400)),
+        ),
+        (
+            "readings of a command's name",
+            "for a in x y r; do for b in a b c m; do $a$b -rf \"$HOME\"; done; done\n".to_owned(),
+        ),
+        (
             "lines that are not bash",
             format!("if then fi )) ((\n{}rm -rf /\n", many("true\n", 300)),
         ),

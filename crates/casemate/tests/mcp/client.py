@@ -339,7 +339,13 @@ async def sessions(server, one, other):
             assert second.isError and "as many as it may" in text(second), second
             # A life may be asked for, within bounds.
             assert (await mine.call_tool("open_session", {"timeout_seconds": 100_000})).isError
+            # Whoever still waits for it hears of its end.
+            waiting, since = asyncio.create_task(cell("time.sleep(60)")), time.monotonic()
+            await asyncio.sleep(0.5)
             assert not (await mine.call_tool("close_session", {"session": name})).isError
+            cut = await waiting
+            assert cut.isError and "closed" in text(cut), cut
+            assert time.monotonic() - since < 20
             assert (await web.get("/v2/sandboxes")).json() == []
         gone = await cell("x")
         assert gone.isError and "there is no sandbox" in text(gone), gone

@@ -17,6 +17,17 @@ pub(crate) fn casemate() -> Command {
     Command::new(env!("CARGO_BIN_EXE_casemate"))
 }
 
+/// The same, with interrupts as they are at a terminal.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the program under test is started as a user would"
+)]
+pub(crate) fn with_interrupts() -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal=INT", env!("CARGO_BIN_EXE_casemate")]);
+    command
+}
+
 /// Runs it with arguments and empty standard input.
 pub(crate) fn run(args: &[&str]) -> Output {
     casemate()

@@ -4,7 +4,7 @@ use ruff_text_size::TextRange;
 
 use super::params;
 use super::shell::{Shell, Spot, Var};
-use super::value::{DECODED, ENV, FILE, Field, MAX_TEXT, MAX_TEXTS, Value};
+use super::value::{DECODED, ENV, FILE, Field, MAX_TEXT, MAX_TEXTS, Taint, Value};
 use super::word::{Around, Part, braces, parts};
 use crate::gaps::GAP;
 
@@ -74,7 +74,9 @@ impl Shell<'_> {
     pub(super) fn words(&mut self, raws: &[(&str, Spot)]) -> Vec<Alternative> {
         let mut all: Vec<Alternative> = vec![Vec::new()];
         for &(raw, spot) in raws {
-            for word in braces(raw) {
+            let (words, cut) = braces(raw);
+            self.exhausted |= cut;
+            for word in words {
                 if !self.step() {
                     return all;
                 }
@@ -130,6 +132,7 @@ impl Shell<'_> {
                 }
             }
         }
+        self.exhausted |= builder.cut;
         builder.finish()
     }
 
@@ -332,6 +335,10 @@ struct Builder {
     open: Vec<bool>,
     separators: String,
     started: bool,
+    /// Whether fields found no room.
+    cut: bool,
+    /// The taint of readings that found no room.
+    more: Option<Taint>,
 }
 
 impl Builder {
@@ -341,6 +348,8 @@ impl Builder {
             open: vec![false],
             separators,
             started: false,
+            cut: false,
+            more: None,
         }
     }
 
@@ -361,6 +370,9 @@ impl Builder {
         for (before, &was_open) in self.alternatives.iter().zip(&self.open) {
             for text in &value.texts {
                 if alternatives.len() >= MAX_TEXTS {
+                    let taint = before.iter().map(|field| field.taint);
+                    let taint = taint.fold(value.taint, |all, one| all | one);
+                    self.more = Some(self.more.unwrap_or_default() | taint);
                     break;
                 }
                 let mut fields = before.clone();
@@ -377,7 +389,11 @@ impl Builder {
                     let ends_apart = text.ends_with(|c| self.separators.contains(c));
                     is_open &= !starts_apart;
                     let pieces = text.split(|c| self.separators.contains(c));
-                    for piece in pieces.filter(|piece| !piece.is_empty()).take(MAX_FIELDS) {
+                    for (index, piece) in pieces.filter(|piece| !piece.is_empty()).enumerate() {
+                        if index >= MAX_FIELDS {
+                            self.cut = true;
+                            break;
+                        }
                         append(&mut fields, &mut is_open, field_of(piece));
                         is_open = false;
                     }
@@ -393,6 +409,7 @@ impl Builder {
 
     /// Adds the items of a list: each a field of its own when quoted.
     fn items(&mut self, items: &[Value], quoted: bool) {
+        self.cut |= items.len() > MAX_FIELDS;
         for (index, item) in items.iter().take(MAX_FIELDS).enumerate() {
             if index > 0 {
                 self.open.iter_mut().for_each(|open| *open = false);
@@ -402,8 +419,17 @@ impl Builder {
         self.started = true;
     }
 
+    /// Its readings; where some found no room, one of which nothing is known stands for them.
     fn finish(self) -> Vec<Alternative> {
-        self.alternatives
+        let mut all = self.alternatives;
+        if let Some(taint) = self.more {
+            let unknown = Field {
+                taint,
+                ..Field::of(GAP)
+            };
+            all.push(vec![unknown]);
+        }
+        all
     }
 }
 

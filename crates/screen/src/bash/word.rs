@@ -4,6 +4,8 @@
 
 /// The most words that braces make of one.
 const MAX_BRACES: usize = 64;
+/// Pairs of braces that are opened for one word.
+const MAX_ROUNDS: usize = 1024;
 
 /// One part of a word.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -367,28 +369,49 @@ pub(super) fn unescape(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The words that braces make of one: `a{b,c}`, `{1..3}`. What is quoted or put in stays whole.
-pub(super) fn braces(raw: &str) -> Vec<String> {
+/// The words that braces make of one, `a{b,c}`, `{1..3}`, and whether there are more than are followed. What is quoted or
+/// put in stays whole. Of a long range the first are followed: the rest differ by a number or a letter.
+pub(super) fn braces(raw: &str) -> (Vec<String>, bool) {
     let mut words = vec![raw.to_owned()];
+    let mut cut = false;
     if !raw.contains('{') {
-        return words;
+        return (words, cut);
     }
     let mut at = 0;
-    // Each round opens one pair in one word and looks at what it gave.
-    for _ in 0..MAX_BRACES {
-        let Some(word) = words.get(at) else { break };
-        match opened(word) {
-            Some(inner) if words.len() + inner.len() <= MAX_BRACES => {
-                words.splice(at..=at, inner);
-            }
-            _ => at += 1,
+    // Each word is opened until it has no pair left; one that finds no room keeps the first choice of each.
+    let mut rounds = 0;
+    while let Some(word) = words.get(at) {
+        rounds += 1;
+        if rounds > MAX_ROUNDS {
+            return (words, true);
         }
+        let Some(Choices {
+            words: mut inner,
+            is_range,
+        }) = opened(word)
+        else {
+            at += 1;
+            continue;
+        };
+        let room = MAX_BRACES.saturating_sub(words.len()) + 1;
+        if inner.len() > room {
+            cut |= !is_range;
+            inner.truncate(room);
+        }
+        words.splice(at..=at, inner);
     }
-    words
+    (words, cut)
+}
+
+/// What a pair of braces stands for.
+struct Choices {
+    words: Vec<String>,
+    /// Whether it is one of numbers or letters.
+    is_range: bool,
 }
 
 /// The words that the first pair of braces in a word stands for.
-fn opened(word: &str) -> Option<Vec<String>> {
+fn opened(word: &str) -> Option<Choices> {
     let bytes = word.as_bytes();
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
@@ -419,7 +442,7 @@ fn skip(bytes: &[u8], from: usize, wanted: u8) -> usize {
     found.map_or(bytes.len(), |index| from + index + 1)
 }
 
-fn choices(word: &str, open: usize) -> Option<Vec<String>> {
+fn choices(word: &str, open: usize) -> Option<Choices> {
     let bytes = word.as_bytes();
     let (mut depth, mut at, mut from) = (0usize, open + 1, open + 1);
     let mut inner: Vec<&str> = Vec::new();
@@ -443,14 +466,18 @@ fn choices(word: &str, open: usize) -> Option<Vec<String>> {
     };
     let last = word.get(from..close)?;
     let (before, after) = (word.get(..open)?, word.get(close + 1..)?);
-    let inner: Vec<String> = if inner.is_empty() {
+    let is_range = inner.is_empty();
+    let inner: Vec<String> = if is_range {
         range(last)?
     } else {
         inner.push(last);
         inner.into_iter().map(str::to_owned).collect()
     };
     let put = |choice: String| format!("{before}{choice}{after}");
-    Some(inner.into_iter().take(MAX_BRACES).map(put).collect())
+    Some(Choices {
+        words: inner.into_iter().map(put).collect(),
+        is_range,
+    })
 }
 
 /// `1..3`, `a..c`.
@@ -527,12 +554,25 @@ mod tests {
 
     #[test]
     fn braces_make_words_and_are_bounded() {
-        assert_eq!(braces("a{b,c}d"), ["abd", "acd"]);
-        assert_eq!(braces("{a,b}{1..2}"), ["a1", "a2", "b1", "b2"]);
-        assert_eq!(braces("{a,{b,c}}"), ["a", "b", "c"]);
-        assert_eq!(braces("${x}{}"), ["${x}{}"]);
-        assert_eq!(braces("'{a,b}'"), ["'{a,b}'"]);
-        assert!(braces(&"{a,b}".repeat(60)).len() <= MAX_BRACES);
-        assert!(braces("{1..999999999}").len() <= MAX_BRACES);
+        let all = |raw: &str| {
+            let (words, cut) = braces(raw);
+            assert!(!cut && words.len() <= MAX_BRACES, "{raw}");
+            words
+        };
+        assert_eq!(all("a{b,c}d"), ["abd", "acd"]);
+        assert_eq!(all("{a,b}{1..2}"), ["a1", "a2", "b1", "b2"]);
+        assert_eq!(all("{a,{b,c}}"), ["a", "b", "c"]);
+        assert_eq!(all("${x}{}"), ["${x}{}"]);
+        assert_eq!(all("'{a,b}'"), ["'{a,b}'"]);
+        assert_eq!(all("{1..999999999}").len(), MAX_BRACES);
+        assert!(
+            all("{1..12}/{1..31}")
+                .iter()
+                .all(|word| !word.contains('{'))
+        );
+        for many in ["{a,b}".repeat(60), format!("{{{}z}}", "a,".repeat(70))] {
+            let (words, cut) = braces(&many);
+            assert!(cut && words.len() <= MAX_BRACES, "{many}");
+        }
     }
 }

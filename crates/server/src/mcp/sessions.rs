@@ -28,7 +28,7 @@ use crate::e2b::Template;
 use crate::e2b::agent::AgentOf;
 use crate::e2b::control::shown;
 use crate::e2b::model::{Lifecycle, OnTimeout};
-use crate::e2b::sandboxes::Sandbox;
+use crate::e2b::sandboxes::{InUse, Sandbox};
 use crate::guard::Caller;
 use crate::making::{New, end, found, make, seconds, waken};
 use crate::state::State;
@@ -228,9 +228,9 @@ impl Served {
         caller: &Caller,
         session: &str,
         time: Duration,
-    ) -> Result<Arc<Sandbox>, ToolError> {
+    ) -> Result<InUse, ToolError> {
         caller.may("run")?;
-        let sandbox = found(&self.state, caller, session)?;
+        let sandbox = InUse::of(found(&self.state, caller, session)?);
         let life = i64::try_from(LIFE.saturating_add(time).as_millis()).unwrap_or(i64::MAX);
         waken(&sandbox, life).await?;
         Ok(sandbox)
@@ -295,7 +295,7 @@ async fn run(
         language: Some(cell.language.name().to_owned()),
         ..ExecuteRequest::default()
     };
-    let said = Said::hear(agent, &request, time, call).await?;
+    let said = Said::hear(sandbox, agent, &request, time, call).await?;
     let files = Files::of(agent).await?.since(&before, &sandbox.id);
     let mut telling = said.telling();
     for file in &files {
@@ -346,6 +346,7 @@ struct Said {
 impl Said {
     /// Runs a cell to its end, or interrupts it when its time is over or its client waits no longer.
     async fn hear(
+        sandbox: &Sandbox,
         agent: &Client,
         request: &ExecuteRequest,
         time: Duration,
@@ -365,6 +366,9 @@ impl Said {
                     let why = format!("interrupted after {} s; what it defined by then is there", time.as_secs());
                     said.cut_off = Some(why);
                     return Ok(said);
+                }
+                () = sandbox.gone() => {
+                    return Err(ToolError::new(format!("session {} was closed", sandbox.id)));
                 }
                 () = call.ct.cancelled() => {
                     said.cut_off = Some("interrupted: the client no longer waits".to_owned());
