@@ -114,6 +114,7 @@ const steps = {
     const drawn = await page.$eval("figure.chart img", (image) => [image.naturalWidth, image.alt, image.src.slice(0, 22)]);
     assert.ok(drawn[0] > 500 && drawn[1].startsWith("Sales") && drawn[2] === "data:image/png;base64,", String(drawn));
     await page.getByRole("button", { name: "Plot", exact: true }).click();
+    await page.locator("figure.chart canvas").nth(1).waitFor();
     assert.equal(await page.locator("figure.chart canvas").count(), 2);
     await page.locator(".u-over").first().hover();
     const legend = page.locator(".u-legend").first();
@@ -130,6 +131,8 @@ const steps = {
     await picture(page, "timeline");
     await page.getByRole("tab", { name: "Resources" }).click();
     assert.equal(await page.locator("meter").count(), 8);
+    // What draws is loaded when it is wanted.
+    await page.locator(".resources canvas").nth(1).waitFor();
     assert.equal(await page.locator(".resources canvas").count(), 2);
     await picture(page, "resources");
     await page.getByRole("tab", { name: "Receipt" }).click();
