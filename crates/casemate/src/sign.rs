@@ -229,6 +229,16 @@ pub(crate) fn data_root() -> anyhow::Result<PathBuf> {
         .context("no data folder: set CASEMATE_DATA to an absolute path")
 }
 
+/// SHA-256 of a file, as hexadecimal digits.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn file_sha256(path: &Path) -> io::Result<String> {
+    let mut hash = Sha256::new();
+    io::copy(&mut fs::File::open(path)?, &mut hash)?;
+    Ok(hex(&hash.finalize()))
+}
+
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

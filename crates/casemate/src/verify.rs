@@ -4,15 +4,14 @@ use std::path::Path;
 
 use anyhow::{Context, ensure};
 use casemate_engine::Record;
-use casemate_server::wire::RECEIPT_TYPE;
+use casemate_server::wire::{RECEIPT, RECEIPT_TYPE};
 use serde::Serialize;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::attack::{AttackResult, Results, depends, envelope_in, parsed};
 use crate::cli::VerifyArgs;
 use crate::run::NotFound;
-use crate::sign::{Envelope, PublicKey, hex};
+use crate::sign::{Envelope, PublicKey, file_sha256};
 use crate::text::line;
 
 /// The exit code when a result is not to be relied on.
@@ -162,8 +161,8 @@ fn receipt(args: &VerifyArgs, envelope: &Envelope) -> anyhow::Result<i32> {
     let receipt: Value =
         serde_json::from_slice(&payload).context("its content is no receipt of a run")?;
     ensure!(
-        receipt["schema"] == "casemate.receipt/1",
-        "its schema is {}, not casemate.receipt/1",
+        receipt["schema"] == RECEIPT,
+        "its schema is {}, not {RECEIPT}",
         line(&receipt["schema"].to_string(), 60)
     );
     let trouble = trouble(envelope, RECEIPT_TYPE, args.key.as_deref())?;
@@ -187,10 +186,7 @@ fn receipt(args: &VerifyArgs, envelope: &Envelope) -> anyhow::Result<i32> {
 
 /// What a file was to a run, by its content alone.
 fn named(path: &Path, receipt: &Value) -> anyhow::Result<Named> {
-    let mut hash = Sha256::new();
-    let mut file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
-    std::io::copy(&mut file, &mut hash).with_context(|| path.display().to_string())?;
-    let sha256 = hex(&hash.finalize());
+    let sha256 = file_sha256(path).with_context(|| path.display().to_string())?;
     let is = |it: &Value| it["sha256"] == sha256.as_str();
     let listed = |list: &str, what: &str| {
         let all = receipt[list].as_array().into_iter().flatten();

@@ -196,6 +196,14 @@ fn commands_end_are_killed_or_go_on() {
     assert_eq!(said["exit_code"], 7, "{said}");
     assert_eq!(said["stdout"], "given\n/tmp\n");
     assert_eq!(said["stderr"], "me\n");
+    // What it is given and what it says may be more than any pipe holds.
+    let long = "0123456789abcde\n".repeat(128 << 10);
+    let said = run(json!({"command": "cat", "stdin": long})).json();
+    assert_eq!(said["exit_code"], 0);
+    assert!(
+        said["stdout"].as_str() == Some(&long),
+        "not what it was given"
+    );
     let begun = Instant::now();
     let late = run(json!({"command": "sleep 30", "timeout_s": 1})).json();
     assert!(begun.elapsed() < Duration::from_secs(10));

@@ -293,11 +293,8 @@ impl Read {
                     "send JSON such as {\"code\": \"print(1)\"}; GET /openapi.json has every field",
                 )
             })?;
-        few(request
-            .args
-            .len()
-            .max(request.env.len())
-            .max(request.files.len()))?;
+        let most = request.args.len().max(request.env.len());
+        few(most.max(request.files.len()), "args, files or env")?;
         let name = request.name.as_deref().unwrap_or_default();
         if name.chars().count() > NAME {
             return Err(ApiError::bad(
@@ -329,7 +326,10 @@ impl Read {
     /// # Errors
     /// More than a request may have.
     pub(crate) fn of_call(wanted: Wanted) -> Result<Self, ApiError> {
-        few(wanted.args.len().max(wanted.inputs.len()))?;
+        few(
+            wanted.args.len().max(wanted.inputs.len()),
+            "args, files or env",
+        )?;
         let request = RunRequest {
             code: String::from_utf8_lossy(&wanted.program.source).into_owned(),
             args: wanted.args,
@@ -463,12 +463,12 @@ fn run_id() -> Result<RunId, ApiError> {
 }
 
 /// Refuses more of something than a request may have.
-fn few(many: usize) -> Result<(), ApiError> {
+pub(crate) fn few(many: usize, what: &str) -> Result<(), ApiError> {
     if many <= MANY {
         return Ok(());
     }
     Err(ApiError::bad(
-        format!("there are more than {MANY} args, files or env"),
+        format!("there are more than {MANY} {what}"),
         "send fewer",
     ))
 }

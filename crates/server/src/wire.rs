@@ -44,7 +44,7 @@ pub fn outcome(outcome: &Outcome, places: Places<'_>) -> Value {
 }
 
 /// The schema of receipts.
-const RECEIPT: &str = "casemate.receipt/1";
+pub const RECEIPT: &str = "casemate.receipt/1";
 /// What a signed receipt is, as its envelope says it.
 pub const RECEIPT_TYPE: &str = "application/vnd.casemate.receipt+json";
 

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::path::Path;
 
 use anyhow::Context;
@@ -13,7 +12,7 @@ use casemate_linux::proc::kernel_facts;
 use casemate_linux::seccomp;
 use sha2::{Digest, Sha256};
 
-use crate::sign::hex;
+use crate::sign::{file_sha256, hex};
 
 /// This program, which may have been replaced under its name since it started.
 const PROGRAM: &str = "/proc/self/exe";
@@ -60,10 +59,7 @@ impl Depends {
     /// # Errors
     /// When it cannot be read.
     pub(crate) fn program_sha256(&self) -> anyhow::Result<String> {
-        let mut file = fs::File::open(PROGRAM).context("reading this program")?;
-        let mut hash = Sha256::new();
-        io::copy(&mut file, &mut hash).context("reading this program")?;
-        Ok(hex(&hash.finalize()))
+        file_sha256(Path::new(PROGRAM)).context("reading this program")
     }
 }
 

@@ -24,7 +24,7 @@ use crate::e2b::model::{Lifecycle, OnTimeout, Sample};
 use crate::e2b::sandboxes::Sandbox;
 use crate::error::ApiError;
 use crate::guard::Caller;
-use crate::intake::named;
+use crate::intake::{few, named};
 use crate::making::{LONGEST_S, New, end, forks, found, freeze, make, seconds, source, waken};
 use crate::state::State;
 use crate::store::now_ms;
@@ -221,7 +221,7 @@ pub(crate) async fn create(
 ) -> Result<Response, ApiError> {
     caller.may("run")?;
     let asked: SandboxRequest = object_or_none(&taken)?;
-    few(asked.env.len().max(asked.metadata.len()))?;
+    few(asked.env.len().max(asked.metadata.len()), "env or metadata")?;
     let name = match asked.template {
         Some(name) => name,
         None => default_template(&state)?,
@@ -249,17 +249,6 @@ pub(crate) async fn create(
     let body = SandboxBody::of(&*make(&state, &caller, new).await?);
     let place = HeaderValue::from_str(&body.href).map_err(ApiError::fault)?;
     Ok((StatusCode::CREATED, [(header::LOCATION, place)], Json(body)).into_response())
-}
-
-fn few(many: usize) -> Result<(), ApiError> {
-    const MANY: usize = 256;
-    if many <= MANY {
-        return Ok(());
-    }
-    Err(ApiError::bad(
-        format!("{many} variables or words are more than {MANY}"),
-        "send fewer",
-    ))
 }
 
 fn default_template(state: &State) -> Result<String, ApiError> {

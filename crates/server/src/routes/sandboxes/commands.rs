@@ -234,9 +234,8 @@ pub(crate) async fn run(
         did: VecDeque::from([Did::Started { pid }]),
     };
     if let Some(stdin) = asked.stdin {
-        feed(&agent, pid, stdin)
-            .await
-            .map_err(|error| refused(&sandbox, &error))?;
+        // Beside: one that writes while it reads waits until somebody hears it.
+        tokio::spawn(feed(agent, pid, stdin));
     }
     if asked.background {
         command.ended = true;
@@ -261,20 +260,16 @@ pub(crate) async fn run(
 /// Bytes of standard input in one message.
 const PIECE: usize = 128 << 10;
 
-/// Writes all of its standard input, and closes it. One that reads no more, or has ended, is no error.
-async fn feed(agent: &Client, pid: u32, stdin: String) -> Result<(), ClientError> {
+/// Writes all of its standard input, and closes it. One that reads no more, or has ended, is no error; what else goes
+/// wrong with the agent whoever listens to the command sees too.
+async fn feed(agent: Client, pid: u32, stdin: String) {
     let it = || ProcessSelector::by_pid(pid);
-    let gone = |error: &ClientError| matches!(error, ClientError::Refused(_));
     for piece in stdin.into_bytes().chunks(PIECE) {
-        match agent.write_stdin(it(), piece.to_vec()).await {
-            Err(error) if gone(&error) => return Ok(()),
-            written => written?,
+        if agent.write_stdin(it(), piece.to_vec()).await.is_err() {
+            return;
         }
     }
-    match agent.close_stdin(it()).await {
-        Err(error) if gone(&error) => Ok(()),
-        closed => closed,
-    }
+    agent.close_stdin(it()).await.ok();
 }
 
 impl CommandBody {

@@ -17,6 +17,7 @@ use crate::e2b::sandboxes::InUse;
 use crate::error::ApiError;
 use crate::guard::Caller;
 use crate::hearing::Hearing;
+use crate::intake::few;
 use crate::making::found;
 use crate::state::{Place, State};
 
@@ -97,7 +98,7 @@ pub(super) fn time(asked: Option<u32>) -> Result<Duration, ApiError> {
 
 /// Environment variables that can be ones.
 pub(super) fn environment(env: &BTreeMap<String, String>) -> Result<(), ApiError> {
-    super::few(env.len())?;
+    few(env.len(), "env")?;
     let bad = |(name, value): (&String, &String)| {
         name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')
     };
