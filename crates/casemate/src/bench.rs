@@ -11,6 +11,7 @@ mod programs;
 mod report;
 mod rival;
 mod screen;
+mod serve;
 mod speed;
 mod stats;
 
@@ -41,6 +42,21 @@ pub(crate) fn command(command: BenchCommand) -> anyhow::Result<i32> {
             speed::command(runs, &peers, json, &cancel)
         }
         BenchCommand::Native { runs, json } => native::command(runs, json, &cancel),
+        BenchCommand::Serve {
+            runs,
+            python,
+            e2b,
+            soak,
+            json,
+        } => {
+            let options = serve::Options {
+                rounds: runs,
+                python: python.as_deref().map(executable).transpose()?,
+                e2b: e2b.as_deref().map(executable).transpose()?,
+                soak,
+            };
+            serve::command(&options, json, &cancel)
+        }
         BenchCommand::Screen {
             dir,
             peers,

@@ -622,6 +622,24 @@ pub(crate) enum BenchCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Speed of the server, as its clients have it: one request, many at once, streams, E2B's SDK.
+    Serve {
+        /// Requests of each measurement.
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 30)]
+        runs: usize,
+        /// A native Python, to measure beside.
+        #[arg(long, value_name = "PYTHON")]
+        python: Option<PathBuf>,
+        /// A Python that has `e2b-code-interpreter`.
+        #[arg(long, value_name = "PYTHON")]
+        e2b: Option<PathBuf>,
+        /// Drive the server at four fifths of what it can do for this long, and watch its memory and descriptors.
+        #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+        soak: Option<Duration>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Screen the programs of a corpus, as they are and rewritten in twelve ways, and count.
     Screen {
         /// The folder with the `.jsonl` files.

@@ -130,6 +130,19 @@ impl Program {
 }
 
 impl Running {
+    /// Whether it runs no more. It is not reaped.
+    ///
+    /// # Errors
+    /// Those of looking.
+    pub(crate) fn has_ended(&self) -> io::Result<bool> {
+        let now = Timespec::default();
+        let ended = poll(
+            &mut [PollFd::new(&self.child.pidfd(), PollFlags::IN)],
+            Some(&now),
+        );
+        Ok(ended? > 0)
+    }
+
     /// Waits for the end, or kills the process and all it started when the deadline passes first.
     ///
     /// # Errors
@@ -161,9 +174,6 @@ impl Running {
 fn wait(child: &Child, deadline: Instant, cancel: &Cancel) -> io::Result<bool> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(false);
-        }
         if cancel.is_cancelled() {
             return Err(io::Error::other("stopped"));
         }
@@ -173,6 +183,7 @@ fn wait(child: &Child, deadline: Instant, cancel: &Cancel) -> io::Result<bool> {
             Some(&slice),
         ) {
             Ok(1..) => return Ok(true),
+            Ok(0) if left.is_zero() => return Ok(false),
             Ok(0) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
