@@ -371,7 +371,7 @@ fn a_cache_that_others_can_write_is_not_loaded() {
         .unwrap()
         .dir();
     fs::create_dir_all(&copy).unwrap();
-    for name in ["module.cwasm", "library.bin", "manifest.json"] {
+    for name in ["module.cwasm", "library.bin", "memory.bin", "manifest.json"] {
         let made = fs::metadata(real.dir().join(name)).unwrap().permissions();
         assert_eq!(made.mode() & 0o777, 0o600, "{name}");
         fs::copy(real.dir().join(name), copy.join(name)).unwrap();

@@ -11,6 +11,11 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+mod space;
+
+pub(crate) use space::PAGEMAP_SCAN;
+pub use space::{Image, Space, open_pagemap};
+
 /// Asking the kernel for it is a call that a locked-down worker may not make. Where pages are larger, a
 /// range that begins inside one is an error, and the faults happen one by one.
 const PAGE: usize = 4096;

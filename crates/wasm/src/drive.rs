@@ -244,7 +244,8 @@ impl Shared {
             .env("MALLOC_ARENA_MAX", "1")
             .fd(theirs.as_fd(), worker::CHANNEL)
             .fd(files.module.as_fd(), worker::MODULE)
-            .fd(files.library.as_fd(), worker::LIBRARY);
+            .fd(files.library.as_fd(), worker::LIBRARY)
+            .fd(files.memory.as_fd(), worker::MEMORY);
         if let Some(cgroup) = &cgroup {
             spawn = spawn.cgroup(cgroup);
         }

@@ -17,6 +17,7 @@ mod library;
 mod listen;
 mod lower;
 mod machine;
+mod memory;
 mod module;
 mod probe;
 pub mod setup;

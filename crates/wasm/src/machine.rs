@@ -15,6 +15,7 @@ use wasmtime::{
 
 use crate::guest::{Guest, MemoryLimit};
 use crate::library::Library;
+use crate::memory::Memories;
 use crate::wasi::{self, Clock, Errno, Halt, Outlet, Quota, Spec, Wasi};
 
 /// The stack the guest may use; CPython's recursion limit is built for it.
@@ -34,9 +35,6 @@ fn config() -> Config {
     config.max_wasm_stack(WASM_STACK);
     config.async_stack_size(WASM_STACK + (4 << 20));
     config.epoch_interruption(true);
-    config.memory_init_cow(true);
-    // The snapshot's memory is always mapped copy-on-write, however sparse it is.
-    config.memory_guaranteed_dense_image_size(2 << 30);
     config.cranelift_opt_level(OptLevel::Speed);
     config
 }
@@ -47,6 +45,16 @@ fn config() -> Config {
 /// Those of wasmtime, when this processor cannot be targeted.
 pub(crate) fn engine() -> wasmtime::Result<Engine> {
     Engine::new(&config())
+}
+
+/// The same for the snapshot, whose memory is no part of the module.
+///
+/// # Errors
+/// As above.
+pub(crate) fn engine_with(memories: Memories) -> wasmtime::Result<Engine> {
+    let mut config = config();
+    config.with_host_memory(Arc::new(memories));
+    Engine::new(&config)
 }
 
 /// An engine that compiles, keeping every compiled function in `cache`.

@@ -1,4 +1,4 @@
-//! The one unsafe call of this crate: loading the compiled guest.
+//! Loading the compiled guest.
 
 #![allow(
     unsafe_code,

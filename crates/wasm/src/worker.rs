@@ -3,14 +3,16 @@
 //! It locks itself down first, then loads the compiled guest, then gives up the right to make memory
 //! executable, and only then asks for work. It never serves two tenants and ends after a trap.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use casemate_linux::lockdown::{self, LockdownPlan};
+use casemate_linux::memory::open_pagemap;
 use casemate_linux::{Step, take_fd};
 use casemate_model::event::Event;
 use casemate_model::limit::LimitKind;
@@ -19,6 +21,7 @@ use crate::guest::MemoryLimit;
 use crate::guest_files::{DRIVER, GUEST_ENV};
 use crate::library::Library;
 use crate::machine::{self, GuestSpec, Instance, Machine, THREAD_STACK, TurnEnd};
+use crate::memory::Memories;
 use crate::module;
 use crate::wasi::{Blob, Clock, Errno, Halt, Outlet, Quota, Wasi};
 use crate::wire::{
@@ -28,18 +31,23 @@ use crate::wire::{
 
 /// The argument that makes this program a worker.
 pub const ARGUMENT: &str = "wasm-worker";
-/// Descriptors of a worker: the channel, the compiled module, the library.
+/// Descriptors of a worker: the channel, the compiled module, the library, the snapshot's memory.
 pub(crate) const CHANNEL: RawFd = 3;
 pub(crate) const MODULE: RawFd = 4;
 pub(crate) const LIBRARY: RawFd = 5;
+pub(crate) const MEMORY: RawFd = 6;
 
 /// Runs this process as a worker. Must be called before any other thread is started.
 pub fn main() -> ExitCode {
-    let steps = lockdown::enter(&LockdownPlan::new(&[CHANNEL, MODULE, LIBRARY]));
+    // While there is a /proc. Without it each run's memory is mapped anew.
+    let pagemap = open_pagemap().ok();
+    let mut keep = vec![CHANNEL, MODULE, LIBRARY, MEMORY];
+    keep.extend(pagemap.as_ref().map(AsRawFd::as_raw_fd));
+    let steps = lockdown::enter(&LockdownPlan::new(&keep));
     let thread = std::thread::Builder::new()
         .name("guest".into())
         .stack_size(THREAD_STACK)
-        .spawn(move || serve(steps));
+        .spawn(move || serve(steps, pagemap));
     match thread.map(std::thread::JoinHandle::join) {
         Ok(Ok(Ok(()))) => ExitCode::SUCCESS,
         // Nobody reads what a worker prints: the host sees the channel close and the code.
@@ -47,10 +55,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn serve(mut steps: Vec<Step>) -> anyhow::Result<()> {
+fn serve(mut steps: Vec<Step>, pagemap: Option<File>) -> anyhow::Result<()> {
     let channel = Arc::new(UnixStream::from(take_fd(CHANNEL)?));
     let library = Arc::new(Library::map(&take_fd(LIBRARY)?.into())?);
-    let engine = machine::engine()?;
+    let memories = Memories::new(take_fd(MEMORY)?.into(), pagemap)?;
+    let engine = machine::engine_with(memories)?;
     let module = module::load(&engine, take_fd(MODULE)?.into())?;
     let machine = Machine::new(&engine, &module, library)?;
     // Made in advance: the next run does not wait for it. It is used once and never again.

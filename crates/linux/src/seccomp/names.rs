@@ -398,6 +398,7 @@ const CONSTANTS: &[(&str, u64)] = &[
     ("MADV_POPULATE_READ", bits(libc::MADV_POPULATE_READ)),
     ("MADV_POPULATE_WRITE", bits(libc::MADV_POPULATE_WRITE)),
     ("MAP_SHARED", bits(libc::MAP_SHARED)),
+    ("PAGEMAP_SCAN", crate::memory::PAGEMAP_SCAN as u64),
     ("PROT_EXEC", bits(libc::PROT_EXEC)),
     ("PROT_READ", bits(libc::PROT_READ)),
     ("PROT_WRITE", bits(libc::PROT_WRITE)),

@@ -12,6 +12,7 @@ pub(crate) use forbidden::FORBIDDEN;
 pub(crate) struct Fixture {
     pair: (UnixStream, UnixStream),
     file: std::fs::File,
+    pagemap: std::fs::File,
     page: Pages,
 }
 
@@ -30,6 +31,7 @@ impl Fixture {
         Self {
             pair,
             file: std::fs::File::open("/proc/self/exe").unwrap(),
+            pagemap: casemate_linux::memory::open_pagemap().unwrap(),
             page: Pages(map(libc::PROT_READ | libc::PROT_WRITE)),
         }
     }
@@ -428,6 +430,23 @@ pub(crate) const CASES: &[Case] = &[
         &[
             |f| works!(libc::SYS_madvise, f.page(), PAGE, libc::MADV_PAGEOUT),
             |f| works!(libc::SYS_madvise, f.page(), PAGE, libc::MADV_WILLNEED),
+        ],
+    ),
+    bound(
+        "ioctl PAGEMAP_SCAN",
+        |f| {
+            let page = f.page().addr() as u64;
+            let mut scan = [96, 0, page, page + PAGE as u64, 0, 0, 0, 0, 0, 0, 8, 0_u64];
+            works!(
+                libc::SYS_ioctl,
+                f.pagemap.as_raw_fd(),
+                0xc060_6610_u32,
+                scan.as_mut_ptr()
+            )
+        },
+        &[
+            |f| works!(libc::SYS_ioctl, f.socket(), libc::FIONREAD, f.page()),
+            |f| works!(libc::SYS_ioctl, f.socket(), libc::TIOCSTI, f.page()),
         ],
     ),
     free("process_madvise", |_| {

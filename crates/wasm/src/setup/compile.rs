@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use casemate_linux::file::open_owned;
-use wasmtime::{CacheStore, Module};
+use wasmtime::{CacheStore, Engine, Module};
 
 use super::store::write_private;
 use super::{Progress, Unit};
@@ -56,12 +56,12 @@ pub(crate) struct Compiled<'a> {
 }
 
 impl Compiled<'_> {
-    /// The module, compiled now or by a set-up that was interrupted after this stage.
-    pub(crate) fn module(&self, wasm: &[u8], stage: &str) -> anyhow::Result<Module> {
+    /// The module for an engine, compiled now or by a set-up that was interrupted after this stage.
+    pub(crate) fn module(&self, runs: &Engine, wasm: &[u8], stage: &str) -> anyhow::Result<Module> {
         let path = &self.path;
         // One that is there is whole, for it was renamed into place; one that does not load is made anew.
         if let Ok(file) = open_owned(path)
-            && let Ok(module) = module::load(&machine::engine()?, file)
+            && let Ok(module) = module::load(runs, file)
         {
             return Ok(module);
         }
@@ -72,7 +72,7 @@ impl Compiled<'_> {
         write_private(path, &bytes)?;
         self.progress
             .done(&format!("{} MiB", fs::metadata(path)?.len() >> 20));
-        Ok(module::load(&machine::engine()?, open_owned(path)?)?)
+        Ok(module::load(runs, open_owned(path)?)?)
     }
 
     /// Runs a compilation while another thread tells how far it is.

@@ -15,8 +15,9 @@ use std::io;
 use std::ops::Range;
 use std::path::Path;
 
-use casemate_linux::file::{Untrusted, create_private};
+use casemate_linux::file::{Untrusted, create_private, open_owned};
 use sha2::{Digest, Sha256};
+use wasmtime::Engine;
 
 pub use casemate_backend::setup::{Progress, SetupError, Unit, cache_root};
 pub use fetch::Source;
@@ -25,6 +26,7 @@ pub use store::{Installed, Store};
 use crate::guest_files;
 use crate::library;
 use crate::machine;
+use crate::memory::Memories;
 
 /// Makes sure that a compiled guest is in the cache, and says where.
 ///
@@ -79,6 +81,7 @@ fn build(
 
     let cache = compile::FunctionCache::new();
     let final_wasm = staging.join("snapshot.wasm");
+    let memory_file = staging.join(store::MEMORY);
     if !final_wasm.exists() {
         let wasm = wheel::stripped_module(wheels).map_err(guest_error)?;
         let plain = compile::Compiled {
@@ -87,7 +90,11 @@ fn build(
             progress,
         };
         let module = plain
-            .module(&wasm, "compiling Python")
+            .module(
+                &engine(None).map_err(guest_error)?,
+                &wasm,
+                "compiling Python",
+            )
             .map_err(guest_error)?;
         progress.stage(
             "importing pandas, numpy, matplotlib and IPython",
@@ -95,9 +102,11 @@ fn build(
             Unit::None,
         );
         let snapshot = preimport::snapshot(&wasm, &module, &library_file).map_err(guest_error)?;
-        store::write_private(&final_wasm, &snapshot)
+        // The module last: where it is there, the memory is too.
+        store::write_private(&memory_file, &snapshot.memory)
+            .and_then(|()| store::write_private(&final_wasm, &snapshot.wasm))
             .map_err(|error| SetupError::io("writing the snapshot", error))?;
-        progress.done(&format!("{} MiB snapshot", snapshot.len() >> 20));
+        progress.done(&format!("{} MiB snapshot", snapshot.memory.len() >> 20));
     }
     let snapshot =
         fs::read(&final_wasm).map_err(|error| SetupError::io("reading the snapshot", error))?;
@@ -107,7 +116,11 @@ fn build(
         progress,
     };
     let module = compiled
-        .module(&snapshot, "compiling the snapshot")
+        .module(
+            &engine(Some(&memory_file)).map_err(guest_error)?,
+            &snapshot,
+            "compiling the snapshot",
+        )
         .map_err(guest_error)?;
     progress.stage(
         "learning which pages every program touches",
@@ -129,6 +142,14 @@ fn build(
         pages(&hot.written)
     ));
     Ok(())
+}
+
+/// An engine for a module that has its own memory, or for one whose memory is a file.
+fn engine(memory: Option<&Path>) -> anyhow::Result<Engine> {
+    Ok(match memory {
+        None => machine::engine()?,
+        Some(path) => machine::engine_with(Memories::new(open_owned(path)?, None)?)?,
+    })
 }
 
 /// The names under which the parts of a guest are kept: a change of anything that matters is another

@@ -13,6 +13,7 @@ use casemate_model::event::Event;
 use wasmtime::Module;
 use wasmtime_wizer::{InstanceState, SnapshotVal, ValType, Wizer};
 
+use super::wheel::without_data;
 use crate::guest::MemoryLimit;
 use crate::guest_files::{self, DRIVER, GUEST_ENV};
 use crate::library::Library;
@@ -22,8 +23,16 @@ use crate::wasi::{Clock, Halt, Outlet, Quota};
 /// Where the guest's stack pointer starts, and where it is again after every completed call.
 const STACK_POINTER: i32 = 16_777_216;
 
-/// Runs the initialisation in `module` (compiled from `wasm`) and gives back `wasm` with its memory.
-pub(crate) fn snapshot(wasm: &[u8], module: &Module, library: &Path) -> anyhow::Result<Vec<u8>> {
+/// A guest that has initialised itself.
+pub(crate) struct Snapshot {
+    /// The module, without data.
+    pub(crate) wasm: Vec<u8>,
+    /// The bytes its memory begins with.
+    pub(crate) memory: Vec<u8>,
+}
+
+/// Runs the initialisation in `module` (compiled from `wasm`) and gives back what it has become.
+pub(crate) fn snapshot(wasm: &[u8], module: &Module, library: &Path) -> anyhow::Result<Snapshot> {
     on_a_large_stack(|| take(wasm, module, library))
 }
 
@@ -59,7 +68,7 @@ fn on_a_large_stack<T: Send>(act: impl FnOnce() -> anyhow::Result<T> + Send) -> 
     })
 }
 
-fn take(wasm: &[u8], module: &Module, library: &Path) -> anyhow::Result<Vec<u8>> {
+fn take(wasm: &[u8], module: &Module, library: &Path) -> anyhow::Result<Snapshot> {
     let library = Arc::new(Library::map(&File::open(library)?)?);
     let machine = Machine::new(module.engine(), module, library)?;
     let said = Said::default();
@@ -84,7 +93,11 @@ fn take(wasm: &[u8], module: &Module, library: &Path) -> anyhow::Result<Vec<u8>>
     if let Some(file) = left.first() {
         bail!("the guest's initialisation left {} behind", file.path);
     }
-    rewrite(wasm, instance)
+    let memory = instance.memory.data(&instance.store).to_vec();
+    Ok(Snapshot {
+        wasm: without_data(&rewrite(wasm, instance)?)?,
+        memory,
+    })
 }
 
 /// Limits for code of our own: generous, and finite all the same.

@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use super::{Keys, Progress, SetupError, cache_root, file_sha256, private_dir};
 
 /// Counted up when the layout of the cache changes.
-pub(crate) const FORMAT: u32 = 3;
+pub(crate) const FORMAT: u32 = 4;
 pub(crate) const LIBRARY: &str = "library.bin";
 pub(crate) const MODULE: &str = "module.cwasm";
+pub(crate) const MEMORY: &str = "memory.bin";
 const MANIFEST: &str = "manifest.json";
 /// What a whole set-up writes before it tidies up: wheels twice while they are fetched, two compiled
 /// modules, a snapshot and a library; 1,080 MiB measured.
@@ -47,11 +48,12 @@ pub struct Installed {
     pub dir: PathBuf,
 }
 
-/// The two files a worker needs, opened and checked.
+/// The files a worker needs, opened and checked.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) module: File,
     pub(crate) library: File,
+    pub(crate) memory: File,
 }
 
 impl Store {
@@ -137,7 +139,7 @@ impl Store {
         self.opened().map(|_| Installed { dir: self.dir() })
     }
 
-    /// Opens the two files a worker needs.
+    /// Opens the files a worker needs.
     pub(crate) fn opened(&self) -> Result<Opened, SetupError> {
         let dir = self.dir();
         let manifest = self.manifest()?;
@@ -163,6 +165,7 @@ impl Store {
         Ok(Opened {
             module: open(MODULE)?,
             library: open(LIBRARY)?,
+            memory: open(MEMORY)?,
         })
     }
 
@@ -213,7 +216,7 @@ impl Store {
             move |error| SetupError::io(what, error)
         };
         let mut files = Vec::new();
-        for name in [MODULE, LIBRARY] {
+        for name in [MODULE, LIBRARY, MEMORY] {
             let path = staging.join(name);
             let bytes = fs::metadata(&path)
                 .map_err(io_error("reading the set-up folder"))?

@@ -20,16 +20,26 @@ const FILE_MAX: u64 = 256 << 20;
 /// Python as a module, without its custom sections: names and debug data only make it larger.
 pub(crate) fn stripped_module(wheels: &Wheels) -> anyhow::Result<Vec<u8>> {
     let wasm = member(&mut open(&wheels.guest)?, MODULE)?;
-    strip(&wasm)
+    without(&wasm, &[CUSTOM])
 }
 
-fn strip(wasm: &[u8]) -> anyhow::Result<Vec<u8>> {
+/// A module without the bytes its memory begins with, and the count of them that may stand before its code.
+pub(crate) fn without_data(wasm: &[u8]) -> anyhow::Result<Vec<u8>> {
+    without(wasm, &[DATA, DATA_COUNT])
+}
+
+/// Sections by their numbers in the binary format.
+const CUSTOM: u8 = 0;
+const DATA: u8 = 11;
+const DATA_COUNT: u8 = 12;
+
+fn without(wasm: &[u8], left_out: &[u8]) -> anyhow::Result<Vec<u8>> {
     let header = wasm.get(..8).context("not a module")?;
     let mut out = Vec::with_capacity(wasm.len());
     out.extend_from_slice(header);
     for payload in wasmparser::Parser::new(0).parse_all(wasm) {
         if let Some((id, range)) = payload?.as_section()
-            && id != 0
+            && !left_out.contains(&id)
         {
             out.push(id);
             leb128(&mut out, range.len());
@@ -129,14 +139,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn custom_sections_go_and_the_others_stay_as_they_are() {
+    fn named_sections_go_and_the_others_stay_as_they_are() {
         let mut wasm = b"\0asm\x01\0\0\0".to_vec();
         let plain = wasm.clone();
         wasm.extend_from_slice(&[0, 5, 4, b'n', b'a', b'm', b'e']);
         wasm.extend_from_slice(&[5, 3, 1, 0, 1]);
-        let stripped = strip(&wasm).unwrap();
+        // A data section without segments.
+        wasm.extend_from_slice(&[11, 1, 0]);
+        let stripped = without_data(&without(&wasm, &[CUSTOM]).unwrap()).unwrap();
         assert_eq!(stripped, [plain.as_slice(), &[5, 3, 1, 0, 1]].concat());
-        assert!(strip(b"nonsense").is_err());
+        assert!(without(b"nonsense", &[]).is_err());
     }
 
     #[test]
