@@ -2,7 +2,7 @@
 //! nothing of a package is executed.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::path::Path;
 
 use casemate_driver::packages::{
@@ -187,8 +187,8 @@ fn packages(report: &Path) -> Result<Vec<Package>, ImageError> {
         )
     };
     let file = File::open(report).map_err(|error| odd(error.to_string()))?;
-    let report: Report =
-        serde_json::from_reader(file.take(REPORT_MAX)).map_err(|error| odd(error.to_string()))?;
+    let report: Report = serde_json::from_reader(BufReader::new(file.take(REPORT_MAX)))
+        .map_err(|error| odd(error.to_string()))?;
     let packages = report.install.into_iter().map(|installed| {
         let archive = installed.download_info.archive_info;
         let hash = archive.and_then(|archive| {

@@ -1,7 +1,7 @@
 //! The folder of images: the user's own, writable by nobody else.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -128,10 +128,12 @@ impl Images {
                 fix: again(name),
             }
         })?;
-        serde_json::from_reader(file.take(FILE_MAX)).map_err(|error| ImageError::Broken {
-            name: name.to_string(),
-            why: format!("{}: {error}", path.display()),
-            fix: again(name),
+        serde_json::from_reader(BufReader::new(file.take(FILE_MAX))).map_err(|error| {
+            ImageError::Broken {
+                name: name.to_string(),
+                why: format!("{}: {error}", path.display()),
+                fix: again(name),
+            }
         })
     }
 

@@ -213,3 +213,70 @@ impl Outlet for Said {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use casemate_linux::memory::open_pagemap;
+
+    use super::*;
+    use crate::memory::Memories;
+    use crate::setup::Store;
+    use crate::{machine, module};
+
+    /// Programs that write a little, much more than is kept of it, and end badly in the middle.
+    const CODES: [&str; 3] = [
+        "print()",
+        "import pandas\nheld = [bytearray(b'secret') * 3_000_000 for _ in range(8)]\npandas.DataFrame({'a': range(99999)}).describe()",
+        "import json\njson.secret = ['secret' + str(n) for n in range(99999)]\nraise KeyError",
+    ];
+
+    fn spec_of(code: &str) -> GuestSpec {
+        let job = serde_json::json!({
+            "code": code, "name": "a.py", "argv": ["a.py"], "env": {}, "cell": false, "max_result_bytes": 1 << 20,
+        });
+        spec(&job.to_string())
+    }
+
+    #[test]
+    fn a_memory_that_was_used_is_as_new_byte_for_byte() {
+        let opened = Store::open().unwrap().opened().unwrap();
+        let original = module::map_read_only(&opened.memory).unwrap();
+        on_a_large_stack(|| {
+            let memories = Memories::new(opened.memory.try_clone()?, Some(open_pagemap()?))?;
+            let engine = machine::engine_with(memories)?;
+            let loaded = module::load(&engine, opened.module.try_clone()?)?;
+            let library = Arc::new(Library::map(&opened.library)?);
+            let machine = Machine::new(&engine, &loaded, library)?;
+            for code in CODES {
+                let mut used = machine.blank()?;
+                assert!(
+                    used.memory.data(&used.store) == &original[..],
+                    "it begins with the snapshot"
+                );
+                machine.give(&mut used, spec_of(code), Box::new(Said::default()), |_| {
+                    Ok(())
+                })?;
+                let end = machine.turn(&mut used, DRIVER);
+                assert!(matches!(end, TurnEnd::Returned(_)), "{code}: {end:?}");
+                let at = used.memory.data_ptr(&used.store);
+                assert!(
+                    used.memory.data(&used.store)[..original.len()] != original[..],
+                    "a run that writes nothing shows nothing"
+                );
+                drop(used);
+                let next = machine.blank()?;
+                assert_eq!(
+                    next.memory.data_ptr(&next.store),
+                    at,
+                    "the same memory serves again"
+                );
+                assert!(
+                    next.memory.data(&next.store) == &original[..],
+                    "{code}: something is left"
+                );
+            }
+            Ok(())
+        })
+        .unwrap();
+    }
+}

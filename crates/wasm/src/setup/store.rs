@@ -1,7 +1,7 @@
 //! The cache folder: the user's own, writable by nobody else, or nothing in it is loaded.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufReader, Read as _, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -172,8 +172,8 @@ impl Store {
     fn manifest(&self) -> Result<Manifest, SetupError> {
         let path = self.dir().join(MANIFEST);
         let file = open_owned(&path).map_err(|error| SetupError::Untrusted(error.to_string()))?;
-        let manifest: Manifest =
-            serde_json::from_reader(io::Read::take(file, 64 * 1024)).map_err(|_| damaged(&path))?;
+        let manifest: Manifest = serde_json::from_reader(BufReader::new(file.take(64 * 1024)))
+            .map_err(|_| damaged(&path))?;
         if manifest.format == FORMAT {
             Ok(manifest)
         } else {
