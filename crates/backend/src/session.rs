@@ -88,6 +88,9 @@ pub trait Session: Send + Sync {
     /// What it holds now.
     fn held(&self) -> Held;
 
+    /// Ends everything in it, as dropping it does, while others still hold it. Blocking, and not for long.
+    fn end(&self);
+
     /// Why it is no longer, where it is not: a limit that was reached, or how its first process ended.
     fn ended(&self) -> Option<String>;
 }

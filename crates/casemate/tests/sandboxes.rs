@@ -563,3 +563,327 @@ fn one_that_waits_is_whoever_s_asks_first_and_has_nothing_of_anybody_s() {
     let about = none.get(&at(&id, "")).json();
     assert!(about["started_ms"].as_i64().unwrap() - about["made_ms"].as_i64().unwrap() < 500);
 }
+
+/// Tries every name that it is given, and says what could be read, and that nothing could be written.
+const TRIES: &str = r#"
+import json, os
+read, written, names = {}, [], json.loads(open('names.json').read())
+for name in names:
+    path = '/proc/' + name
+    for way in (path, '/proc/self/../' + name, '/proc/self/root/proc/' + name, f'/proc/{os.getpid()}/cwd/../proc/' + name):
+        try:
+            if os.path.isdir(way):
+                read[name] = sorted(os.listdir(way))
+            else:
+                with open(way, 'rb') as file:
+                    read[name] = file.read(65536).decode(errors='replace')
+        except OSError:
+            pass
+        for mode in ('wb', 'r+b', 'ab'):
+            try:
+                open(way, mode).close()
+                written.append(way)
+            except OSError:
+                pass
+processes = [name for name in os.listdir('/proc') if name.isdigit()]
+others = [name for name in processes if not os.access(f'/proc/{name}/environ', os.R_OK)]
+print(json.dumps({'top': sorted(set(os.listdir('/proc')) - set(processes)), 'read': read, 'written': written, 'others': others,
+    'own': str(os.getpid()) in processes, 'mounts': open('/proc/mounts').read(), 'net': sorted(name for name in os.listdir('/proc/net') if os.access('/proc/net/' + name, os.R_OK))}))
+"#;
+
+/// What no program in a sandbox has any business with, whether this kernel has it or not.
+const NOT_FOR_PROGRAMS: [&str; 22] = [
+    "kcore",
+    "kallsyms",
+    "keys",
+    "key-users",
+    "sysrq-trigger",
+    "timer_list",
+    "sched_debug",
+    "sys/kernel/core_pattern",
+    "sys/kernel/modprobe",
+    "sys/vm/drop_caches",
+    "kmsg",
+    "modules",
+    "interrupts",
+    "diskstats",
+    "vmallocinfo",
+    "slabinfo",
+    "pressure/cpu",
+    "1/environ",
+    "1/mem",
+    "fs/nfsd",
+    "bus/pci",
+    "acpi",
+];
+
+#[test]
+fn its_proc_tells_of_the_sandbox_and_not_of_the_machine() {
+    let Some(server) = served(&[]) else { return };
+    let id = made(&server, &json!({}));
+    let mut names: Vec<String> = std::fs::read_dir("/proc")
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !name.starts_with(|first: char| first.is_ascii_digit()))
+        .filter(|name| !["self", "thread-self", "net", "mounts"].contains(&name.as_str()))
+        .collect();
+    names.extend(NOT_FOR_PROGRAMS.map(str::to_owned));
+    let asked = server.ask(
+        "PUT",
+        &at(&id, "/files?path=names.json"),
+        &[],
+        json!(names).to_string().as_bytes(),
+    );
+    assert!(asked.status < 300, "{}", asked.json());
+    let said = cell(&server, &id, TRIES);
+    let said = said["stdout"].as_str().unwrap_or_else(|| panic!("{said}"));
+    let said: Value = serde_json::from_str(said).unwrap();
+    assert_eq!(said["top"], json!(["self", "thread-self"]));
+    assert_eq!(said["written"], json!([]));
+    assert_eq!(
+        said["others"],
+        json!([]),
+        "what may not be read is not seen"
+    );
+    assert_eq!(said["own"], true);
+    let mounts = said["mounts"].as_str().unwrap();
+    assert!(mounts.contains("subset=pid"), "{mounts}");
+    // Of the network what is its own, and no queues and memory of the machine's.
+    for name in said["net"].as_array().unwrap() {
+        let name = name.as_str().unwrap();
+        let own = [
+            "arp",
+            "dev",
+            "if_inet6",
+            "ipv6_route",
+            "raw",
+            "raw6",
+            "route",
+            "tcp",
+            "tcp6",
+            "udp",
+            "udp6",
+        ];
+        assert!(own.contains(&name), "/proc/net/{name}");
+    }
+    let read = said["read"].as_object().unwrap();
+    let mut shown: Vec<&str> = read.keys().map(String::as_str).collect();
+    shown.sort_unstable();
+    let ours = [
+        "cpuinfo",
+        "filesystems",
+        "loadavg",
+        "meminfo",
+        "stat",
+        "sys",
+        "uptime",
+        "version",
+    ];
+    assert_eq!(shown, ours);
+    assert_eq!(read["sys"], json!(["kernel"]));
+    for name in ["loadavg", "meminfo", "stat", "version", "filesystems"] {
+        let machine = std::fs::read_to_string(format!("/proc/{name}")).unwrap();
+        assert_ne!(read[name], json!(machine), "{name}");
+    }
+    let memory = server.get(&at(&id, "")).json()["memory_bytes"].as_u64();
+    let total = format!("MemTotal: {:>14} kB\n", memory.unwrap() >> 10);
+    assert!(
+        read["meminfo"].as_str().unwrap().starts_with(&total),
+        "{}",
+        read["meminfo"]
+    );
+}
+
+fn boot_id(server: &Server, id: &str) -> String {
+    let file = at(id, "/files?path=/proc/sys/kernel/random/boot_id");
+    let answer = server.get(&file);
+    assert_eq!(answer.status, 200);
+    String::from_utf8(answer.body).unwrap()
+}
+
+#[test]
+fn ordinary_tools_find_what_they_read() {
+    let Some(server) = served(&[]) else { return };
+    let id = made(&server, &json!({}));
+    let tools = [
+        ("ps", "ps -o comm= -p $$; true", "bash"),
+        ("free", "free -m | awk '/^Mem/ { print ($2 > 0) }'", "1"),
+        ("uptime", "uptime | grep -c 'load average: 0.00'", "1"),
+        ("top", "top -b -n 1 | grep -c 'Tasks:'", "1"),
+        (
+            "node",
+            "node -p 'const os = require(\"os\"); os.totalmem() > 0 && os.cpus().length > 0 && os.uptime() > 0'",
+            "true",
+        ),
+    ];
+    for (tool, line, expected) in tools {
+        let there = server.post(
+            &at(&id, "/commands"),
+            &json!({"command": format!("command -v {tool}")}),
+        );
+        if there.json()["exit_code"] != 0 {
+            eprintln!("skipped: this machine has no {tool}");
+            continue;
+        }
+        let said = server
+            .post(&at(&id, "/commands"), &json!({"command": line}))
+            .json();
+        assert_eq!(
+            said["stdout"].as_str().map(str::trim),
+            Some(expected),
+            "{tool}: {said}"
+        );
+    }
+    // It is of one start of one sandbox.
+    let own = boot_id(&server, &id);
+    assert_eq!(own, boot_id(&server, &id));
+    assert_eq!((own.len(), own.matches('-').count()), (37, 4));
+    let machine = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let other = boot_id(&server, &made(&server, &json!({})));
+    assert!(own != machine && own != other);
+}
+
+#[test]
+fn one_that_sleeps_keeps_its_files_and_is_made_anew_when_it_is_woken() {
+    let Some(server) = served(&["--sandboxes", "1"]) else {
+        return;
+    };
+    let id = made(
+        &server,
+        &json!({"env": {"KEY": "v"}, "metadata": {"for": "sleep"}}),
+    );
+    cell(&server, &id, "x = 1\nopen('note.txt', 'w').write('kept')");
+    let booted = boot_id(&server, &id);
+    // Whoever listens to what runs in it is cut off.
+    let body = json!({"command": "sleep 60"}).to_string();
+    let mut listening = send(&server, "POST", &at(&id, "/commands"), "", body.as_bytes());
+    until(|| {
+        let running = server.get(&at(&id, "/commands")).json().to_string();
+        running.contains("sleep 60").then_some(())
+    });
+    // One that cannot be saved goes on.
+    let place = server.data.path().join("asleep");
+    std::fs::write(&place, "in the way").unwrap();
+    let failed = server.post(&at(&id, "/pause"), &json!({"memory": false}));
+    assert_eq!(failed.status, 500, "{}", failed.json());
+    std::fs::remove_file(&place).unwrap();
+    assert_eq!(cell(&server, &id, "x")["results"][0]["text"], "1");
+
+    let paused = server.post(&at(&id, "/pause"), &json!({"memory": false}));
+    assert_eq!(paused.status, 200, "{}", paused.json());
+    assert_eq!(paused.json()["state"], "paused");
+    assert_eq!(paused.json()["pause_mode"], "filesystem");
+    let mut rest = Vec::new();
+    listening.read_to_end(&mut rest).ok();
+    for (path, body) in [
+        ("/pause", json!({"memory": false})),
+        ("/pause", json!({})),
+        ("/cells", json!({"code": "x"})),
+        ("/forks", json!({})),
+    ] {
+        let answer = server.post(&at(&id, path), &body);
+        assert_eq!(answer.status, 409, "{path}: {}", answer.json());
+    }
+    // It is still one of as many as its tenant may have.
+    assert_eq!(server.post("/v1/sandboxes", &json!({})).status, 429);
+    assert_eq!(
+        server.get("/v1/sandboxes").json()["sandboxes"][0]["sandbox"],
+        json!(id)
+    );
+
+    // One that cannot be made anew sleeps on.
+    let away = server.data.path().join("away");
+    std::fs::rename(&place, &away).unwrap();
+    let failed = server.post(&at(&id, "/resume"), &json!({}));
+    assert_eq!(failed.status, 500, "{}", failed.json());
+    std::fs::rename(&away, &place).unwrap();
+    let detail = server.get(&format!("/sandboxes/{id}")).json();
+    assert_eq!(
+        (&detail["state"], &detail["pauseMode"]),
+        (&json!("paused"), &json!("filesystem"))
+    );
+
+    let woken = server.post(&at(&id, "/resume"), &json!({"timeout_s": 100}));
+    assert_eq!(woken.status, 200, "{}", woken.json());
+    let woken = woken.json();
+    assert_eq!(
+        (&woken["state"], &woken["pause_mode"]),
+        (&json!("running"), &Value::Null)
+    );
+    assert_eq!(woken["metadata"], json!({"for": "sleep"}));
+    let said = cell(
+        &server,
+        &id,
+        "import os; open('note.txt').read() + os.environ['KEY']",
+    );
+    assert_eq!(said["results"][0]["text"], "keptv");
+    assert_eq!(cell(&server, &id, "x")["error"]["name"], "NameError");
+    assert_ne!(booted, boot_id(&server, &id));
+    let files =
+        || std::fs::read_dir(server.data.path().join("asleep")).map_or(0, |all| all.count());
+    until(|| (files() == 0).then_some(()));
+
+    // A frozen one is the same one afterwards; and what sleeps can be ended, and leaves nothing.
+    let booted = boot_id(&server, &id);
+    let frozen = server.post(&at(&id, "/pause"), &json!({}));
+    assert_eq!(frozen.json()["pause_mode"], "full");
+    assert_eq!(server.post(&at(&id, "/resume"), &json!({})).status, 200);
+    assert_eq!(booted, boot_id(&server, &id));
+    assert_eq!(
+        server
+            .post(&at(&id, "/pause"), &json!({"memory": false}))
+            .status,
+        200
+    );
+    assert_eq!(files(), 1);
+    assert_eq!(server.ask("DELETE", &at(&id, ""), &[], b"").status, 204);
+    until(|| (files() == 0).then_some(()));
+    until(|| (server.post("/v1/sandboxes", &json!({})).status == 201).then_some(()));
+}
+
+#[test]
+fn what_cannot_be_together_with_files_alone_is_refused() {
+    let Some(server) = served(&[]) else { return };
+    for (more, status) in [
+        (json!({"autoPauseMemory": false}), 400),
+        (
+            json!({"autoPauseMemory": false, "autoPause": true, "autoResume": {"enabled": true}}),
+            400,
+        ),
+        (json!({"autoPauseMemory": false, "autoPause": true}), 201),
+        (json!({"autoPauseMemory": true}), 201),
+    ] {
+        let mut body = more.clone();
+        body["templateID"] = json!("base");
+        let answer = server.post("/v2/sandboxes", &body);
+        assert_eq!(answer.status, status, "{more}: {}", answer.json());
+    }
+    // Traffic wakes one that is frozen, and none that sleeps.
+    let body = json!({"templateID": "base", "autoPause": true, "autoResume": {"enabled": true}});
+    let made = server.post("/v2/sandboxes", &body).json();
+    let id = made["sandboxID"].as_str().unwrap();
+    let asked = || {
+        let port = [("e2b-sandbox-id", id), ("e2b-sandbox-port", "49983")];
+        server.ask("GET", "/health", &port, b"").status
+    };
+    let pause = |body: Value| server.post(&format!("/sandboxes/{id}/pause"), &body).status;
+    assert_eq!(pause(json!({})), 204);
+    assert_eq!(asked(), 204);
+    assert_eq!(pause(json!({"memory": false})), 204);
+    assert_eq!((asked(), pause(json!({}))), (502, 409));
+    let connected = server.post(&format!("/sandboxes/{id}/connect"), &json!({"timeout": 60}));
+    assert_eq!(connected.status, 201);
+    assert_eq!(connected.json()["envdAccessToken"], made["envdAccessToken"]);
+    assert_eq!(asked(), 204);
+    // A frozen one is made anew where that is asked for.
+    let first = boot_id(&server, id);
+    assert_eq!(pause(json!({})), 204);
+    let cold = json!({"timeout": 60, "memory": false});
+    assert_eq!(
+        server
+            .post(&format!("/sandboxes/{id}/connect"), &cold)
+            .status,
+        201
+    );
+    assert_ne!(first, boot_id(&server, id));
+}

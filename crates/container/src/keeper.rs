@@ -207,6 +207,7 @@ impl Keeper {
             scratch_files: limit(job.scratch_files),
             links: job.links.clone(),
             owner: (self.job.owner, self.job.owner),
+            machine: None,
         };
         let folders = Folders {
             packages: given.packages.as_fd(),
@@ -350,6 +351,7 @@ mod tests {
                 open_files: None,
                 tasks: None,
                 processors: 1,
+                memory_bytes: None,
             },
             owner: 1,
             program: "/usr/bin/x".into(),

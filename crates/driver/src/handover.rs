@@ -85,6 +85,8 @@ pub struct WireJob {
     pub tasks: Option<u64>,
     /// Processors that are shown.
     pub processors: usize,
+    /// Memory that a sandbox with an agent is told it has. Absent: no ceiling, by choice.
+    pub memory_bytes: Option<u64>,
 }
 
 /// One file that is copied in.
@@ -322,6 +324,7 @@ mod tests {
             open_files: None,
             tasks: None,
             processors: 1,
+            memory_bytes: None,
         }
     }
 

@@ -111,6 +111,7 @@ pub fn lower<'a>(
         open_files: finite(watched.counted.open_files),
         tasks: finite(watched.counted.tasks),
         processors: usize::try_from(plan.limits.cpu_millis.div_ceil(1000)).unwrap_or(1),
+        memory_bytes: finite(watched.memory_bytes),
     };
     Ok(Lowered {
         job,

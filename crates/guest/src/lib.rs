@@ -66,6 +66,9 @@ fn say(text: &str) -> Result<(), String> {
 fn serve(config: Config) -> Result<(), String> {
     // What is made for users is readable, whatever the mask of whoever started this says.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    // What runs in the sandbox may be of the same user: it has no business in this one's memory and descriptors.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .map_err(|error| format!("prctl: {error}"))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(blocking::THREADS)

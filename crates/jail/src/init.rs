@@ -18,6 +18,7 @@ use casemate_driver::handover::{
 use casemate_driver::lowered::STDIN_FILE;
 use casemate_driver::packets::{Packets, Received};
 use casemate_driver::walls::ENVIRONMENT;
+use casemate_linux::jail::machine::Machine;
 use casemate_linux::jail::root::{Bare, Folders, Ground, Plan, System};
 use casemate_linux::jail::{
     self, Confinement, Filter, Forked, Network, Parent, confine, fork_init,
@@ -241,7 +242,7 @@ impl Inside {
             given.hand(handed::SCRATCH, scratch)?;
         }
         drop(built.scratch);
-        let prepared = prepare(filter, &built.system);
+        let prepared = prepare(filter, &built.system, built.has_proc);
         given.hand(handed::STDIN, &stdin)?;
         if let Some(rules) = prepared.rules() {
             given.hand(handed::RULES, &rules)?;
@@ -265,6 +266,10 @@ impl Inside {
 
     fn root_plan(&self, job: &WireJob) -> Plan {
         let limit = |amount: Option<u64>| amount.map_or(Limit::Unlimited, Limit::At);
+        let machine = Machine {
+            memory: limit(job.memory_bytes),
+            processors: job.processors,
+        };
         Plan {
             ground: ground_of(job),
             input_bytes: job.input_bytes(),
@@ -279,6 +284,7 @@ impl Inside {
                     rustix::process::getegid().as_raw(),
                 ),
             },
+            machine: job.agent.is_some().then_some(machine),
         }
     }
 

@@ -313,6 +313,16 @@ impl Session for JailSession {
         }
     }
 
+    fn end(&self) {
+        self.cancel.cancel();
+        // Its thread does all of this too, at its next look: here it is only sooner. What is frozen dies when it
+        // goes on.
+        pidfd_send_signal(&self.init, KernelSignal::KILL).ok();
+        if let Some(group) = &self.cgroup {
+            group.thaw().ok();
+        }
+    }
+
     fn ended(&self) -> Option<String> {
         let ended = self.ended.lock();
         ended.unwrap_or_else(PoisonError::into_inner).clone()
@@ -321,13 +331,7 @@ impl Session for JailSession {
 
 impl Drop for JailSession {
     fn drop(&mut self) {
-        self.cancel.cancel();
-        // Its thread does all of this too, at its next look: here it is only sooner. What is frozen dies when it
-        // goes on.
-        pidfd_send_signal(&self.init, KernelSignal::KILL).ok();
-        if let Some(group) = &self.cgroup {
-            group.thaw().ok();
-        }
+        self.end();
         if let Some(thread) = self.thread.take() {
             thread.join().ok();
         }

@@ -24,6 +24,7 @@ use crate::step::{Step, failed};
 pub mod enter;
 mod landlocked;
 mod limits;
+pub mod machine;
 pub(crate) mod namespaces;
 pub mod root;
 pub mod zygote;
@@ -51,7 +52,7 @@ pub mod wall {
     pub const SCRATCH: &str = "scratch_quota";
     /// The devices are null, zero, full, random and urandom.
     pub const DEVICES: &str = "devices";
-    /// The process file system shows processes only, and only those of the jail.
+    /// The process file system shows the jail's processes, and nothing of the machine.
     pub const PROC: &str = "proc";
     /// As many processors are shown as may be used.
     pub const AFFINITY: &str = "affinity";
@@ -128,12 +129,13 @@ impl Filter {
     }
 }
 
-/// Makes the rules, of the paths in the root as it now is: the folders of `system` may be read and executed.
+/// Makes the rules, of the paths in the root as it now is: the folders of `system` may be read and executed, and
+/// `/proc` may be read where it shows what is meant to be (`has_proc`).
 #[must_use]
-pub fn prepare(Filter(filter, network): Filter, system: &[String]) -> Prepared {
+pub fn prepare(Filter(filter, network): Filter, system: &[String], has_proc: bool) -> Prepared {
     Prepared {
         filter,
-        rules: landlocked::Rules::make(system, network),
+        rules: landlocked::Rules::make(system, has_proc, network),
     }
 }
 

@@ -30,6 +30,7 @@ mod openapi;
 mod routes;
 mod runs;
 mod serve;
+mod sleep;
 mod spares;
 mod state;
 mod store;

@@ -1,4 +1,4 @@
-//! Sandboxes that live on: how each is made, found, woken and ended, whoever asks.
+//! Sandboxes that live on: how each is made, found and ended, whoever asks.
 //!
 //! E2B's paths, the native ones and the tools of the Model Context Protocol all come here, so that a limit or a right
 //! that holds at one of them holds at all.
@@ -128,12 +128,12 @@ pub(crate) async fn make(
         Some(spare) => spare,
         None => {
             let (tenant, env) = (caller.tenant.clone(), new.env.clone());
-            Spare::make(&template, policy, tenant, env, new.files).await?
+            Spare::make(&template, policy, tenant, env, new.files, None).await?
         }
     };
     let sandbox = Arc::new(Sandbox::new(Parts {
         id,
-        tenant: caller.name().to_owned(),
+        maker: caller.clone(),
         made_of: template.name.clone(),
         template: new.named,
         metadata: new.metadata,
@@ -148,7 +148,7 @@ pub(crate) async fn make(
         limits,
         lifecycle: new.lifecycle,
         receipt,
-        session: session.at(place),
+        session: session.at(Some(Arc::new(place))),
         made_ms,
         timeout_ms: new.timeout_ms,
         idle_ms: new.idle_ms,
@@ -157,6 +157,14 @@ pub(crate) async fn make(
     note(state, caller, "sandbox.created", &sandbox).await?;
     state.sandboxes.insert(Arc::clone(&sandbox));
     Ok(sandbox)
+}
+
+/// The template that a sandbox was made of.
+pub(crate) fn template_of(state: &State, sandbox: &Sandbox) -> Result<Arc<Template>, ApiError> {
+    let mut templates = state.templates.iter();
+    let template = templates.find(|template| template.name == sandbox.made_of);
+    let template = template.ok_or_else(|| ApiError::fault("its template is gone"))?;
+    Ok(Arc::clone(template))
 }
 
 /// A key may be bound to backends.
@@ -193,7 +201,11 @@ async fn note(
 
 /// The template's policy, narrowed by what the key is bound to where it is bound. One that screens programs opens
 /// nothing then.
-fn policy(state: &State, caller: &Caller, template: &Policy) -> Result<Policy, ApiError> {
+pub(crate) fn policy(
+    state: &State,
+    caller: &Caller,
+    template: &Policy,
+) -> Result<Policy, ApiError> {
     let bound = caller.key.as_deref().and_then(|key| key.policy.as_deref());
     if bound.is_none() {
         return Ok(template.clone());
@@ -217,25 +229,6 @@ pub(crate) async fn end(state: &State, caller: &Caller, id: &str) -> Result<(), 
     Err(ApiError::unknown("sandbox", id))
 }
 
-/// Wakes a sandbox away from the threads that serve. False when it was not frozen; then its time is only ever made
-/// longer.
-pub(crate) async fn waken(sandbox: &Arc<Sandbox>, timeout_ms: i64) -> Result<bool, ApiError> {
-    let waking = Arc::clone(sandbox);
-    let woken = tokio::task::spawn_blocking(move || waking.wake(timeout_ms)).await;
-    woken
-        .map_err(ApiError::fault)?
-        .map_err(ApiError::unavailable)
-}
-
-/// Freezes a sandbox away from the threads that serve. False when it was frozen already.
-pub(crate) async fn freeze(sandbox: &Arc<Sandbox>) -> Result<bool, ApiError> {
-    let freezing = Arc::clone(sandbox);
-    let frozen = tokio::task::spawn_blocking(move || freezing.pause()).await;
-    frozen
-        .map_err(ApiError::fault)?
-        .map_err(ApiError::unavailable)
-}
-
 /// Sandboxes with the files of this one, each made or refused for itself. Its processes and what they have in memory
 /// are not in them: a jail cannot be copied while it runs.
 pub(crate) async fn forks(
@@ -257,14 +250,12 @@ pub(crate) async fn forks(
             "resume it first",
         ));
     }
-    let mut templates = state.templates.iter();
-    let template = templates.find(|template| template.name == sandbox.made_of);
-    let template = template.ok_or_else(|| ApiError::fault("its template is gone"))?;
+    let template = template_of(state, sandbox)?;
     let _still = sandbox.still().await.map_err(ApiError::fault)?;
     let mut all = Vec::new();
     for _ in 0..count {
         let new = New {
-            template: Arc::clone(template),
+            template: Arc::clone(&template),
             named: sandbox.template.clone(),
             files: Some(sandbox.session.files().map_err(ApiError::fault)?),
             env: sandbox.env.clone(),

@@ -26,6 +26,7 @@ use crate::e2b::{self, Template};
 use crate::error::ApiError;
 use crate::guard::guard;
 use crate::mcp::Door;
+use crate::sleep;
 use crate::state::{Shared, State};
 use crate::store::{Store, StoreError, now_ms};
 use crate::tls::{self, TlsError};
@@ -116,6 +117,7 @@ pub async fn start(
     }
     let blobs = Blobs::open(&config.data)?;
     let snapshots = Snapshots::open(&config.data)?;
+    sleep::clear(&config.data)?;
     // Whatever an earlier server had begun and not ended, nobody will end now.
     store.mark_all_lost().await?;
     let state = Arc::new(Shared::new(
@@ -123,8 +125,7 @@ pub async fn start(
     ));
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(tidy(Arc::clone(&state), stopped.clone()));
-    let sandboxes = Arc::clone(&state.sandboxes);
-    tokio::spawn(look_after(sandboxes, stopped.clone()));
+    tokio::spawn(look_after(Arc::clone(&state), stopped.clone()));
     let mcp = Door::new(&state);
     let idle = state.config.mcp_idle;
     tokio::spawn(Arc::clone(&mcp).look_after(idle, stopped.clone()));

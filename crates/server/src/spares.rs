@@ -35,15 +35,19 @@ pub(crate) struct Spare {
 }
 
 impl Spare {
-    /// Makes one.
+    /// Makes one: by the id and the token of one that there was, or by its own.
     pub(crate) async fn make(
         template: &Arc<Template>,
         policy: Policy,
         tenant: TenantId,
         env: BTreeMap<String, String>,
         files: Option<OwnedFd>,
+        again: Option<(String, String)>,
     ) -> Result<Self, ApiError> {
-        let (id, token) = (format!("i{}", random(10)?), random(20)?);
+        let (id, token) = match again {
+            Some(known) => known,
+            None => (format!("i{}", random(10)?), random(20)?),
+        };
         let opening = Opening {
             id: id.clone(),
             tenant,
@@ -138,7 +142,8 @@ impl Spares {
             loop {
                 // Nobody's: what it is made under is no tenant's.
                 let (policy, nobody) = (template.policy.clone(), TenantId::local());
-                let made = Spare::make(&template, policy, nobody, BTreeMap::new(), None).await;
+                let made =
+                    Spare::make(&template, policy, nobody, BTreeMap::new(), None, None).await;
                 if !spares.keep(&template, made.ok()) {
                     return;
                 }

@@ -362,6 +362,9 @@ def test_a_sandbox_that_lives_on(casemate: Casemate) -> None:
             box.run("x")
         box.resume()
         assert box.run("x").text == "40"
+        box.pause(memory=False)
+        box.resume()
+        assert box.run("x").error is not None
         box.set_timeout(600)
     with pytest.raises(NotFound):
         box.run("x")

@@ -121,6 +121,7 @@ fn stage(job: &KeeperJob, given: &mut Given) -> Result<(), String> {
         scratch_files: limit(wire.scratch_files),
         links: wire.links.clone(),
         owner: (user, user),
+        machine: None,
     };
     create_private(Path::new(PLACES)).map_err(|error| error.to_string())?;
     std::fs::create_dir(&job.place).map_err(|e| format!("{}: {e}", job.place.display()))?;

@@ -33,6 +33,10 @@ const DEVICES: [&str; 5] = [
 ];
 /// A file that everybody may read but for Landlock.
 pub(super) const WITNESS: &str = "/proc/self/status";
+/// The same where that one may be read: an empty file that the root has for nothing else, by its name in it.
+pub(super) const WITNESS_FILE: &str = "dev/.witness";
+/// What shows processes, where they may be read of.
+const PROC: &str = "/proc";
 /// What is asked, and since which version of the interface.
 const ROWS: [(&str, &str, i64); 3] = [
     (
@@ -46,18 +50,27 @@ const ROWS: [(&str, &str, i64); 3] = [
 
 /// Rules that are made and hold for nobody yet.
 #[derive(Debug)]
-pub(super) struct Rules(Result<RulesetCreated, String>, Network);
+pub(super) struct Rules {
+    made: Result<RulesetCreated, String>,
+    network: Network,
+    /// Whether what `/proc` shows may be read.
+    has_proc: bool,
+}
 
 impl Rules {
     /// Makes them of the paths as this process sees them. `system` may be read and executed.
-    pub(super) fn make(system: &[String], network: Network) -> Self {
-        let rules = ruleset(system, network).map_err(|error| error.to_string());
-        Self(rules, network)
+    pub(super) fn make(system: &[String], has_proc: bool, network: Network) -> Self {
+        let made = ruleset(system, has_proc, network).map_err(|error| error.to_string());
+        Self {
+            made,
+            network,
+            has_proc,
+        }
     }
 
     /// The same rules for another process to put itself under; none where the kernel has no Landlock.
     pub(super) fn descriptor(&self) -> Option<OwnedFd> {
-        self.0.as_ref().ok()?.try_clone().ok()?.into()
+        self.made.as_ref().ok()?.try_clone().ok()?.into()
     }
 }
 
@@ -77,7 +90,12 @@ pub fn standing(how: &str) -> Vec<Step> {
 }
 
 pub(super) fn restrict(rules: Rules, steps: &mut Vec<Step>) {
-    let network = rules.1;
+    let network = rules.network;
+    let witness = if rules.has_proc {
+        format!("/{WITNESS_FILE}")
+    } else {
+        WITNESS.to_owned()
+    };
     let status = restricted(rules);
     let abi = sys::landlock_abi().unwrap_or_default();
     for (wall, asked, since) in ROWS {
@@ -87,7 +105,7 @@ pub(super) fn restrict(rules: Rules, steps: &mut Vec<Step>) {
             }
             Ok(()) if abi >= since => {
                 if wall == wall::LANDLOCK_FILES {
-                    refuses_the_witness()?;
+                    refuses_the_witness(&witness)?;
                 }
                 Ok(format!("ABI {abi}"))
             }
@@ -97,19 +115,19 @@ pub(super) fn restrict(rules: Rules, steps: &mut Vec<Step>) {
     }
 }
 
-fn refuses_the_witness() -> Result<(), String> {
-    match std::fs::read(WITNESS) {
+fn refuses_the_witness(witness: &str) -> Result<(), String> {
+    match std::fs::read(witness) {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
         Err(error) => Err(failed(
-            &format!("{WITNESS} failed, but not by a refusal"),
+            &format!("{witness} failed, but not by a refusal"),
             error,
         )),
-        Ok(_) => Err(format!("{WITNESS} can still be read")),
+        Ok(_) => Err(format!("{witness} can still be read")),
     }
 }
 
 fn restricted(rules: Rules) -> Result<(), String> {
-    let status = rules.0?.restrict_self().map_err(|e| e.to_string())?;
+    let status = rules.made?.restrict_self().map_err(|e| e.to_string())?;
     match (status.ruleset, status.landlock) {
         (RulesetStatus::NotEnforced, LandlockStatus::NotEnabled) => {
             Err("landlock is built in but switched off at boot".to_owned())
@@ -120,7 +138,11 @@ fn restricted(rules: Rules) -> Result<(), String> {
     }
 }
 
-fn ruleset(system: &[String], network: Network) -> Result<RulesetCreated, landlock::RulesetError> {
+fn ruleset(
+    system: &[String],
+    has_proc: bool,
+    network: Network,
+) -> Result<RulesetCreated, landlock::RulesetError> {
     let all = AccessFs::from_all(NEWEST);
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let devices = AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev;
@@ -134,11 +156,13 @@ fn ruleset(system: &[String], network: Network) -> Result<RulesetCreated, landlo
     // Every folder may be listed: the root holds only what is the jail's.
     let system: Vec<&str> = system.iter().map(String::as_str).collect();
     let both = AccessFs::ReadFile | AccessFs::WriteFile;
-    let rules: [(&[&str], BitFlags<AccessFs>); 7] = [
+    let proc: &[&str] = if has_proc { &[PROC] } else { &[] };
+    let rules: [(&[&str], BitFlags<AccessFs>); 8] = [
         (&["/"], AccessFs::ReadDir.into()),
         (&system, read | AccessFs::Execute),
         (&SYSTEM, read | AccessFs::Execute),
         (&READABLE, read),
+        (proc, read),
         (&WRITABLE, all & !devices),
         (&DEVICES, both),
         (&TERMINALS, both | AccessFs::ReadDir | AccessFs::IoctlDev),

@@ -27,7 +27,7 @@ const KINDS: [(&str, UnshareFlags); 6] = [
     (wall::PID_NAMESPACE, UnshareFlags::NEWPID),
 ];
 /// The host name inside.
-const HOST_NAME: &str = "casemate";
+pub(super) const HOST_NAME: &str = "casemate";
 
 /// Unshares each name space on its own, so that each is reported on its own.
 pub(super) fn leave(steps: &mut Vec<Step>) {

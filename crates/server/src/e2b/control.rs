@@ -20,7 +20,8 @@ use super::sandboxes::Sandbox;
 use super::snapshots;
 use crate::body::Taken;
 use crate::guard::Caller;
-use crate::making::{self, LONGEST_S, New, end, forks, freeze, make, seconds, source, waken};
+use crate::making::{self, LONGEST_S, New, end, forks, make, seconds, source};
+use crate::sleep::{self, pause as pause_as, waken};
 use crate::state::State;
 
 /// E2B's own form of an error: its SDKs read `code` and `message`.
@@ -134,6 +135,7 @@ async fn create(state: State, caller: Caller, bytes: &[u8], default_s: i64) -> A
             } else {
                 OnTimeout::Kill
             },
+            keeps_memory: new.auto_pause_memory != Some(false),
         },
         timeout_ms,
         idle_ms: None,
@@ -146,12 +148,18 @@ pub(super) fn fault(error: impl std::fmt::Display) -> E2bError {
     E2bError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
 }
 
-/// What no sandbox here can have is refused, not left out in silence.
+/// What cannot be together is refused, not left out in silence.
 fn checked(new: &NewSandbox) -> Answer<()> {
     let bad = |message: &str| Err(E2bError::new(StatusCode::BAD_REQUEST, message));
-    if new.auto_pause_memory == Some(false) {
+    if new.auto_pause_memory != Some(false) {
+        return Ok(());
+    }
+    if new.auto_pause != Some(true) {
+        return bad("autoPauseMemory false says how to pause: it needs autoPause");
+    }
+    if new.auto_resume.is_some_and(|resume| resume.enabled) {
         return bad(
-            "autoPauseMemory false needs a machine that can be booted again; this sandbox is frozen whole",
+            "a sandbox of which files alone are kept is not woken by traffic: autoPauseMemory false and autoResume exclude each other",
         );
     }
     Ok(())
@@ -196,6 +204,7 @@ pub(crate) fn shown(sandbox: &Sandbox, detailed: Option<&State>) -> Shown {
             allow_internet_access: false,
             domain: state.config.domain.clone(),
             lifecycle: sandbox.lifecycle,
+            pause_mode: sandbox.pause_mode(),
         }),
     }
 }
@@ -233,7 +242,10 @@ async fn connect(
     let asked: Connect = body(&taken.bytes)?;
     let timeout_ms = seconds(asked.timeout, 300)?;
     let sandbox = found(&state, &caller, &id)?;
-    let resumed = waken(&sandbox, timeout_ms).await?;
+    if asked.memory == Some(false) {
+        sleep::forget(&state, &sandbox).await?;
+    }
+    let (sandbox, resumed) = waken(&state, &sandbox, timeout_ms).await?;
     let status = if resumed {
         StatusCode::CREATED
     } else {
@@ -264,15 +276,8 @@ async fn pause(
 ) -> Answer<StatusCode> {
     caller.may("run")?;
     let asked: Pause = body(&taken.bytes)?;
-    if asked.memory == Some(false) {
-        return Err(E2bError::new(
-            StatusCode::BAD_REQUEST,
-            "memory false needs a machine that can be booted again; this sandbox is frozen whole",
-        ));
-    }
     let sandbox = found(&state, &caller, &id)?;
-    let paused = freeze(&sandbox).await?;
-    if paused {
+    if pause_as(&state, &sandbox, asked.memory != Some(false)).await? {
         return Ok(StatusCode::NO_CONTENT);
     }
     Err(E2bError::new(
@@ -297,7 +302,10 @@ async fn resume(
             format!("sandbox {id} is already running"),
         ));
     }
-    waken(&sandbox, timeout_ms).await?;
+    if asked.memory == Some(false) {
+        sleep::forget(&state, &sandbox).await?;
+    }
+    let (sandbox, _) = waken(&state, &sandbox, timeout_ms).await?;
     Ok((StatusCode::CREATED, Json(made(&state, &sandbox))).into_response())
 }
 

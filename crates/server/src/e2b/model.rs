@@ -136,6 +136,8 @@ pub(crate) struct Detail {
     pub(crate) allow_internet_access: bool,
     pub(crate) domain: Option<String>,
     pub(crate) lifecycle: Lifecycle,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) pause_mode: Option<PauseMode>,
 }
 
 /// What becomes of a sandbox when its time is over.
@@ -144,6 +146,19 @@ pub(crate) struct Detail {
 pub(crate) struct Lifecycle {
     pub(crate) auto_resume: bool,
     pub(crate) on_timeout: OnTimeout,
+    /// Whether a pause at that end keeps what runs and what is in memory, and not the files alone.
+    #[serde(skip)]
+    pub(crate) keeps_memory: bool,
+}
+
+/// What is kept of a sandbox that is paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum PauseMode {
+    /// All of it, frozen.
+    Full,
+    /// Its files: what ran in it is gone.
+    Filesystem,
 }
 
 /// The end of a sandbox's time.
@@ -152,7 +167,7 @@ pub(crate) struct Lifecycle {
 pub(crate) enum OnTimeout {
     /// It is gone.
     Kill,
-    /// It is frozen.
+    /// It is paused.
     Pause,
 }
 

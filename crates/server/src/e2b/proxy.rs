@@ -15,7 +15,7 @@ use serde_json::json;
 use super::agent::{To, send};
 use super::sandboxes::{InUse, Sandbox};
 use crate::listen::Break;
-use crate::making::waken;
+use crate::sleep::waken;
 use crate::state::State;
 
 const ENVD: u16 = 49983;
@@ -174,13 +174,17 @@ async fn to_sandbox(state: &State, target: Target, request: Request) -> Response
     let Some(sandbox) = state.sandboxes.any(&target.id) else {
         return not_found(&target.id);
     };
-    let sandbox = InUse::of(sandbox);
+    let mut sandbox = InUse::of(sandbox);
     let paused = sandbox.life().paused;
     if paused {
-        let wakes = sandbox.lifecycle.auto_resume;
-        // As long as a new sandbox would live: whoever sent this said nothing of time.
-        if !wakes || waken(&sandbox, 300_000).await.is_err() {
+        // One that sleeps is not there until its user asks for it.
+        if !sandbox.lifecycle.auto_resume || sandbox.saved.is_some() {
             return not_found(&target.id);
+        }
+        // As long as a new sandbox would live: whoever sent this said nothing of time.
+        match waken(state, &sandbox, 300_000).await {
+            Ok((woken, _)) => sandbox = InUse::of(woken),
+            Err(_) => return not_found(&target.id),
         }
     }
     if target.port != ENVD && !may_pass(&sandbox, request.headers()) {

@@ -10,7 +10,10 @@ use casemate_model::limit::Limits;
 use casemate_model::receipt::Receipt;
 use tokio::sync::Notify;
 
-use super::model::{Lifecycle, OnTimeout, Sample};
+use super::model::{Lifecycle, OnTimeout, PauseMode, Sample};
+use crate::guard::Caller;
+use crate::sleep::{self, Saved};
+use crate::state::State;
 use crate::store::now_ms;
 
 /// Samples kept of a sandbox: one every five seconds, for two hours.
@@ -20,6 +23,8 @@ const SAMPLES: usize = 1440;
 pub(crate) struct Sandbox {
     pub(crate) id: String,
     pub(crate) tenant: String,
+    /// Who made it: what this one may is what it may.
+    pub(crate) maker: Caller,
     /// What it was asked for by: a template's name or a snapshot's.
     pub(crate) template: String,
     /// The template it is made of.
@@ -44,6 +49,10 @@ pub(crate) struct Sandbox {
     life: Mutex<Life>,
     used: Mutex<Used>,
     samples: Mutex<Vec<Sample>>,
+    /// Its files, where it sleeps: then there is nothing else of it.
+    pub(crate) saved: Option<Arc<Saved>>,
+    /// Held by whoever puts it to sleep, freezes or wakes it.
+    pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
     /// Raised when it is gone: streams that go through it are cut off.
     gone: AtomicBool,
     pub(crate) cut: Notify,
@@ -95,11 +104,11 @@ impl Drop for InUse {
     }
 }
 
-/// A session, and its place once it is somebody's. Ending one may take a while, and whoever lets go of it last may be
+/// A session, and its place once it is somebody's. The place is given back by the last who holds it. Ending one may take a while, and whoever lets go of it last may be
 /// about to answer others: so that is done beside.
 pub(crate) struct Held {
     session: Option<Arc<dyn Session>>,
-    place: Option<Place>,
+    place: Option<Arc<Place>>,
 }
 
 impl Held {
@@ -111,9 +120,14 @@ impl Held {
     }
 
     /// Somebody's: the place is given back when it has ended.
-    pub(crate) fn at(mut self, place: Place) -> Self {
-        self.place = Some(place);
+    pub(crate) fn at(mut self, place: Option<Arc<Place>>) -> Self {
+        self.place = place;
         self
+    }
+
+    /// The place of whoever it is, for the next session of the same.
+    pub(crate) fn place(&self) -> Option<Arc<Place>> {
+        self.place.clone()
     }
 
     /// Ends it here and now. Blocking.
@@ -148,7 +162,7 @@ impl Drop for Held {
 /// What a sandbox is made of, before it is one.
 pub(crate) struct Parts {
     pub(crate) id: String,
-    pub(crate) tenant: String,
+    pub(crate) maker: Caller,
     pub(crate) template: String,
     pub(crate) made_of: String,
     pub(crate) metadata: BTreeMap<String, String>,
@@ -170,7 +184,8 @@ impl Sandbox {
         let now = now_ms();
         Self {
             id: parts.id,
-            tenant: parts.tenant,
+            tenant: parts.maker.name().to_owned(),
+            maker: parts.maker,
             template: parts.template,
             made_of: parts.made_of,
             env: parts.env,
@@ -195,6 +210,49 @@ impl Sandbox {
                 last_ms: now,
             }),
             samples: Mutex::default(),
+            saved: None,
+            turn: Arc::default(),
+            gone: AtomicBool::new(false),
+            cut: Notify::new(),
+        }
+    }
+
+    /// The same one with another session, or with its files alone where it sleeps: everything that was said of it
+    /// holds on.
+    pub(crate) fn with(
+        &self,
+        session: Held,
+        receipt: Receipt,
+        saved: Option<Arc<Saved>>,
+        life: Life,
+    ) -> Self {
+        Self {
+            id: self.id.clone(),
+            tenant: self.tenant.clone(),
+            maker: self.maker.clone(),
+            template: self.template.clone(),
+            made_of: self.made_of.clone(),
+            metadata: self.metadata.clone(),
+            env: self.env.clone(),
+            token: self.token.clone(),
+            traffic_token: self.traffic_token.clone(),
+            masked_host: self.masked_host.clone(),
+            started_ms: self.started_ms,
+            made_ms: self.made_ms,
+            limits: self.limits.clone(),
+            lifecycle: self.lifecycle,
+            receipt,
+            cpu_before_us: session.held().cpu_us,
+            session,
+            idle_ms: self.idle_ms,
+            life: Mutex::new(life),
+            used: Mutex::new(Used {
+                by: 0,
+                last_ms: now_ms(),
+            }),
+            samples: Mutex::new(self.samples().clone()),
+            saved,
+            turn: Arc::clone(&self.turn),
             gone: AtomicBool::new(false),
             cut: Notify::new(),
         }
@@ -209,8 +267,18 @@ impl Sandbox {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What is kept of it while it is paused; none while it runs.
+    pub(crate) fn pause_mode(&self) -> Option<PauseMode> {
+        let mode = if self.saved.is_some() {
+            PauseMode::Filesystem
+        } else {
+            PauseMode::Full
+        };
+        self.life().paused.then_some(mode)
+    }
+
     /// Whether its time is over, or it was left alone for as long as it may be.
-    fn is_over(&self, life: Life, now: i64) -> bool {
+    pub(crate) fn is_over(&self, life: Life, now: i64) -> bool {
         let used = *self.used();
         let alone = used.by == 0
             && self
@@ -242,6 +310,12 @@ impl Sandbox {
             }
             cut.await;
         }
+    }
+
+    /// Cuts its streams.
+    fn go(&self) {
+        self.gone.store(true, Ordering::SeqCst);
+        self.cut.notify_waiters();
     }
 
     pub(crate) fn is_gone(&self) -> bool {
@@ -430,14 +504,34 @@ impl Sandboxes {
         let Some(sandbox) = self.all().remove(id) else {
             return false;
         };
-        sandbox.gone.store(true, Ordering::SeqCst);
-        sandbox.cut.notify_waiters();
+        sandbox.go();
         true
     }
 
-    /// Ends what is past its time or has ended by itself.
-    fn look_after(&self) {
+    /// Puts the same one with another session in its place. False when it is gone meanwhile.
+    pub(crate) fn replace(&self, old: &Arc<Sandbox>, new: Arc<Sandbox>) -> bool {
+        let mut all = self.all();
+        match all.get_mut(&old.id) {
+            Some(own) if Arc::ptr_eq(own, old) => *own = new,
+            _ => return false,
+        }
+        drop(all);
+        old.go();
+        true
+    }
+
+    /// Bytes of a tenant's that sleep.
+    pub(crate) fn asleep_bytes(&self, tenant: &str) -> u64 {
+        let all = self.all();
+        let own = all.values().filter(|sandbox| sandbox.tenant == tenant);
+        own.filter_map(|sandbox| sandbox.saved.as_ref())
+            .fold(0, |sum, saved| sum.saturating_add(saved.bytes))
+    }
+
+    /// Ends what is past its time or has ended by itself. Those whose files alone are to be kept are told.
+    fn look_after(&self) -> Vec<Arc<Sandbox>> {
         let now = now_ms();
+        let mut tired = Vec::new();
         for sandbox in self.list() {
             if sandbox.session.ended().is_some() {
                 self.remove(&sandbox.id);
@@ -447,41 +541,51 @@ impl Sandboxes {
             if !sandbox.is_over(life, now) {
                 continue;
             }
-            let kept = sandbox.lifecycle.on_timeout == OnTimeout::Pause
-                && sandbox.pause().is_ok_and(|paused| paused);
-            if !kept {
-                self.remove(&sandbox.id);
+            let Ok(_turn) = sandbox.turn.try_lock() else {
+                // Somebody is about to do something else with it.
+                continue;
+            };
+            match sandbox.lifecycle.on_timeout {
+                OnTimeout::Pause if !sandbox.lifecycle.keeps_memory => {
+                    tired.push(Arc::clone(&sandbox));
+                }
+                OnTimeout::Pause if sandbox.pause().is_ok_and(|paused| paused) => {}
+                OnTimeout::Pause | OnTimeout::Kill => drop(self.remove(&sandbox.id)),
             }
         }
+        tired
     }
 }
 
 /// Looks after all sandboxes until the server stops.
-pub(crate) async fn look_after(
-    sandboxes: Arc<Sandboxes>,
-    mut stopped: tokio::sync::watch::Receiver<bool>,
-) {
+pub(crate) async fn look_after(state: State, mut stopped: tokio::sync::watch::Receiver<bool>) {
     let mut rounds = 0_u64;
     loop {
         tokio::select! {
             () = tokio::time::sleep(Duration::from_millis(100)) => {}
             _ = stopped.wait_for(|stop| *stop) => return,
         }
-        let (all, sampled) = (Arc::clone(&sandboxes), rounds.is_multiple_of(50));
+        let (all, sampled) = (Arc::clone(&state.sandboxes), rounds.is_multiple_of(50));
         rounds += 1;
         // Freezing and reading groups are system calls that may wait.
         let done = tokio::task::spawn_blocking(move || {
-            all.look_after();
+            let tired = all.look_after();
             if sampled {
                 let paused = |sandbox: &Arc<Sandbox>| sandbox.life().paused;
                 for sandbox in all.list().iter().filter(|sandbox| !paused(sandbox)) {
                     sandbox.sample();
                 }
             }
+            tired
         })
         .await;
-        if let Err(error) = done {
-            eprintln!("casemate: looking after sandboxes: {error}");
+        match done {
+            Ok(tired) => {
+                for sandbox in tired {
+                    tokio::spawn(sleep::when_over(Arc::clone(&state), sandbox));
+                }
+            }
+            Err(error) => eprintln!("casemate: looking after sandboxes: {error}"),
         }
     }
 }

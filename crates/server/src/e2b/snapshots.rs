@@ -113,7 +113,7 @@ impl Snapshots {
     }
 
     /// How many a tenant has, and their bytes.
-    fn count(&self, tenant: &str) -> (usize, u64) {
+    pub(crate) fn count(&self, tenant: &str) -> (usize, u64) {
         let all = self.all();
         let own = all.values().filter(|about| about.tenant == tenant);
         own.fold((0, 0), |(count, bytes), about| {
@@ -162,6 +162,10 @@ pub(super) async fn create(
     caller.may("run")?;
     let asked: NewSnapshot = body(&taken.bytes)?;
     let sandbox = found(&state, &caller, &id)?;
+    if sandbox.saved.is_some() {
+        let why = format!("sandbox {id} sleeps: resume it first");
+        return Err(E2bError::new(StatusCode::CONFLICT, why));
+    }
     let key = random(10)?;
     let (named, names) = match asked.name {
         None => (format!("snap{key}"), Vec::new()),
@@ -179,6 +183,8 @@ pub(super) async fn create(
         ));
     }
     let most = sandbox.session.held().disk_bytes;
+    let asleep = state.sandboxes.asleep_bytes(caller.name());
+    let kept = kept.saturating_add(asleep);
     state.quota(&caller, kept.saturating_add(most)).await?;
     let still = sandbox.still().await.map_err(fault)?;
     let folder = state.snapshots.folder.join(&key);

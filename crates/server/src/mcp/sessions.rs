@@ -30,7 +30,8 @@ use crate::e2b::control::shown;
 use crate::e2b::model::{Lifecycle, OnTimeout};
 use crate::e2b::sandboxes::{InUse, Sandbox};
 use crate::guard::Caller;
-use crate::making::{New, end, found, make, seconds, waken};
+use crate::making::{New, end, found, make, seconds};
+use crate::sleep::waken;
 use crate::state::State;
 
 /// How long a session lives after it was opened, where nothing is said, and at least after each call.
@@ -185,6 +186,7 @@ impl Served {
             lifecycle: Lifecycle {
                 auto_resume: false,
                 on_timeout: OnTimeout::Kill,
+                keeps_memory: true,
             },
             timeout_ms: seconds(asked, LIFE.as_secs().cast_signed())?,
             idle_ms: None,
@@ -232,8 +234,8 @@ impl Served {
         caller.may("run")?;
         let sandbox = InUse::of(found(&self.state, caller, session)?);
         let life = i64::try_from(LIFE.saturating_add(time).as_millis()).unwrap_or(i64::MAX);
-        waken(&sandbox, life).await?;
-        Ok(sandbox)
+        let (woken, _) = waken(&self.state, &sandbox, life).await?;
+        Ok(InUse::of(woken))
     }
 
     /// A file in a session.

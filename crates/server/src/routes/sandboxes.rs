@@ -20,12 +20,13 @@ use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::page::Page;
 use crate::body::Taken;
-use crate::e2b::model::{Lifecycle, OnTimeout, Sample};
+use crate::e2b::model::{Lifecycle, OnTimeout, PauseMode, Sample};
 use crate::e2b::sandboxes::Sandbox;
 use crate::error::ApiError;
 use crate::guard::Caller;
 use crate::intake::{few, named};
-use crate::making::{LONGEST_S, New, end, forks, found, freeze, make, seconds, source, waken};
+use crate::making::{LONGEST_S, New, end, forks, found, make, seconds, source};
+use crate::sleep::{pause as pause_as, waken};
 use crate::state::State;
 use crate::store::now_ms;
 
@@ -90,6 +91,15 @@ pub(crate) struct SandboxRequest {
     metadata: BTreeMap<String, String>,
 }
 
+/// A pause.
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct PauseRequest {
+    /// Whether what runs and what is in memory is kept, frozen. With `false` the files alone are: all else ends, and its
+    /// memory is given back. True where nothing is said.
+    memory: Option<bool>,
+}
+
 /// A time.
 #[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -122,6 +132,8 @@ pub(crate) struct SandboxBody {
     backend: String,
     /// `running` or `paused`.
     state: &'static str,
+    /// What is kept of it while it is paused: all of it, frozen, or its files.
+    pause_mode: Option<PauseMode>,
     /// When it began, in milliseconds since 1970.
     started_ms: i64,
     /// When its walls were built, which its receipt tells of: before it was yours, where it waited for you.
@@ -156,6 +168,7 @@ impl SandboxBody {
             template: sandbox.template.clone(),
             backend: sandbox.receipt.backend.clone(),
             state: if life.paused { "paused" } else { "running" },
+            pause_mode: sandbox.pause_mode(),
             started_ms: sandbox.started_ms,
             made_ms: sandbox.made_ms,
             ends_ms: life.end_ms,
@@ -239,6 +252,7 @@ pub(crate) async fn create(
         lifecycle: Lifecycle {
             auto_resume: false,
             on_timeout: asked.on_timeout.unwrap_or(OnTimeout::Kill),
+            keeps_memory: true,
         },
         timeout_ms: seconds(asked.timeout_s, LIFE_S)?,
         idle_ms: asked
@@ -327,19 +341,21 @@ pub(crate) async fn timeout(
     Ok(Json(SandboxBody::of(&sandbox)))
 }
 
-/// Freezes a sandbox of yours with everything in it, until it is resumed.
+/// Freezes a sandbox of yours with everything in it, or keeps its files alone, until it is resumed.
 #[utoipa::path(post, path = "/v1/sandboxes/{sandbox}/pause", tag = "sandboxes", security(("key" = [])),
-    params(("sandbox" = String, Path, description = "the sandbox's id")),
+    params(("sandbox" = String, Path, description = "the sandbox's id")), request_body = Option<PauseRequest>,
     responses((status = 200, description = "the sandbox", body = SandboxBody), Errors))]
 pub(crate) async fn pause(
     Extract(state): Extract<State>,
     caller: Caller,
     Path(id): Path<String>,
+    taken: Taken,
 ) -> Result<Json<SandboxBody>, ApiError> {
     caller.may("run")?;
+    let asked: PauseRequest = object_or_none(&taken)?;
     let sandbox = found(&state, &caller, &id)?;
-    if freeze(&sandbox).await? {
-        return Ok(Json(SandboxBody::of(&sandbox)));
+    if pause_as(&state, &sandbox, asked.memory.unwrap_or(true)).await? {
+        return Ok(Json(SandboxBody::of(&*found(&state, &caller, &id)?)));
     }
     Err(ApiError::conflict(
         format!("sandbox {} is paused already", sandbox.id),
@@ -347,7 +363,7 @@ pub(crate) async fn pause(
     ))
 }
 
-/// Lets a paused sandbox of yours go on, where it was.
+/// Lets a paused sandbox of yours go on: where it was, or from its files alone.
 #[utoipa::path(post, path = "/v1/sandboxes/{sandbox}/resume", tag = "sandboxes", security(("key" = [])),
     params(("sandbox" = String, Path, description = "the sandbox's id")), request_body = Option<TimeRequest>,
     responses((status = 200, description = "the sandbox", body = SandboxBody), Errors))]
@@ -361,7 +377,8 @@ pub(crate) async fn resume(
     let asked: TimeRequest = object_or_none(&taken)?;
     let ms = seconds(asked.timeout_s, LIFE_S)?;
     let sandbox = found(&state, &caller, &id)?;
-    if waken(&sandbox, ms).await? {
+    let (sandbox, resumed) = waken(&state, &sandbox, ms).await?;
+    if resumed {
         return Ok(Json(SandboxBody::of(&sandbox)));
     }
     Err(ApiError::conflict(

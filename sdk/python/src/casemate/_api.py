@@ -181,6 +181,21 @@ OnTimeout: TypeAlias = Literal["kill", "pause"]
 """The end of a sandbox's time."""
 
 
+PauseMode: TypeAlias = Literal["full", "filesystem"]
+"""What is kept of a sandbox that is paused."""
+
+
+@dataclass(kw_only=True)
+class PauseRequest:
+    """A pause."""
+
+    memory: bool | None = None
+    """
+    Whether what runs and what is in memory is kept, frozen. With `false` the files alone are: all else ends, and its
+    memory is given back. True where nothing is said.
+    """
+
+
 @dataclass(kw_only=True)
 class ProcessBody:
     """A process of a sandbox."""
@@ -277,6 +292,7 @@ class SandboxBody:
     """Seconds that it may be left alone."""
     memory_bytes: int | None = None
     """Bytes of memory; none where there is no such limit."""
+    pause_mode: PauseMode | None = None
 
 
 @dataclass(kw_only=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from urllib.parse import quote
 
 from ._api import CellLanguage as Language
-from ._api import CellRequest, CommandRequest, SandboxRequest, TimeRequest
+from ._api import CellRequest, CommandRequest, PauseRequest, SandboxRequest, TimeRequest
 from ._errors import malformed
 from ._flow import SHORT, Call, Flow, Flows, document
 from ._outcome import Document, ProgramError, Result, Wall, _object, _objects
@@ -209,8 +209,8 @@ class _Inside:
     def _remove(self, path: str) -> Flow[None]:
         yield from self._flows.ask(Call("DELETE", f"{self._path}/files", query={"path": path}, once=True))
 
-    def _pause(self) -> Flow[None]:
-        yield from self._flows.ask(Call("POST", f"{self._path}/pause", once=True))
+    def _pause(self, memory: bool) -> Flow[None]:
+        yield from self._flows.ask(_post(f"{self._path}/pause", PauseRequest(memory=memory)))
 
     def _resume(self, timeout_s: int | None) -> Flow[None]:
         yield from self._flows.ask(_post(f"{self._path}/resume", TimeRequest(timeout_s=timeout_s)))
@@ -290,12 +290,12 @@ class Sandbox(_Inside):
         """Removes a file or a folder with all that is in it."""
         self._do(self._remove(path))
 
-    def pause(self) -> None:
-        """Freezes it with everything in it."""
-        self._do(self._pause())
+    def pause(self, memory: bool = True) -> None:
+        """Freezes it with everything in it; without `memory` its files are kept and all else ends."""
+        self._do(self._pause(memory))
 
     def resume(self, timeout_s: int | None = None) -> None:
-        """Lets it go on where it was."""
+        """Lets it go on: where it was, or from its files alone."""
         self._do(self._resume(timeout_s))
 
     def set_timeout(self, timeout_s: int) -> None:
@@ -367,12 +367,12 @@ class AsyncSandbox(_Inside):
         """Removes a file or a folder with all that is in it."""
         await self._do(self._remove(path))
 
-    async def pause(self) -> None:
-        """Freezes it with everything in it."""
-        await self._do(self._pause())
+    async def pause(self, memory: bool = True) -> None:
+        """Freezes it with everything in it; without `memory` its files are kept and all else ends."""
+        await self._do(self._pause(memory))
 
     async def resume(self, timeout_s: int | None = None) -> None:
-        """Lets it go on where it was."""
+        """Lets it go on: where it was, or from its files alone."""
         await self._do(self._resume(timeout_s))
 
     async def set_timeout(self, timeout_s: int) -> None:
