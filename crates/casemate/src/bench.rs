@@ -97,6 +97,15 @@ fn executable(name: &Path) -> anyhow::Result<PathBuf> {
     Ok(found.ok_or_else(missing)?)
 }
 
+/// How often each is measured: often enough to end, and not never.
+fn check_rounds(rounds: usize) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        (1..=10_000).contains(&rounds),
+        "-n {rounds}: give between 1 and 10000 runs"
+    );
+    Ok(())
+}
+
 /// The error of a measurement that Ctrl-C ended.
 fn stop_if_cancelled(cancel: &Cancel) -> anyhow::Result<()> {
     anyhow::ensure!(

@@ -64,3 +64,29 @@ fn one_round_measures_the_jail_and_runc_beside_what_is_here() {
         }
     }
 }
+
+#[test]
+fn the_server_answers_its_clients_and_streams_are_whole() {
+    let output = run(&["bench", "serve", "-n", "2", "--soak", "2s", "--json"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["schema"], "casemate.bench.serve/1");
+    let measures = report["measures"].as_array().unwrap();
+    assert_eq!(measures.len(), 5);
+    let ours = |what: usize| &measures[what]["ours"]["measured"]["median"];
+    for what in 0..3 {
+        assert!(
+            ours(what).as_f64().is_some_and(|median| median > 0.0),
+            "{report}"
+        );
+    }
+    assert_eq!(ours(3), 200.0, "{report}");
+    let why = &measures[4]["ours"]["absent"];
+    assert!(why.as_str().unwrap().contains("--e2b"), "{report}");
+    let soak = &report["soak"];
+    assert!(soak["answered"].as_u64().unwrap() > 0, "{soak}");
+    assert_eq!((&soak["failed"], &soak["refused"]), (&0.into(), &0.into()));
+    assert!(soak["memory_mib"][0].as_f64().unwrap() > 0.0, "{soak}");
+    assert!(soak["descriptors"][0].as_f64().unwrap() > 0.0, "{soak}");
+    assert_eq!(code(&run(&["bench", "serve", "-n", "0"])), 125);
+}

@@ -26,7 +26,7 @@ use super::report::{Cell, Machine, Target, aligned, cell, number, verdict};
 use super::rival::{PEER_WITHIN, Rival, Side, side_cell};
 use super::speed::{THREADS, contains, measured, rate, takes_png, with_own};
 use super::stats::Samples;
-use super::{executable, stop_if_cancelled};
+use super::{check_rounds, executable, stop_if_cancelled};
 
 /// The schema's name; the number changes when a field goes or changes its meaning.
 const SCHEMA: &str = "casemate.bench.native/1";
@@ -94,10 +94,7 @@ struct Report {
 
 /// Measures, prints, and always ends well: a slow machine is not an error.
 pub(crate) fn command(rounds: usize, json: bool, cancel: &Cancel) -> anyhow::Result<i32> {
-    ensure!(
-        (1..=10_000).contains(&rounds),
-        "-n {rounds}: give between 1 and 10000 runs"
-    );
+    check_rounds(rounds)?;
     let store = Store::open()?;
     crate::setup::ensure_jail()?;
     let mut bench = Bench::new(&store, rounds, cancel)?;
@@ -341,19 +338,15 @@ impl Line {
 
 /// Nothing where one of the two was not measured.
 fn met(target: Promise, ours: &Cell, peers: &[(&str, Cell)]) -> Option<bool> {
-    let Cell::Measured(ours) = ours else {
-        return None;
-    };
-    Some(match target {
-        Promise::Bound(Target::AtMost(most)) => ours.median <= most,
-        Promise::Bound(Target::AtLeast(least)) => ours.median >= least,
+    match target {
+        Promise::Bound(target) => target.is_met(ours),
         Promise::TimesRunc(times) => {
             let (_, Cell::Measured(runc)) = peers.last()? else {
                 return None;
             };
-            ours.median <= times * runc.median
+            Target::AtMost(times * runc.median).is_met(ours)
         }
-    })
+    }
 }
 
 fn text(report: &Report) -> String {
@@ -371,8 +364,7 @@ fn text(report: &Report) -> String {
             Cell::Absent(_) => "-".to_owned(),
         }));
         row.push(match measure.target {
-            Some(Promise::Bound(Target::AtMost(most))) => format!("<= {most} {}", measure.unit),
-            Some(Promise::Bound(Target::AtLeast(least))) => format!(">= {least} {}", measure.unit),
+            Some(Promise::Bound(target)) => target.text(measure.unit),
             Some(Promise::TimesRunc(times)) => format!("<= {times} x runc run"),
             None => String::new(),
         });

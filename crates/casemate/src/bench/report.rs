@@ -77,6 +77,28 @@ pub(crate) struct Report {
     pub(crate) notes: Vec<String>,
 }
 
+impl Target {
+    /// Whether what was measured keeps it; nothing where nothing was measured.
+    pub(crate) fn is_met(self, ours: &Cell) -> Option<bool> {
+        let Cell::Measured(stats) = ours else {
+            return None;
+        };
+        Some(match self {
+            Self::AtMost(most) => stats.median <= most,
+            Self::AtLeast(least) => stats.median >= least,
+        })
+    }
+
+    /// The same in a few characters.
+    pub(crate) fn text(self, unit: &str) -> String {
+        let text = match self {
+            Self::AtMost(most) => format!("<= {most} {unit}"),
+            Self::AtLeast(least) => format!(">= {least} {unit}"),
+        };
+        text.trim_end().to_owned()
+    }
+}
+
 impl Measure {
     /// A line with its verdict.
     pub(crate) fn new(
@@ -86,11 +108,7 @@ impl Measure {
         cells: [Cell; 3],
     ) -> Self {
         let [ours, native, runner] = cells;
-        let met = match (&ours, target) {
-            (Cell::Measured(stats), Target::AtMost(most)) => Some(stats.median <= most),
-            (Cell::Measured(stats), Target::AtLeast(least)) => Some(stats.median >= least),
-            (Cell::Absent(_), _) => None,
-        };
+        let met = target.is_met(&ours);
         Self {
             what,
             unit,
@@ -227,10 +245,7 @@ pub(crate) fn text(report: &Report) -> String {
     ];
     for measure in &report.measures {
         let show = |side: &Cell| cell(side, measure.unit, report.rounds);
-        let target = match measure.target {
-            Target::AtMost(most) => format!("<= {most} {}", measure.unit),
-            Target::AtLeast(least) => format!(">= {least} {}", measure.unit),
-        };
+        let target = measure.target.text(measure.unit);
         let sides = [&measure.ours, &measure.native, &measure.runner].map(show);
         let mut row = vec![measure.what.to_owned()];
         row.extend(sides);

@@ -22,7 +22,7 @@ use super::report::{Cell, Machine, Target, aligned, cell, load, verdict};
 use super::rival::{NO_PYTHON, PEER_WITHIN, Rival, Side, side_cell};
 use super::speed::{measured, with_own};
 use super::stats::Samples;
-use super::stop_if_cancelled;
+use super::{check_rounds, stop_if_cancelled};
 
 /// The schema's name; the number changes when a field goes or changes its meaning.
 const SCHEMA: &str = "casemate.bench.serve/1";
@@ -41,8 +41,6 @@ const UP_WITHIN: Duration = Duration::from_secs(30);
 const SOAK_LOAD: f64 = 0.8;
 /// How often the server is looked at in it.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// The program of a stream: it says its lines with pauses in between.
-const TALK: &str = "import time\nfor number in range(10):\n    print('line', number, flush=True)\n    time.sleep(0.01)";
 /// Creates a sandbox with E2B's own library, runs a cell in it and ends it, as often as it is told.
 const E2B: &str = "\
 import json, sys, time
@@ -111,11 +109,7 @@ struct Report {
 
 /// Measures, prints, and always ends well: a slow machine is not an error.
 pub(crate) fn command(options: &Options, json: bool, cancel: &Cancel) -> anyhow::Result<i32> {
-    ensure!(
-        (1..=10_000).contains(&options.rounds),
-        "-n {}: give between 1 and 10000 runs",
-        options.rounds
-    );
+    check_rounds(options.rounds)?;
     let store = Store::open()?;
     crate::setup::ensure(&store)?;
     let data = tempfile::tempdir().context("making a folder for the server's data")?;
@@ -236,20 +230,13 @@ impl Bench<'_> {
         let streams = self.streams()?;
         let e2b = self.e2b()?;
         let none = || Cell::Absent("nothing to compare with".to_owned());
-        let line = |what, unit, ours: Cell, native, target| {
-            let met = match (&ours, target) {
-                (Cell::Measured(stats), Target::AtMost(most)) => Some(stats.median <= most),
-                (Cell::Measured(stats), Target::AtLeast(least)) => Some(stats.median >= least),
-                (Cell::Absent(_), _) => None,
-            };
-            Measure {
-                what,
-                unit,
-                ours,
-                native,
-                target,
-                met,
-            }
+        let line = |what, unit, ours, native, target: Target| Measure {
+            what,
+            unit,
+            met: target.is_met(&ours),
+            ours,
+            native,
+            target,
         };
         let nothing = "nothing was measured";
         let per_second = rate.stats().map_or(0.0, |stats| stats.median);
@@ -421,7 +408,7 @@ impl Bench<'_> {
         let mut answer = agent()
             .post(format!("{}/v1/runs", self.server.url))
             .header("accept", "application/x-ndjson")
-            .send_json(json!({"code": TALK}))?;
+            .send_json(json!({"code": talk()}))?;
         let (mut said, mut ended) = (String::new(), false);
         for line in BufReader::new(answer.body_mut().as_reader()).lines() {
             let told: Value = serde_json::from_str(&line?)?;
@@ -498,6 +485,13 @@ impl Bench<'_> {
             descriptors: thirds(&descriptors),
         })
     }
+}
+
+/// The program of a stream: it says its lines with pauses in between.
+fn talk() -> String {
+    format!(
+        "import time\nfor number in range({LINES}):\n    print('line', number, flush=True)\n    time.sleep(0.01)"
+    )
 }
 
 /// The medians of the thirds of a list.
@@ -582,15 +576,11 @@ fn text(report: &Report) -> String {
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for measure in &report.measures {
         let show = |side: &Cell| cell(side, measure.unit, report.rounds);
-        let target = match measure.target {
-            Target::AtMost(most) => format!("<= {most} {}", measure.unit),
-            Target::AtLeast(least) => format!(">= {least} {}", measure.unit),
-        };
         rows.push(vec![
             measure.what.to_owned(),
             show(&measure.ours),
             show(&measure.native),
-            target.trim_end().to_owned(),
+            measure.target.text(measure.unit),
             verdict(measure.met).to_owned(),
         ]);
     }

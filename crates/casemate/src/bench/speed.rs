@@ -20,7 +20,7 @@ use super::programs::{CHART, HELLO, LIVE, PNG, READ_CSV, table};
 use super::report::{self, Cell, Machine, Measure, Report, SCHEMA, Target};
 use super::rival::{NO_PYTHON, NO_RUNNER, PEER_WITHIN, Pair, Rival, Side};
 use super::stats::{Samples, due};
-use super::{memory, stop_if_cancelled};
+use super::{check_rounds, memory, stop_if_cancelled};
 
 /// Workers and threads of the throughput measurement.
 pub(super) const THREADS: usize = 2;
@@ -70,10 +70,7 @@ pub(crate) fn command(
     json: bool,
     cancel: &Cancel,
 ) -> anyhow::Result<i32> {
-    ensure!(
-        (1..=10_000).contains(&rounds),
-        "-n {rounds}: give between 1 and 10000 runs"
-    );
+    check_rounds(rounds)?;
     let store = Store::open()?;
     crate::setup::ensure(&store)?;
     let files = tempfile::tempdir().context("making a folder for the measurement's files")?;
