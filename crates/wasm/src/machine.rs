@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
-use casemate_linux::memory::{populate_read, populate_write};
 use casemate_model::event::Event;
 use wasmtime::{
     CacheStore, Collector, Config, Engine, InstancePre, Linker, Module, OptLevel, Store, Trap,
@@ -22,8 +21,6 @@ use crate::wasi::{self, Clock, Errno, Halt, Outlet, Quota, Spec, Wasi};
 const WASM_STACK: usize = 8 << 20;
 /// The host thread's stack must hold the guest's and our own frames.
 pub(crate) const THREAD_STACK: usize = 24 << 20;
-/// What the kernel maps of a file around a page that is read, unless it was told otherwise.
-const FAULT_AROUND: usize = 64 << 10;
 /// How often a running guest looks at its deadlines.
 const TICK: Duration = Duration::from_millis(5);
 
@@ -264,7 +261,6 @@ impl Machine {
             .ok_or_else(|| wasmtime::Error::msg("the guest exports no memory"))?;
         let size = memory.data_size(&store) as u64;
         store.data_mut().started(memory, size);
-        self.warm(memory.data_mut(&mut store));
         let turn = instance.get_typed_func(&mut store, "turn")?;
         let alloc = instance.get_typed_func(&mut store, "host_alloc")?;
         Ok(Instance {
@@ -273,24 +269,6 @@ impl Machine {
             alloc,
             memory,
         })
-    }
-
-    /// Maps what every guest touches. What cannot be mapped in advance is mapped when it is touched.
-    fn warm(&self, memory: &mut [u8]) {
-        // First those that are written: one that was mapped for reading would be mapped a second time.
-        for range in &self.library.hot.written {
-            if let Some(pages) = memory.get_mut(range.clone()) {
-                populate_write(pages).unwrap_or_default();
-            }
-        }
-        for range in &self.library.hot.read {
-            // One page of a window is enough: the kernel maps the file's others around it.
-            for at in range.clone().step_by(FAULT_AROUND) {
-                if let Some(byte) = memory.get(at..=at) {
-                    populate_read(byte).unwrap_or_default();
-                }
-            }
-        }
     }
 
     /// Gives an instance its run. `place` puts the run's files in its tree.

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use casemate_linux::memory::{Image, Space};
+use casemate_linux::memory::{Image, Resident, Space};
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
 /// Memories that wait for their next run: one is in use and one is made in advance.
@@ -21,21 +21,24 @@ pub(crate) struct Memories(Arc<Shared>);
 
 struct Shared {
     image: Arc<Image>,
+    /// What every guest touches.
+    hot: Resident,
     waiting: Mutex<Vec<Space>>,
 }
 
 impl Memories {
     /// Memories that begin with the bytes of a file that [`casemate_linux::file::open_owned`] opened. With this
-    /// process's pagemap they are put back page by page.
+    /// process's pagemap they are put back page by page. `hot` is mapped before a guest touches it.
     ///
     /// # Errors
     /// Those of mapping the file.
-    pub(crate) fn new(file: File, pagemap: Option<File>) -> io::Result<Self> {
+    pub(crate) fn new(file: File, pagemap: Option<File>, hot: Resident) -> io::Result<Self> {
         // SAFETY: the file lies in a folder of the user's own, which the host checked on this very descriptor; it was
         // renamed into place complete and is never written again.
         let image = unsafe { Image::new(file, pagemap) }?;
         Ok(Self(Arc::new(Shared {
             image: Arc::new(image),
+            hot,
             waiting: Mutex::default(),
         })))
     }
@@ -76,8 +79,12 @@ unsafe impl MemoryCreator for Memories {
             Some(space) if space.capacity() >= reserved => space,
             _ => {
                 let image = is_guests.then(|| Arc::clone(&self.0.image));
-                Space::new(image, minimum, reserved, guard)
-                    .map_err(|error| format!("a linear memory: {error}"))?
+                let mut space = Space::new(image, minimum, reserved, guard)
+                    .map_err(|error| format!("a linear memory: {error}"))?;
+                if is_guests {
+                    space.populate(&self.0.hot);
+                }
+                space
             }
         };
         Ok(Box::new(Given {
@@ -127,9 +134,16 @@ impl Drop for Given {
             return;
         };
         let mut waiting = self.shared.waiting();
-        // One that cannot be put back is unmapped.
-        if waiting.len() < WAIT && space.reset().is_ok() {
-            waiting.push(space);
+        if waiting.len() >= WAIT {
+            return;
         }
+        // One that cannot be put back is unmapped.
+        let Ok(all_mapped) = space.reset() else {
+            return;
+        };
+        if !all_mapped {
+            space.populate(&self.shared.hot);
+        }
+        waiting.push(space);
     }
 }

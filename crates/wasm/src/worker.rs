@@ -58,7 +58,7 @@ pub fn main() -> ExitCode {
 fn serve(mut steps: Vec<Step>, pagemap: Option<File>) -> anyhow::Result<()> {
     let channel = Arc::new(UnixStream::from(take_fd(CHANNEL)?));
     let library = Arc::new(Library::map(&take_fd(LIBRARY)?.into())?);
-    let memories = Memories::new(take_fd(MEMORY)?.into(), pagemap)?;
+    let memories = Memories::new(take_fd(MEMORY)?.into(), pagemap, library.hot.clone())?;
     let engine = machine::engine_with(memories)?;
     let module = module::load(&engine, take_fd(MODULE)?.into())?;
     let machine = Machine::new(&engine, &module, library)?;

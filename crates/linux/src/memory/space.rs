@@ -14,10 +14,12 @@ use std::sync::Arc;
 
 use rustix::thread::{CapabilitySets, capabilities, set_capabilities};
 
-use super::PAGE;
+use super::{PAGE, Resident, populate_read, populate_write};
 
 /// Bytes of written pages that are kept by a space that waits; the others are given back to the kernel.
 const KEPT: usize = 8 << 20;
+/// What the kernel maps of a file around a page that is read, unless it was told otherwise.
+const FAULT_AROUND: usize = 64 << 10;
 /// Ranges that are asked for in one call.
 const RANGES: usize = 256;
 
@@ -233,11 +235,32 @@ impl Space {
         Ok(())
     }
 
-    /// Makes it what it was when it was new. Nothing that was written since is left.
+    /// Maps what is known to be touched. What cannot be mapped in advance is mapped when it is touched.
+    pub fn populate(&mut self, hot: &Resident) {
+        // SAFETY: so many bytes are accessible, and nobody else uses them while this is borrowed mutably.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(self.as_ptr(), self.len) };
+        // First those that are written: one that was mapped for reading would be mapped a second time.
+        for range in &hot.written {
+            if let Some(pages) = bytes.get_mut(range.clone()) {
+                populate_write(pages).unwrap_or_default();
+            }
+        }
+        for range in &hot.read {
+            // One page of a window is enough: the kernel maps the file's others around it.
+            for at in range.clone().step_by(FAULT_AROUND) {
+                if let Some(byte) = bytes.get(at..=at) {
+                    populate_read(byte).unwrap_or_default();
+                }
+            }
+        }
+    }
+
+    /// Makes it what it was when it was new. Nothing that was written since is left. Says whether every page of the
+    /// image that was mapped still is.
     ///
     /// # Errors
     /// Those of mapping; then it must not be used again.
-    pub fn reset(&mut self) -> io::Result<()> {
+    pub fn reset(&mut self) -> io::Result<bool> {
         let first = self.image.as_ref().map_or(0, |image| image.len);
         if self.len > first {
             let at = self.as_ptr().wrapping_add(first);
@@ -251,11 +274,15 @@ impl Space {
             self.len = first;
         }
         let Some(image) = self.image.clone() else {
-            return Ok(());
+            return Ok(true);
         };
-        match &image.pagemap {
-            Some(pagemap) if self.put_back(&image, pagemap).is_ok() => Ok(()),
-            _ => self.map_image(),
+        let put_back = image
+            .pagemap
+            .as_ref()
+            .and_then(|pagemap| self.put_back(&image, pagemap).ok());
+        match put_back {
+            Some(all_mapped) => Ok(all_mapped),
+            None => self.map_image().map(|()| false),
         }
     }
 
@@ -268,11 +295,12 @@ impl Space {
         map(self.as_ptr(), image.len, rights, how, Some(&image.file)).map(drop)
     }
 
-    /// Restores the pages that are no longer the file's.
-    fn put_back(&mut self, image: &Image, pagemap: &File) -> io::Result<()> {
+    /// Restores the pages that are no longer the file's. Says whether all of them stay mapped.
+    fn put_back(&mut self, image: &Image, pagemap: &File) -> io::Result<bool> {
         let base = self.as_ptr().addr() as u64;
         let end = base + image.len as u64;
-        let (mut ranges, mut kept, mut from) = ([PageRange::default(); RANGES], 0_usize, base);
+        let mut ranges = [PageRange::default(); RANGES];
+        let (mut kept, mut all_mapped, mut from) = (0_usize, true, base);
         while from < end {
             let mut scan = Scan {
                 size: size_of::<Scan>() as u64,
@@ -305,6 +333,7 @@ impl Space {
                     // one belongs to this space, which nobody else uses while it is borrowed mutably.
                     unsafe { ptr::copy_nonoverlapping(image.original.as_ptr().add(at), page, len) };
                 } else {
+                    all_mapped = false;
                     // SAFETY: the range is this space's own; its pages are the file's again when they are read.
                     let rc = unsafe { libc::madvise(page.cast(), len, libc::MADV_DONTNEED) };
                     if rc < 0 {
@@ -317,7 +346,7 @@ impl Space {
             }
             from = scan.walk_end;
         }
-        Ok(())
+        Ok(all_mapped)
     }
 }
 
@@ -393,7 +422,8 @@ mod tests {
                 let more = &mut bytes(&mut space)[PAGES * PAGE..];
                 assert!(more.iter().all(|byte| *byte == 0));
                 more.fill(0xee);
-                space.reset().unwrap();
+                // Half of its pages are as many as are kept.
+                assert_eq!(space.reset().unwrap(), has_pagemap && step > 1);
                 assert_eq!(space.len(), image.len());
                 assert!(bytes(&mut space) == original, "{has_pagemap} {step}");
             }
@@ -408,7 +438,7 @@ mod tests {
         let (_, image) = image(true);
         let mut space = Space::new(Some(image), 0, 64 << 20, 0).unwrap();
         bytes(&mut space)[..64 * PAGE].fill(1);
-        space.reset().unwrap();
+        assert!(space.reset().unwrap());
         let kept = super::super::resident(bytes(&mut space)).unwrap().written;
         assert!(
             matches!(kept.as_slice(), [range] if *range == (0..64 * PAGE)),

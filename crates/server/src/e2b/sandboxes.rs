@@ -104,8 +104,8 @@ impl Drop for InUse {
     }
 }
 
-/// A session, and its place once it is somebody's. The place is given back by the last who holds it. Ending one may take a while, and whoever lets go of it last may be
-/// about to answer others: so that is done beside.
+/// A session, and its place once it is somebody's. The place is given back by the last who holds it. Ending one may
+/// take a while, and whoever lets go of it last may be about to answer others: so that is done beside.
 pub(crate) struct Held {
     session: Option<Arc<dyn Session>>,
     place: Option<Arc<Place>>,

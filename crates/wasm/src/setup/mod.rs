@@ -16,6 +16,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use casemate_linux::file::{Untrusted, create_private, open_owned};
+use casemate_linux::memory::Resident;
 use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 
@@ -148,7 +149,9 @@ fn build(
 fn engine(memory: Option<&Path>) -> anyhow::Result<Engine> {
     Ok(match memory {
         None => machine::engine()?,
-        Some(path) => machine::engine_with(Memories::new(open_owned(path)?, None)?)?,
+        Some(path) => {
+            machine::engine_with(Memories::new(open_owned(path)?, None, Resident::default())?)?
+        }
     })
 }
 

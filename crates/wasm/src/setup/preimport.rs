@@ -242,10 +242,11 @@ mod tests {
         let opened = Store::open().unwrap().opened().unwrap();
         let original = module::map_read_only(&opened.memory).unwrap();
         on_a_large_stack(|| {
-            let memories = Memories::new(opened.memory.try_clone()?, Some(open_pagemap()?))?;
+            let library = Arc::new(Library::map(&opened.library)?);
+            let (memory, pagemap) = (opened.memory.try_clone()?, open_pagemap()?);
+            let memories = Memories::new(memory, Some(pagemap), library.hot.clone())?;
             let engine = machine::engine_with(memories)?;
             let loaded = module::load(&engine, opened.module.try_clone()?)?;
-            let library = Arc::new(Library::map(&opened.library)?);
             let machine = Machine::new(&engine, &loaded, library)?;
             for code in CODES {
                 let mut used = machine.blank()?;
