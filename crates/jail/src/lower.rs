@@ -81,7 +81,8 @@ mod tests {
             r#"{"path":"run/casemate/program/a.py","bytes":8},{"path":"data/sales.csv","bytes":4},"#,
             r#"{"path":"data/deep/b.csv","bytes":0},{"path":"data/a.py","bytes":0}],"#,
             r#""links":[["a.py","/run/casemate/program/a.py"],["sales.csv","/data/sales.csv"]],"#,
-            r#""scratch_bytes":104857600,"scratch_files":1000,"open_files":64,"tasks":32,"processors":1}"#
+            r#""scratch_bytes":104857600,"scratch_files":1000,"open_files":64,"tasks":32,"processors":1,"#,
+            r#""memory_bytes":134217728}"#
         );
         assert_eq!(json, golden);
         assert_eq!(lowered.contents.len() + 1, lowered.job.files.len());
