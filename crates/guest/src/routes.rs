@@ -25,8 +25,10 @@ use crate::{files, interpreter, process};
 const UNAUTHORIZED: &str =
     "unauthorized access, please provide a valid access token or method signing if supported";
 
+/// Where files are read and written.
+const FILES: &str = "/files";
 /// Paths that look at tokens and signatures themselves, or that carry neither by the protocol.
-const OPEN: [&str; 4] = ["/health", "/files", "/execute", "/contexts"];
+const OPEN: [&str; 4] = ["/health", FILES, "/execute", "/contexts"];
 
 macro_rules! rpc {
     ($kind:ident, $method:path) => {
@@ -84,7 +86,7 @@ pub(crate) fn router(agent: Arc<Agent>) -> Router {
             "/filesystem.Filesystem/RemoveWatcher",
             rpc!(unary, files::remove_watcher),
         )
-        .route("/files", get(files::download).post(files::upload))
+        .route(FILES, get(files::download).post(files::upload))
         .route("/files/compose", post(files::compose))
         .route("/health", get(health))
         .route("/metrics", get(metrics))
@@ -121,13 +123,15 @@ const HEARD_MAX: u64 = 256 << 20;
 const HEARD_FOR: Duration = Duration::from_secs(20);
 
 /// Reads the rest of a request that was refused, so that its sender comes to read why: a connection that is
-/// closed over unread bytes takes the answer with it.
+/// closed over unread bytes takes the answer with it. A form goes on after its last part too, if only with the word
+/// that it ends.
 async fn hear_out(request: Request, next: Next) -> Response<Body> {
+    let is_form = request.uri().path() == FILES && request.method() == axum::http::Method::POST;
     let (parts, body) = request.into_parts();
     let body = Shared(Arc::new(Mutex::new(body)));
     let mut rest = body.clone();
     let answer = next.run(Request::from_parts(parts, Body::new(body))).await;
-    if answer.status().is_client_error() || answer.status().is_server_error() {
+    if is_form || answer.status().is_client_error() || answer.status().is_server_error() {
         // What cannot be read in this time, or at all, is not missed.
         drop(tokio::time::timeout(HEARD_FOR, rest.drain()).await);
     }

@@ -5,7 +5,7 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::time::Duration;
 
 use casemate_envd::Code;
@@ -358,6 +358,32 @@ fn forms_are_taken_as_sdks_send_them() {
         let (head, _) = agent.http("POST /files?path=x", headers, body);
         assert_eq!(status(&head), 400);
     }
+}
+
+/// A connection that is closed before the sender has sent all takes the answer with it.
+#[test]
+fn a_form_is_answered_when_it_has_ended() {
+    let agent = Agent::start(As::Nobody, &[]);
+    let (kind, form) = form(&[(r#"name="file"; filename="late.txt""#, "late")]);
+    let mut stream = std::os::unix::net::UnixStream::connect(agent.socket()).unwrap();
+    let head = format!(
+        "POST /files HTTP/1.1\r\nhost: x\r\n{kind}transfer-encoding: chunked\r\n\r\n{:x}\r\n",
+        form.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(&form).unwrap();
+    stream.write_all(b"\r\n").unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_millis(300)))
+        .unwrap();
+    let mut answer = [0; 512];
+    assert!(stream.read(&mut answer).is_err(), "it is not over yet");
+    stream.write_all(b"0\r\n\r\n").unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    let read = stream.read(&mut answer).unwrap();
+    assert!(answer[..read].starts_with(b"HTTP/1.1 200 "));
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::net::UnixStream as StdStream;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -15,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 
 use super::sandboxes::Sandbox;
@@ -43,6 +46,42 @@ async fn stream(session: &Arc<dyn Session>, to: To) -> io::Result<UnixStream> {
     UnixStream::from_std(stream)
 }
 
+/// A stream to somebody who may answer a request before having read all of it, and close. hyper would give the answer
+/// up with the first write that fails; here what can no longer be written is dropped, and the answer is read.
+struct Patient(UnixStream);
+
+impl AsyncRead for Patient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, into)
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.0).poll_write(context, bytes);
+        written.map(|written| match written {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(bytes.len()),
+            other => other,
+        })
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
 /// The agent of a sandbox, to be spoken to as a client.
 pub(crate) struct AgentOf(pub(crate) Arc<Sandbox>);
 
@@ -56,15 +95,13 @@ impl Dial for AgentOf {
 }
 
 /// A connection, ready for one request.
-async fn connected<B>(session: &Arc<dyn Session>, to: To) -> Result<SendRequest<B>, String>
+async fn connected<B, S>(stream: S) -> Result<SendRequest<B>, String>
 where
     B: hyper::body::Body + Send + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let stream = stream(session, to)
-        .await
-        .map_err(|error| error.to_string())?;
     let made = http1::Builder::new()
         .max_buf_size(64 << 10)
         .max_headers(64)
@@ -86,9 +123,22 @@ pub(super) async fn send(
     to: To,
     request: Request<Body>,
 ) -> Result<Response<Incoming>, String> {
-    let mut sender = connected::<Body>(&sandbox.session, to).await?;
+    let stream = stream(&sandbox.session, to).await;
+    let stream = stream.map_err(|error| error.to_string())?;
+    let mut sender = if request.headers().contains_key(header::UPGRADE) {
+        // What has changed to another protocol breaks off on both sides at once.
+        connected(stream).await?
+    } else {
+        connected(Patient(stream)).await?
+    };
     let sent = sender.send_request(request).await;
-    sent.map_err(|error| error.to_string())
+    sent.map_err(|error| in_full(&error))
+}
+
+/// An error with what it comes from: hyper's own text leaves that out.
+fn in_full(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Waits until the agent is there, and tells it the token and the environment.
@@ -102,7 +152,9 @@ pub(crate) async fn begin(
     let told = json!({"envVars": all, "accessToken": token});
     let body = Bytes::from(told.to_string());
     let asked = async {
-        let mut sender = connected::<Full<Bytes>>(session, To::Agent).await?;
+        let stream = stream(session, To::Agent).await;
+        let stream = stream.map_err(|error| error.to_string())?;
+        let mut sender = connected::<Full<Bytes>, _>(stream).await?;
         let request = Request::post("/init")
             .header(header::HOST, "sandbox")
             .header(header::CONTENT_TYPE, "application/json")
@@ -123,4 +175,57 @@ pub(crate) async fn begin(
     tokio::time::timeout(THERE_WITHIN, asked)
         .await
         .map_err(|_| format!("it was not there within {} s", THERE_WITHIN.as_secs()))?
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// A body that goes on after its receiver has answered and closed.
+    fn late_body(closed: tokio::sync::oneshot::Receiver<()>) -> Body {
+        let first = futures_util::stream::once(async { Ok::<_, io::Error>(Bytes::from("some")) });
+        let rest = futures_util::stream::once(async {
+            closed.await.ok();
+            Ok(Bytes::from("more"))
+        });
+        Body::from_stream(first.chain(rest))
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_comes_before_the_request_has_ended_is_read() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (closing, closed) = tokio::sync::oneshot::channel();
+        let mut sender = connected(Patient(ours)).await.unwrap();
+        let request = Request::post("/").body(late_body(closed)).unwrap();
+        let answering = tokio::spawn(async move {
+            let mut head = vec![0; 1024];
+            let read = theirs.read(&mut head).await.unwrap();
+            assert!(head[..read].starts_with(b"POST / HTTP/1.1\r\n"));
+            let answer = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nno\n";
+            theirs.write_all(answer).await.unwrap();
+            drop(theirs);
+            closing.send(()).unwrap();
+        });
+        let answer = sender.send_request(request).await.unwrap();
+        answering.await.unwrap();
+        assert_eq!(answer.status(), 413);
+        let said = answer.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(said, "no\n");
+    }
+
+    #[tokio::test]
+    async fn somebody_who_closes_without_an_answer_is_an_error() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut sender = connected(Patient(ours)).await.unwrap();
+        drop(theirs);
+        let request = Request::post("/")
+            .body(Body::from("x".repeat(1 << 20)))
+            .unwrap();
+        let sent = sender.send_request(request);
+        let sent = tokio::time::timeout(Duration::from_secs(10), sent).await;
+        assert!(sent.unwrap().is_err());
+    }
 }

@@ -260,7 +260,16 @@ async fn forward(sandbox: &InUse, target: Target, to: To, mut request: Request) 
         }
         Ok(answer) => streamed(sandbox, broken, answer),
         Err(_) if sandbox.is_gone() || sandbox.session.ended().is_some() => not_found(&target.id),
-        Err(_) => not_open(&target.id, target.port),
+        Err(error) => {
+            // Nobody at a port is the user's affair; an agent that does not answer is ours.
+            if to == To::Agent {
+                eprintln!(
+                    "casemate: sandbox {}: its agent does not answer: {error}",
+                    target.id
+                );
+            }
+            not_open(&target.id, target.port)
+        }
     }
 }
 
