@@ -132,8 +132,8 @@ const steps = {
     await page.getByRole("tab", { name: "Resources" }).click();
     assert.equal(await page.locator("meter").count(), 8);
     // What draws is loaded when it is wanted.
-    await page.locator(".resources canvas").nth(1).waitFor();
-    assert.equal(await page.locator(".resources canvas").count(), 2);
+    await page.locator(".resources canvas").nth(3).waitFor();
+    assert.deepEqual(await page.locator(".resources .plot h3").allTextContents(), ["Memory and disk held", "Processors in use", "Bytes read and written", "Output, as it came here"]);
     await picture(page, "resources");
     await page.getByRole("tab", { name: "Receipt" }).click();
     await page.getByText("Asked for 13 guarantees, and each is given").waitFor();
@@ -264,8 +264,11 @@ const steps = {
     await page.getByRole("log").getByText("15,846 orders").waitFor();
     assert.deepEqual(await layers(page), LAYERS.map(() => "holds"));
     await page.getByRole("tab", { name: "Timeline" }).click();
-    await page.getByText("The server keeps a summary of").waitFor();
+    await page.getByRole("cell", { name: "/data/sales.csv (read)" }).waitFor();
     await picture(page, "run");
+    await page.getByRole("tab", { name: "Resources" }).click();
+    await page.locator(".resources canvas").nth(2).waitFor();
+    assert.equal(await page.locator(".resources canvas").count(), 3, "when output came is known only to who watched");
     await quiet(page, "history");
   },
 

@@ -1,6 +1,6 @@
 // The API of the server that the page came from. The key is kept for as long as the tab is open.
 
-import type { AttackMatrix, KeyInfo, Offer, Outcome, Policy, RunRow, Screening, ShortReceipt, Told, Upload } from "./types";
+import type { AttackMatrix, KeyInfo, Offer, Outcome, Policy, RunEvent, RunRow, Screening, ShortReceipt, Told, Upload } from "./types";
 
 const KEY = "casemate.key";
 
@@ -40,12 +40,19 @@ async function json<T>(path: string, init?: RequestInit): Promise<T> {
   return (await ask(path, init)).json();
 }
 
+const lines = <T>(text: string): T[] =>
+  text
+    .split("\n")
+    .filter(Boolean)
+    .map((line) => JSON.parse(line));
+
 export interface RunRequest {
   code: string;
   name?: string;
   policy?: string;
   backend?: string;
   files: { path: string; upload?: string; base64?: string }[];
+  keep_events?: boolean;
 }
 
 export const api = {
@@ -58,6 +65,15 @@ export const api = {
   signedReceipt: (id: string) => json<Record<string, unknown>>(`/v1/runs/${encodeURIComponent(id)}/receipt/signed`),
   receiptKey: () => json<{ algorithm: string; public_key: string | null }>("/v1/receipts/key"),
   receipt: (id: string) => json<ShortReceipt>(`/v1/runs/${encodeURIComponent(id)}/receipt`),
+  /** What happened in a run; null where the server has not kept it. */
+  events: async (id: string): Promise<RunEvent[] | null> => {
+    try {
+      return lines(await (await ask(`/v1/runs/${encodeURIComponent(id)}/events`)).text());
+    } catch (error) {
+      if (error instanceof ApiError && error.status === 409) return null;
+      throw error;
+    }
+  },
   forget: (id: string) => ask(`/v1/runs/${encodeURIComponent(id)}`, { method: "DELETE" }),
   cancel: (id: string) => ask(`/v1/runs/${encodeURIComponent(id)}/cancel`, { method: "POST" }),
   scan: (request: RunRequest) => json<{ refused: boolean; screening: Screening }>("/v1/scans", { method: "POST", body: JSON.stringify(request) }),

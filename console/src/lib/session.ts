@@ -61,7 +61,7 @@ export const session = new Store<Session>({
   status: "",
 });
 
-/** Runs that were watched from this tab, with the events that the server does not keep. */
+/** Runs that were watched from this tab, with what they told and when it came. */
 export const watchedRuns = new Map<string, Watched>();
 const KEPT = 50;
 
@@ -77,6 +77,8 @@ function request(): RunRequest {
     policy: policy || undefined,
     backend: backend || undefined,
     files: files.map(({ path, upload, base64 }) => (upload ? { path, upload } : { path, base64 })),
+    // So that the run shows the same when it is opened again.
+    keep_events: true,
   };
 }
 

@@ -28,7 +28,14 @@ const USED: ({ of: (usage: Usage) => number } & Omit<Used, "used">)[] = [
   { name: "Errors", of: (usage) => usage.stderr_bytes, limit: "output_bytes", scale: 1, say: bytes },
 ];
 
-export function Resources({ outcome, watched }: { outcome: Outcome; watched: Watched | null }) {
+interface Told {
+  outcome: Outcome;
+  events: RunEvent[] | null;
+  /** When its output came here, where it was watched from here. */
+  output: Watched["output"] | null;
+}
+
+export function Resources({ outcome, events, output }: Told) {
   const { usage, limits } = outcome;
   if (!usage || !limits || !outcome.receipt) return <p class="quiet empty">The program was not started, so it used nothing.</p>;
   return (
@@ -48,7 +55,7 @@ export function Resources({ outcome, watched }: { outcome: Outcome; watched: Wat
           ))}
         </tbody>
       </table>
-      <Curves watched={watched} outcome={outcome} />
+      <Curves outcome={outcome} events={events} output={output} />
     </div>
   );
 }
@@ -86,6 +93,30 @@ function transfers(events: RunEvent[], end: number): Plotted {
   return curve(rows, kinds.map(([label]) => label));
 }
 
+/** Memory and disk as they were measured; the run began with nothing of either. */
+function held(events: RunEvent[]): Plotted {
+  const rows = measured(events).map((event) => [event.at_us, Number(event.memory_bytes), Number(event.disk_bytes)]);
+  return curve([[0, 0, 0], ...rows], ["memory", "disk"]);
+}
+
+/** Processors in use: the time that they worked between two measurements, by the time between these. */
+function processors(events: RunEvent[], { wall_us, cpu_us }: Usage): Plotted {
+  const rows: number[][] = [];
+  let [then, used] = [0, 0];
+  for (const [at, cpu] of [...measured(events).map((event) => [event.at_us, Number(event.cpu_us)]), [wall_us, cpu_us]] as [number, number][]) {
+    // Two measurements at almost the same time say nothing of what lies between them.
+    if (at - then < SOON_US) continue;
+    rows.push([then, Math.max(cpu - used, 0) / (at - then)]);
+    [then, used] = [at, cpu];
+  }
+  const last = rows.at(-1);
+  if (last) rows.push([then, last[1] ?? 0]);
+  return curve(rows, ["processors"]);
+}
+
+const SOON_US = 5000;
+const measured = (events: RunEvent[]): RunEvent[] => events.filter((event) => event.event === "usage").sort((a, b) => a.at_us - b.at_us);
+
 function curve(rows: number[][], labels: string[]): Plotted {
   const column = (at: number) => rows.map((row) => row[at] ?? 0);
   return {
@@ -101,26 +132,33 @@ function curve(rows: number[][], labels: string[]): Plotted {
   };
 }
 
-function Curves({ watched, outcome }: { watched: Watched | null; outcome: Outcome }) {
-  const end = outcome.usage?.wall_us ?? 0;
-  if (!watched) {
-    return <p class="quiet">Curves are drawn from the events of a run, which the server tells while it goes on and does not keep: run it from this tab to see them.</p>;
+function Curves({ outcome: { usage }, events, output }: Told) {
+  if (!events || !usage) {
+    return <p class="quiet">Curves are drawn from the events of a run, which the server keeps of runs that ask for it, as those from this page do.</p>;
   }
-  const output = [[0, 0], ...watched.output.map(({ at_us, bytes: total }) => [at_us, total])];
+  const end = usage.wall_us;
+  const came = [[0, 0], ...(output ?? []).map(({ at_us, bytes: total }) => [at_us, total])];
   return (
     <>
-      <Curve name="Bytes read and written" data={transfers(watched.events, end)} />
-      <Curve name="Output, as it came here" data={curve(output.length > 1 ? output : [[0, 0], [end, 0]], ["characters written"])} />
-      <p class="quiet">
-        Memory and processor time are measured at their peak and at the end; the server tells no samples of them in between, so there is no curve of either.
-      </p>
+      {measured(events).length > 0 ? (
+        <>
+          <Curve name="Memory and disk held" data={held(events)} say={bytes} />
+          <Curve name="Processors in use" data={processors(events, usage)} say={share} />
+        </>
+      ) : (
+        <p class="quiet">The run ended before it was measured the first time, after 20 ms: the table has what it used in all.</p>
+      )}
+      <Curve name="Bytes read and written" data={transfers(events, end)} say={bytes} />
+      {output ? <Curve name="Output, as it came here" data={curve(came.length > 1 ? came : [[0, 0], [end, 0]], ["characters written"])} say={bytes} /> : null}
     </>
   );
 }
 
-function Curve({ name, data }: { name: string; data: Plotted }) {
+const share = (value: number): string => value.toFixed(2);
+
+function Curve({ name, data, say }: { name: string; data: Plotted; say: (value: number) => string }) {
   const place = useRef<HTMLDivElement>(null);
-  useEffect(() => (place.current ? plot(place.current, data, { height: 160, say: bytes, steps: true, binary: true }) : undefined), [data.x.length]);
+  useEffect(() => (place.current ? plot(place.current, data, { height: 160, say, steps: true, binary: say === bytes }) : undefined), [data.x.length]);
   return (
     <div class="plot">
       <h3>{name}</h3>

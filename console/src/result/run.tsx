@@ -3,7 +3,7 @@
 import { bytes, micros } from "../lib/format";
 import { type Layer, layers } from "../lib/layers";
 import { type Watched, isRunning } from "../lib/session";
-import type { Outcome } from "../lib/types";
+import type { Outcome, RunEvent } from "../lib/types";
 import { Findings } from "./findings";
 import { Output, storedPieces } from "./output";
 import { type Tab, Tabs, Word } from "./parts";
@@ -72,16 +72,24 @@ function Alerts({ outcome }: { outcome: Outcome }) {
   );
 }
 
-/** A run by its outcome, and by what was watched of it where it was watched from this tab. */
-export function RunResult({ watched, outcome, goTo }: { watched: Watched | null; outcome: Outcome | null; goTo: ((line: number) => void) | null }) {
+interface Known {
+  watched: Watched | null;
+  outcome: Outcome | null;
+  /** What happened in it; null where nobody has kept that. */
+  events: RunEvent[] | null;
+  goTo: ((line: number) => void) | null;
+}
+
+/** A run by its outcome, its events, and by what was watched of it where it was watched from this tab. */
+export function RunResult({ watched, outcome, events, goTo }: Known) {
   const running = isRunning(watched);
   const pieces = watched?.pieces ?? (outcome ? storedPieces(outcome) : []);
   const findings = outcome?.screening?.findings.length ?? 0;
   const tabs: Tab[] = [
     { id: "output", label: "Output", body: () => <Output pieces={pieces} running={running} artifacts={outcome?.artifacts ?? []} /> },
     ...(outcome?.screening ? [{ id: "findings", label: "Findings", badge: findings, body: () => outcome.screening && <Findings screening={outcome.screening} goTo={goTo} /> }] : []),
-    { id: "timeline", label: "Timeline", body: () => <Timeline events={watched?.events ?? null} outcome={outcome} /> },
-    ...(outcome ? [{ id: "resources", label: "Resources", body: () => <Resources outcome={outcome} watched={watched} /> }] : []),
+    { id: "timeline", label: "Timeline", body: () => <Timeline events={events} outcome={outcome} /> },
+    ...(outcome ? [{ id: "resources", label: "Resources", body: () => <Resources outcome={outcome} events={events} output={watched?.output ?? null} /> }] : []),
     ...(outcome ? [{ id: "receipt", label: "Receipt", body: () => <ReceiptView outcome={outcome} /> }] : []),
   ];
   return (

@@ -27,6 +27,8 @@ function about(event: RunEvent): string {
       return `${text("wall")}: ${text("call")} ${text("detail")} gave ${text("error")}`;
     case "limit_reached":
       return `${words(text("limit"))}: ${text("allowed")} allowed, ${text("seen")} seen`;
+    case "usage":
+      return `${micros(Number(event.cpu_us))} CPU, ${bytes(Number(event.memory_bytes))} memory, ${bytes(Number(event.disk_bytes))} disk`;
     case "dropped":
       return count(Number(event.count), "event");
     default:
@@ -40,6 +42,9 @@ export function Timeline({ events, outcome }: { events: RunEvent[] | null; outco
   return <Told events={events} />;
 }
 
+/** What was measured is drawn as curves elsewhere: here it is only shown to whoever asks for it. */
+const isMeasured = (event: RunEvent): boolean => event.event === "usage";
+
 function Told({ events }: { events: RunEvent[] }) {
   const [kind, setKind] = useState("");
   const [text, setText] = useState("");
@@ -47,17 +52,17 @@ function Told({ events }: { events: RunEvent[] }) {
   const kinds = [...new Set(events.map((event) => event.event))].sort();
   const wanted = useMemo(() => {
     const sought = text.toLowerCase();
-    const fits = (event: RunEvent) => (!kind || event.event === kind) && (!sought || `${event.event} ${about(event)}`.toLowerCase().includes(sought));
+    const fits = (event: RunEvent) => (kind ? event.event === kind : !isMeasured(event)) && (!sought || `${event.event} ${about(event)}`.toLowerCase().includes(sought));
     return events.filter(fits).sort((a, b) => a.at_us - b.at_us);
   }, [events, events.length, kind, text]);
   return (
     <div class="timeline">
-      <Strip events={events} />
+      <Strip events={events.filter((event) => !isMeasured(event))} />
       <div class="bar">
         <label>
           Kind
           <select value={kind} onChange={(change) => setKind(change.currentTarget.value)}>
-            <option value="">all {events.length}</option>
+            <option value="">all {events.filter((event) => !isMeasured(event)).length} but usage</option>
             {kinds.map((name) => (
               <option key={name} value={name}>
                 {words(name)}
@@ -124,7 +129,7 @@ function Strip({ events }: { events: RunEvent[] }) {
   );
 }
 
-/** Of a run that was not watched from this tab the server has a summary. */
+/** Of a run whose events nobody has kept the server has a summary. */
 function Kept({ outcome }: { outcome: Outcome | null }) {
   const summary = outcome?.summary;
   if (!summary) return <p class="quiet empty">There is no summary of this run.</p>;
@@ -138,8 +143,8 @@ function Kept({ outcome }: { outcome: Outcome | null }) {
     <div class="timeline">
       <p class="quiet">
         The server keeps a summary of {count(summary.events, "event")}
-        {summary.events_dropped > 0 ? ` (${summary.events_dropped} more were counted only)` : ""}; the events themselves are told while a run goes on, to
-        whoever watches it.
+        {summary.events_dropped > 0 ? ` (${summary.events_dropped} more were counted only)` : ""}; the events
+        themselves are kept of runs that ask for it, as those from this page do.
       </p>
       {lists.map(([name, entries]) => (
         <section key={name} aria-label={name}>

@@ -135,6 +135,8 @@ export function OneRun({ id }: { id: string }) {
   const { value: outcome, error } = useAsked(() => api.run(id), [id]);
   const [gone, setGone] = useState<string | null>(null);
   const watched = watchedRuns.get(id) ?? null;
+  const { value: kept, error: unkept } = useAsked(() => (watched ? Promise.resolve(null) : api.events(id)), [id]);
+  const events = watched?.events ?? kept ?? null;
   const forget = async () => {
     if (!confirm("Forget this run and the files that it left?")) return;
     try {
@@ -156,9 +158,9 @@ export function OneRun({ id }: { id: string }) {
           Forget
         </button>
       </div>
-      <Trouble text={error ?? gone} />
-      {ended ? <Layers states={layers("ended", ended, watched?.code ?? null, watched?.events ?? null)} /> : null}
-      {ended ? <RunResult watched={watched} outcome={ended} goTo={null} /> : null}
+      <Trouble text={error ?? gone ?? unkept} />
+      {ended ? <Layers states={layers("ended", ended, watched?.code ?? null, events)} /> : null}
+      {ended ? <RunResult watched={watched} outcome={ended} events={events} goTo={null} /> : null}
       {outcome && !ended ? <p class="quiet">This run has not ended, or nobody knows how it did.</p> : null}
     </div>
   );

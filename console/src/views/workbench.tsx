@@ -46,7 +46,7 @@ export function Workbench({ keyed }: { keyed: number }) {
               <Findings screening={screened.screening} goTo={goToLine} />
             </div>
           ) : watched ? (
-            <RunResult key={watched.run ?? "new"} watched={watched} outcome={outcome} goTo={goToLine} />
+            <RunResult key={watched.run ?? "new"} watched={watched} outcome={outcome} events={watched.events} goTo={goToLine} />
           ) : (
             <Welcome />
           )}

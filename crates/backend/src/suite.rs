@@ -32,6 +32,8 @@ pub struct Seen {
     pub limits: Vec<LimitKind>,
     /// Names of events.
     pub events: Vec<&'static str>,
+    /// What was measured as it went on: microseconds since it began, processor time in microseconds, bytes of memory.
+    pub used: Vec<(u64, u64, u64)>,
     /// How long the run took.
     pub took: Duration,
     /// Time from the start to the first output.
@@ -118,8 +120,14 @@ pub fn run(backend: &dyn Backend, plan: &Plan, cancel: &Cancel) -> Result<Seen, 
         Signal::Stderr(bytes) => seen.stderr.push_str(&String::from_utf8_lossy(&bytes)),
         Signal::Event(event) => {
             seen.events.push(event.what.name());
-            if let What::LimitReached { limit, .. } = event.what {
-                seen.limits.push(limit);
+            match event.what {
+                What::LimitReached { limit, .. } => seen.limits.push(limit),
+                What::Usage {
+                    cpu_us,
+                    memory_bytes,
+                    ..
+                } => seen.used.push((event.at_us, cpu_us, memory_bytes)),
+                _ => {}
             }
         }
         Signal::Displayed(_) | Signal::Error(_) => {}
@@ -469,6 +477,28 @@ const CASES: &[Case] = &[
                 && usage.wall_us >= usage.cpu_us / 2
                 && usage.disk_peak_bytes == 5000
                 && usage.memory_peak_bytes >= 16 << 20
+        },
+    },
+    Case {
+        name: "usage is told as time goes on",
+        code: "import time\nx = bytearray(32 << 20)\nend = time.time() + 0.5\nwhile time.time() < end: pass",
+        change: nothing,
+        check: |seen| {
+            let Some(finish) = &seen.finish else {
+                return false;
+            };
+            let grows = seen
+                .used
+                .is_sorted_by(|one, next| one.0 < next.0 && one.1 <= next.1);
+            let last = seen.used.last();
+            seen.used.len() >= 4
+                && grows
+                && last.is_some_and(|(at, cpu, memory)| {
+                    *at <= finish.usage.wall_us
+                        && *cpu >= 100_000
+                        && *cpu <= finish.usage.cpu_us
+                        && (16 << 20..=finish.usage.memory_peak_bytes).contains(memory)
+                })
         },
     },
 ];

@@ -125,6 +125,49 @@ fn a_program_with_its_data_in_one_call() {
     assert!(entries.iter().all(|entry| entry["subject"] == id));
 }
 
+#[test]
+fn what_happened_is_kept_of_runs_that_ask_for_it() {
+    let server = start(&[]);
+    let code = "import time\nx = bytearray(8 << 20)\nend = time.time() + 0.3\nwhile time.time() < end: pass\nopen('/tmp/a', 'w').write('x')";
+    let kept = server
+        .post("/v1/runs", &json!({"code": code, "keep_events": true}))
+        .json();
+    let id = kept["run"].as_str().unwrap();
+    let events = server.get(&format!("/v1/runs/{id}/events"));
+    assert_eq!(events.header("content-type"), "application/x-ndjson");
+    let text = String::from_utf8(events.body).unwrap();
+    let events: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let of = |name: &str| events.iter().filter(move |event| event["event"] == name);
+    assert_eq!(events.len(), kept["summary"]["events"]);
+    assert!(
+        of("file_write").any(|event| event["path"] == "/tmp/a"),
+        "{text}"
+    );
+    let used: Vec<&Value> = of("usage").collect();
+    let peak = kept["usage"]["memory_peak_bytes"].as_u64().unwrap();
+    assert!(used.len() >= 4, "{text}");
+    assert!(
+        peak >= 8 << 20 && used.last().unwrap()["memory_bytes"] == peak,
+        "{text}"
+    );
+
+    // Of one that does not, nothing is: that is said, and it is not somebody's fault.
+    let plain = server.post("/v1/runs", &json!({"code": "print(1)"})).json();
+    let id = plain["run"].as_str().unwrap();
+    let none = server.get(&format!("/v1/runs/{id}/events"));
+    assert_eq!(none.status, 409);
+    assert!(
+        none.json()["remediation"]
+            .as_str()
+            .unwrap()
+            .contains("keep_events")
+    );
+    assert_eq!(server.get("/v1/runs/run-none/events").status, 404);
+}
+
 /// The first run of a tenant starts cold while its zygote loads; none waits for that.
 #[test]
 fn jails_are_warm_in_a_server() {

@@ -86,6 +86,7 @@ fn with_keys_there_is_nothing_without_one_and_nothing_of_another_tenants() {
         ("GET", artifact),
         ("GET", &format!("{place}/receipt")),
         ("GET", &format!("{place}/receipt/signed")),
+        ("GET", &format!("{place}/events")),
         ("POST", &format!("{place}/cancel")),
     ] {
         let status = ask(&bob, method, path, b"").status;

@@ -7,7 +7,8 @@
 //!
 //! Where processes, threads and native code are real, backends share more: `packages` makes what
 //! the system's Python needs, `lowered` is a plan in plain numbers, `handover` and `packets` carry it to the
-//! process that builds the sandbox, `listen`, `watch` and `collect` see the run to its end; `walls` are those
+//! process that builds the sandbox, `listen`, `watch` and `collect` see the run to its end, measured at the
+//! pace of `pace`; `walls` are those
 //! that all of them have.
 
 #![forbid(unsafe_code)]
@@ -24,6 +25,7 @@ pub mod listen;
 pub mod lowered;
 mod messages;
 pub mod outside;
+pub mod pace;
 pub mod packages;
 pub mod packets;
 pub mod system;

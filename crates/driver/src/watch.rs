@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use casemate_linux::cgroup::Cgroup;
 use casemate_linux::file::{Room, room};
+use casemate_model::event::What;
 use casemate_model::limit::LimitKind;
 
 use crate::lowered::Watched;
+use crate::pace::Pace;
 use crate::tally::{Over, Tally};
 
 /// How often the numbers of a run are read.
@@ -36,6 +38,7 @@ pub struct Watch<'a> {
     /// The group's own peak when it was last read.
     memory_peak: u64,
     told: Vec<LimitKind>,
+    pace: Pace,
 }
 
 impl<'a> Watch<'a> {
@@ -60,6 +63,7 @@ impl<'a> Watch<'a> {
             open_files_peak: 0,
             memory_peak: 0,
             told: Vec::new(),
+            pace: Pace::default(),
         }
     }
 
@@ -91,7 +95,17 @@ impl<'a> Watch<'a> {
             self.tell(tally, LimitKind::Tasks, allowed, allowed.saturating_add(1));
         }
         self.count_descriptors(cgroup);
-        self.memory(cgroup, used).or_else(|| self.cpu_time(cgroup))
+        let over = self.memory(cgroup, used).or_else(|| self.cpu_time(cgroup));
+        if self.pace.is_due(tally.begun().elapsed())
+            && let Ok(memory) = cgroup.memory_usage()
+        {
+            tally.event(What::Usage {
+                cpu_us: u64::try_from(self.cpu.as_micros()).unwrap_or(u64::MAX),
+                memory_bytes: memory.saturating_sub(self.memory_before),
+                disk_bytes: used,
+            });
+        }
+        over
     }
 
     fn memory(&self, cgroup: &Cgroup, scratch: u64) -> Option<Over> {

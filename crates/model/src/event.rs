@@ -161,6 +161,15 @@ pub enum What {
         /// What was asked for or seen, in the limit's unit.
         seen: u64,
     },
+    /// What the run used when it was measured.
+    Usage {
+        /// Processor time since it began, in microseconds.
+        cpu_us: u64,
+        /// Memory above what there was when it began, in bytes, as the usage at its end counts it.
+        memory_bytes: u64,
+        /// What its files take of the disk limit, in bytes.
+        disk_bytes: u64,
+    },
     /// Events beyond the bound were counted, not kept.
     Dropped {
         /// How many.
@@ -195,6 +204,7 @@ impl What {
             Self::Thread { .. } => "thread",
             Self::NativeCode { .. } => "native_code",
             Self::LimitReached { .. } => "limit_reached",
+            Self::Usage { .. } => "usage",
             Self::Dropped { .. } => "dropped",
             Self::Ended { .. } => "ended",
         }

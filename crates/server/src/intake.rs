@@ -63,6 +63,9 @@ pub(crate) struct RunRequest {
     /// Lower ceilings than the policy's.
     #[serde(deserialize_with = "object")]
     pub(crate) limits: LimitsRequest,
+    /// Whether its events are kept with its outcome: `GET /v1/runs/{run}/events` has them then. They count to what
+    /// the tenant keeps.
+    pub(crate) keep_events: bool,
 }
 
 /// A value whose fields are named. Without this a list of the fields' values would be taken for it too.
@@ -268,6 +271,8 @@ pub(crate) struct Intake {
     uploads: Vec<(usize, String)>,
     /// What was asked for, for the receipt.
     pub(crate) about: String,
+    /// Whether its events are kept.
+    pub(crate) keep_events: bool,
     room: Room,
 }
 
@@ -424,6 +429,7 @@ impl Read {
             job,
             uploads,
             about: about.to_string(),
+            keep_events: self.request.keep_events,
             room: self.room,
         })
     }

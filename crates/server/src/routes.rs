@@ -31,6 +31,7 @@ pub(crate) fn router() -> OpenApiRouter<State> {
         .routes(routes!(runs::cancel))
         .routes(routes!(runs::receipt))
         .routes(routes!(runs::signed_receipt))
+        .routes(routes!(runs::events))
         .routes(routes!(runs::receipt_key))
         .routes(routes!(runs::artifact))
         .routes(routes!(scans::scan))

@@ -7,6 +7,7 @@ use axum::http::HeaderMap;
 use casemate_backend::contract::{Cancel, Signal};
 use casemate_envd::text::Utf8;
 use casemate_model::outcome::Outcome;
+use casemate_watch::events_jsonl;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
@@ -158,6 +159,7 @@ fn start(
         tenant: caller.name().to_owned(),
         id: id.clone(),
         about: intake.about.clone(),
+        keep_events: intake.keep_events,
         created_ms: now_ms(),
         cancel: cancel.clone(),
         tell: listened.then_some(tell),
@@ -183,6 +185,7 @@ struct Going {
     id: String,
     /// What was asked for, as the row has it.
     about: String,
+    keep_events: bool,
     created_ms: i64,
     cancel: Cancel,
     tell: Option<mpsc::UnboundedSender<Value>>,
@@ -256,7 +259,7 @@ impl Going {
             "exit_code": 125,
         });
         Ok(Finished {
-            json: self.finish("faulted", &value, &[]).await?,
+            json: self.finish("faulted", &value, &[], None).await?,
             outcome: None,
         })
     }
@@ -275,8 +278,11 @@ impl Going {
         });
         let kept = kept.await;
         let (value, rows, outcome) = kept.map_err(|error| ApiError::fault(error.to_string()))??;
+        let events = self.keep_events.then(|| events_jsonl(&outcome.events));
         Ok(Finished {
-            json: self.finish(status, &value, &rows).await?,
+            json: self
+                .finish(status, &value, &rows, events.as_deref())
+                .await?,
             outcome: Some(outcome),
         })
     }
@@ -301,6 +307,7 @@ impl Going {
         status: &str,
         outcome: &Value,
         artifacts: &[ArtifactRow],
+        events: Option<&str>,
     ) -> Result<String, ApiError> {
         let brief = brief(outcome).to_string();
         let receipt = self.receipt(outcome)?;
@@ -312,6 +319,7 @@ impl Going {
             outcome: &outcome,
             brief: &brief,
             receipt: receipt.as_deref(),
+            events,
             artifacts,
         };
         let mut tries = 0;

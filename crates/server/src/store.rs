@@ -43,6 +43,7 @@ const MIGRATIONS: &[&str] = &[
     "ALTER TABLE audit ADD COLUMN sha256 TEXT",
     "CREATE TABLE audit_head (tenant TEXT PRIMARY KEY, seq BIGINT NOT NULL, sha256 TEXT NOT NULL)",
     "CREATE UNIQUE INDEX audit_by_seq ON audit (tenant, seq)",
+    "ALTER TABLE runs ADD COLUMN events TEXT",
 ];
 
 /// Why something could not be remembered.
@@ -142,6 +143,8 @@ pub(crate) struct Ended<'a> {
     pub(crate) brief: &'a str,
     /// The signed receipt.
     pub(crate) receipt: Option<&'a str>,
+    /// Its events as JSON Lines, where they are to be kept.
+    pub(crate) events: Option<&'a str>,
     pub(crate) artifacts: &'a [ArtifactRow],
 }
 
@@ -312,6 +315,7 @@ impl Store {
             outcome,
             brief,
             receipt,
+            events,
             artifacts,
             ..
         } = *ended;
@@ -330,12 +334,12 @@ impl Store {
             .await?;
         }
         let files: i64 = artifacts.iter().map(|artifact| artifact.bytes).sum();
-        let texts = outcome.len() + receipt.map_or(0, str::len);
+        let texts = outcome.len() + receipt.map_or(0, str::len) + events.map_or(0, str::len);
         let bytes = i64::try_from(texts)
             .unwrap_or(i64::MAX)
             .saturating_add(files);
         sqlx::query(
-            "UPDATE runs SET state = 'ended', outcome = $1, ended_ms = $2, bytes = $3, brief = $5, receipt = $6 WHERE id = $4",
+            "UPDATE runs SET state = 'ended', outcome = $1, ended_ms = $2, bytes = $3, brief = $5, receipt = $6, events = $7 WHERE id = $4",
         )
         .bind(outcome)
         .bind(now_ms())
@@ -343,6 +347,7 @@ impl Store {
         .bind(id)
         .bind(brief)
         .bind(receipt)
+        .bind(events)
         .execute(&mut *step)
         .await?;
         let entry = Entry {
@@ -401,7 +406,26 @@ impl Store {
         tenant: &str,
         id: &str,
     ) -> Result<Option<String>, StoreError> {
-        let row = sqlx::query("SELECT receipt FROM runs WHERE tenant = $1 AND id = $2")
+        self.text_of("receipt", tenant, id).await
+    }
+
+    /// A run's events as JSON Lines, where they were kept.
+    pub(crate) async fn events(
+        &self,
+        tenant: &str,
+        id: &str,
+    ) -> Result<Option<String>, StoreError> {
+        self.text_of("events", tenant, id).await
+    }
+
+    async fn text_of(
+        &self,
+        column: &'static str,
+        tenant: &str,
+        id: &str,
+    ) -> Result<Option<String>, StoreError> {
+        let text = format!("SELECT {column} FROM runs WHERE tenant = $1 AND id = $2");
+        let row = sqlx::query(sqlx::AssertSqlSafe(text))
             .bind(tenant)
             .bind(id)
             .fetch_optional(&self.pool)

@@ -1,9 +1,13 @@
 //! What the host holds for one guest: its WASI state and its memory's ceiling.
 
+use std::time::Duration;
+
+use casemate_driver::pace::Pace;
+use casemate_model::event::What;
 use casemate_model::limit::LimitKind;
 use wasmtime::{Memory, ResourceLimiter};
 
-use crate::wasi::Wasi;
+use crate::wasi::{Halt, Wasi};
 
 /// Table entries a guest may have; CPython's one table has 47,157 and never grows.
 const TABLE_MAX: usize = 100_000;
@@ -24,6 +28,7 @@ pub(crate) struct Guest {
     baseline: u64,
     /// The most bytes since.
     peak: u64,
+    pace: Pace,
 }
 
 impl Guest {
@@ -34,6 +39,7 @@ impl Guest {
             limit,
             baseline: 0,
             peak: 0,
+            pace: Pace::default(),
         }
     }
 
@@ -48,6 +54,23 @@ impl Guest {
     pub(crate) fn give(&mut self, wasi: Wasi, limit: MemoryLimit) {
         self.wasi = wasi;
         self.limit = limit;
+        self.pace = Pace::default();
+    }
+
+    /// Tells what the run uses, when that is due. Memory of a guest never shrinks, so its peak is what it has.
+    pub(crate) fn measure(&mut self) -> Result<(), Halt> {
+        let clock = &self.wasi.clock;
+        let at_us = clock.elapsed_us();
+        if !self.pace.is_due(Duration::from_micros(at_us)) {
+            return Ok(());
+        }
+        let what = What::Usage {
+            cpu_us: clock.cpu_us(),
+            memory_bytes: self.memory_added(),
+            disk_bytes: self.wasi.tree.quota.bytes,
+        };
+        self.wasi.log.measured(at_us, what);
+        self.wasi.flush(true)
     }
 
     pub(crate) fn memory(&self) -> Option<Memory> {

@@ -246,7 +246,9 @@ impl Machine {
         let mut store = Store::new(self.pre.module().engine(), guest);
         store.limiter(|guest| guest);
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|context| {
+        store.epoch_deadline_callback(|mut context| {
+            let measured = context.data_mut().measure();
+            measured.map_err(wasmtime::Error::new)?;
             let clock = &context.data().wasi.clock;
             clock.check().map_err(wasmtime::Error::new)?;
             if let Some(rest) = clock.rest() {

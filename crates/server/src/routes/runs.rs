@@ -291,6 +291,31 @@ pub(crate) async fn signed_receipt(
     })
 }
 
+/// What happened in a run of yours that was sent with `keep_events`, a line of JSON each, in the order of time. What it
+/// used is among them as events `usage`.
+#[utoipa::path(get, path = "/v1/runs/{run}/events", tag = "runs", security(("key" = [])),
+    params(("run" = String, Path, description = "the run's id")), responses(
+    (status = 200, description = "the events", body = String, content_type = "application/x-ndjson"),
+    (status = 401, description = "no key", body = ErrorBody),
+    (status = 404, description = "you have none such", body = ErrorBody),
+    (status = 409, description = "it has not ended, or its events were not kept", body = ErrorBody)))]
+pub(crate) async fn events(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let row = found(&state, &caller, &id).await?;
+    let events = state.store.events(caller.name(), &id).await?;
+    let events = events.ok_or_else(|| {
+        ApiError::conflict(
+            format!("the run is {}: there are no events of it", row.state),
+            "send a program with \"keep_events\": true, and ask when it has ended",
+        )
+    })?;
+    let kind = HeaderValue::from_static("application/x-ndjson");
+    Ok(([(header::CONTENT_TYPE, kind)], events).into_response())
+}
+
 /// The public half of the key that signs receipts here.
 #[utoipa::path(get, path = "/v1/receipts/key", tag = "runs", security(("key" = [])), responses(
     (status = 200, description = "`algorithm`, and `public_key` as 64 hexadecimal digits; null where nothing is signed", body = Value),

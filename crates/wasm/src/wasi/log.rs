@@ -61,12 +61,17 @@ impl EventLog {
                 allowed,
                 seen,
             };
-            self.events.push(Event {
-                at_us,
-                witness: Witness::Host,
-                what,
-            });
+            self.measured(at_us, what);
         }
+    }
+
+    /// Notes what was measured, beyond the bound too: how often that is the guest does not decide.
+    pub(crate) fn measured(&mut self, at_us: u64, what: What) {
+        self.events.push(Event {
+            at_us,
+            witness: Witness::Host,
+            what,
+        });
     }
 
     /// Events waiting to be passed on.
