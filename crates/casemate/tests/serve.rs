@@ -128,7 +128,7 @@ fn a_program_with_its_data_in_one_call() {
 #[test]
 fn what_happened_is_kept_of_runs_that_ask_for_it() {
     let server = start(&[]);
-    let code = "import time\nx = bytearray(8 << 20)\nend = time.time() + 0.3\nwhile time.time() < end: pass\nopen('/tmp/a', 'w').write('x')";
+    let code = "import time\nx = bytearray(16 << 20)\nend = time.time() + 0.3\nwhile time.time() < end: pass\nopen('/tmp/a', 'w').write('x')";
     let kept = server
         .post("/v1/runs", &json!({"code": code, "keep_events": true}))
         .json();
@@ -140,7 +140,7 @@ fn what_happened_is_kept_of_runs_that_ask_for_it() {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    let of = |name: &str| events.iter().filter(move |event| event["event"] == name);
+    let of = |name: &'static str| events.iter().filter(move |event| event["event"] == name);
     assert_eq!(events.len(), kept["summary"]["events"]);
     assert!(
         of("file_write").any(|event| event["path"] == "/tmp/a"),

@@ -81,7 +81,9 @@ impl<'a> Watch<'a> {
             return None;
         }
         self.looked = Instant::now();
-        self.look_now(tally)
+        let over = self.look_now(tally);
+        self.measure(tally);
+        over
     }
 
     /// Reads the numbers.
@@ -95,17 +97,23 @@ impl<'a> Watch<'a> {
             self.tell(tally, LimitKind::Tasks, allowed, allowed.saturating_add(1));
         }
         self.count_descriptors(cgroup);
-        let over = self.memory(cgroup, used).or_else(|| self.cpu_time(cgroup));
-        if self.pace.is_due(tally.begun().elapsed())
-            && let Ok(memory) = cgroup.memory_usage()
-        {
-            tally.event(What::Usage {
-                cpu_us: u64::try_from(self.cpu.as_micros()).unwrap_or(u64::MAX),
-                memory_bytes: memory.saturating_sub(self.memory_before),
-                disk_bytes: used,
-            });
+        self.memory(cgroup, used).or_else(|| self.cpu_time(cgroup))
+    }
+
+    /// Tells what is used now, when that is due.
+    fn measure(&mut self, tally: &mut Tally<'_>) {
+        if !self.pace.is_due(tally.begun().elapsed()) {
+            return;
         }
-        over
+        // Where it cannot be read nothing is told, rather than that nothing is used.
+        let Some(Ok(memory)) = self.cgroup.map(Cgroup::memory_usage) else {
+            return;
+        };
+        tally.event(What::Usage {
+            cpu_us: u64::try_from(self.cpu.as_micros()).unwrap_or(u64::MAX),
+            memory_bytes: memory.saturating_sub(self.memory_before),
+            disk_bytes: room(self.scratch).unwrap_or_default().used_bytes,
+        });
     }
 
     fn memory(&self, cgroup: &Cgroup, scratch: u64) -> Option<Over> {

@@ -429,7 +429,7 @@ impl Read {
             job,
             uploads,
             about: about.to_string(),
-            keep_events: self.request.keep_events,
+            keep_events: request.keep_events,
             room: self.room,
         })
     }

@@ -12,6 +12,7 @@ from casemate import (
     AsyncCasemate,
     BadRequest,
     Casemate,
+    CasemateError,
     Conflict,
     Content,
     Displayed,
@@ -31,6 +32,8 @@ from casemate import (
 )
 
 FOREVER = "while True: pass"
+#: What works is measured, and that is told: only what sleeps is silent.
+SILENT = "import time; time.sleep(50)"
 ANALYSIS = """
 import os
 import matplotlib.pyplot as plt
@@ -216,7 +219,7 @@ def test_whoever_gives_up_stops_the_run(casemate: Casemate) -> None:
     assert caught.value.remediation
     assert ended(casemate, casemate.runs(1)[0].run) == "cancelled"
     with Casemate(timeout=1.0) as hasty, pytest.raises(TimedOut):
-        list(hasty.stream(FOREVER))
+        list(hasty.stream(SILENT))
     assert ended(casemate, casemate.runs(1)[0].run) == "cancelled"
     # With a key of the caller's it goes on, and can be asked for.
     with Casemate(timeout=1.0) as hasty, pytest.raises(TimedOut):
@@ -297,6 +300,10 @@ def test_the_twin_that_awaits(tmp_path: Path) -> None:
             assert [path.read_text() for path in saved] == ["y"]
             assert await client.artifact(outcome.artifacts[0]) == b"y"
             assert (await client.receipt(outcome)).run == outcome.run
+            kept = await client.run("open('/tmp/x', 'w').write('y')", keep_events=True)
+            assert any(event.kind == "file_write" for event in await client.events(kept))
+            with pytest.raises(CasemateError, match="no events"):
+                await client.events(outcome)
             assert (await client.scan("print(1)")).verdict == "pass"
             upload = await client.upload(tmp_path / "x")
             assert (await client.run("print(open('/data/x').read())", files={"x": upload})).stdout == "y\n"

@@ -222,6 +222,11 @@ class RunRequest:
     """Environment variables; there are no others."""
     files: list[FileRequest] = field(default_factory=list)
     """Files the program finds, read-only."""
+    keep_events: bool = False
+    """
+    Whether its events are kept with its outcome: `GET /v1/runs/{run}/events` has them then. They count to what
+    the tenant keeps.
+    """
     language: LanguageName | None = None
     limits: LimitsRequest = field(
         default_factory=lambda: LimitsRequest(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import httpx
 
 from ._errors import TimedOut, malformed, of_transport
-from ._events import Ended, Event, Heard
+from ._events import Ended, Event, Heard, Observed
 from ._flow import BROKEN, Answer, Call, Flow, Flows, Pause
 from ._outcome import Artifact, Outcome, Receipt, Run, Scan, Upload
 from ._program import Options, Program, program
@@ -51,8 +51,8 @@ class Casemate:
         url: where it is; else CASEMATE_URL, else http://127.0.0.1:3000.
         api_key: a key of `casemate key create`; else CASEMATE_API_KEY. On loopback none is needed until the first is
             made.
-        timeout: seconds without a word from the server after which a run is given up and stopped. A run's own time is
-            limited by the policy and by `limits`.
+        timeout: seconds without a word from the server after which a run is given up and stopped. A stream has words as
+            long as its program works. A run's own time is limited by the policy and by `limits`.
         retries: how often a request is sent again where the server is busy or the connection broke. A run is not run
             twice: every request has an idempotency key.
         patience: seconds to wait in all before sending again; a server that asks for more is not waited for.
@@ -140,6 +140,10 @@ class Casemate:
     def receipt(self, run: str | Run | Outcome) -> Receipt:
         """What was run on what, under which policy, and which walls stood."""
         return self._do(self._flows.receipt(run))
+
+    def events(self, run: str | Run | Outcome) -> list[Observed]:
+        """What happened in a run that was sent with `keep_events`, and what it used as time went on."""
+        return self._do(self._flows.events(run))
 
     def artifact(self, file: Artifact) -> bytes:
         """The content of a file that a run left; its SHA-256 is the outcome's."""
@@ -306,6 +310,10 @@ class AsyncCasemate:
     async def receipt(self, run: str | Run | Outcome) -> Receipt:
         """What was run on what, under which policy, and which walls stood."""
         return await self._do(self._flows.receipt(run))
+
+    async def events(self, run: str | Run | Outcome) -> list[Observed]:
+        """What happened in a run that was sent with `keep_events`, and what it used as time went on."""
+        return await self._do(self._flows.events(run))
 
     async def artifact(self, file: Artifact) -> bytes:
         """The content of a file that a run left; its SHA-256 is the outcome's."""

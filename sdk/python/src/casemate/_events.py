@@ -74,6 +74,14 @@ def _observed(document: Document) -> Observed:
     return Observed(kind, witness, int(fields.pop("at_us", 0)), fields)
 
 
+def kept(text: str) -> list[Observed]:
+    """Reads the events that were kept of a run, a line each."""
+    try:
+        return [_observed(json.loads(line)) for line in text.split("\n") if line]
+    except ValueError as error:
+        raise malformed("list of events") from error
+
+
 def event_of(line: Document) -> Event:
     """Reads a line of a stream.
 

@@ -19,6 +19,7 @@ from urllib.parse import quote
 import httpx
 
 from ._errors import CasemateError, Lost, NotFound, TimedOut, malformed, of_response, of_transport, own
+from ._events import Observed, kept
 from ._outcome import Artifact, Outcome, Receipt, Run, Scan, Upload
 from ._program import Program
 
@@ -222,6 +223,11 @@ class Flows:
     def receipt(self, run: str | Run | Outcome) -> Flow[Receipt]:
         """A run's receipt."""
         return Receipt.of((yield from self.json(Call("GET", f"{run_path(run)}/receipt"))))
+
+    def events(self, run: str | Run | Outcome) -> Flow[list[Observed]]:
+        """What happened in a run."""
+        response = yield from self.ask(Call("GET", f"{run_path(run)}/events"))
+        return kept(response.text)
 
     def artifact(self, file: Artifact) -> Flow[bytes]:
         """A file's content, and no other."""

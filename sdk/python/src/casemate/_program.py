@@ -42,6 +42,8 @@ class Options(TypedDict, total=False):
     backend: str | None
     #: Lower ceilings than the policy's.
     limits: LimitsRequest | None
+    #: Whether the server keeps its events: `client.events(run)` has them then.
+    keep_events: bool
     #: The same request with the same key is the same run. One is made where none is given. A run with a key of
     #: yours goes on when you stop waiting for it.
     idempotency_key: str | None
@@ -70,6 +72,7 @@ def program(
     policy: str | None = None,
     backend: str | None = None,
     limits: LimitsRequest | None = None,
+    keep_events: bool = False,
     idempotency_key: str | None = None,
 ) -> Program:
     """Reads the files and makes the request."""
@@ -84,6 +87,7 @@ def program(
         policy=policy,
         backend=backend,
         limits=limits or LimitsRequest(),
+        keep_events=keep_events,
     )
     body = json.dumps(said(asdict(request))).encode()
     key = idempotency_key or uuid.uuid4().hex
