@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, ensure};
 use casemate_engine::Record;
-use casemate_server::wire::{RECEIPT, RECEIPT_TYPE};
+use casemate_server::wire::{RECEIPT, RECEIPT_TYPE, SANDBOX_RECEIPT, SANDBOX_RECEIPT_TYPE};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -36,11 +36,15 @@ pub(crate) fn command(args: &VerifyArgs) -> anyhow::Result<i32> {
     if envelope.is_of(RECEIPT_TYPE) {
         return receipt(args, &envelope).with_context(|| args.file.display().to_string());
     }
+    let is_sandbox = envelope.is_of(SANDBOX_RECEIPT_TYPE);
     ensure!(
         args.has.is_empty(),
-        "--has belongs to receipts, and {} is none",
+        "--has belongs to receipts of runs, and {} is none",
         args.file.display()
     );
+    if is_sandbox {
+        return sandbox(args, &envelope).with_context(|| args.file.display().to_string());
+    }
     let verified =
         verify(&envelope, args.key.as_deref()).with_context(|| args.file.display().to_string())?;
     if args.json {
@@ -104,11 +108,8 @@ fn as_json(verified: &Verified) -> serde_json::Value {
 
 fn as_text(verified: &Verified) -> String {
     let result = &verified.result;
-    let said = |name: &str, text: &str| format!("{name:<12} {}\n", line(text, 400));
-    let mut text = match &verified.trouble {
-        None => said("verified", "signed by the key that was expected, and whole"),
-        Some(why) => said("NOT VERIFIED", why),
-    };
+    let said = |name: &str, text: &str| said(name, &line(text, 400));
+    let mut text = verdict(verified.trouble.as_deref());
     text.push_str(&said("key", &result.public_key));
     text.push_str(&said("backend", &result.backend));
     text.push_str(&said("attacked", &result.made_at));
@@ -157,14 +158,7 @@ struct Named {
 
 /// Checks a receipt, and that it names the files that were given.
 fn receipt(args: &VerifyArgs, envelope: &Envelope) -> anyhow::Result<i32> {
-    let payload = envelope.unverified(RECEIPT_TYPE)?;
-    let receipt: Value =
-        serde_json::from_slice(&payload).context("its content is no receipt of a run")?;
-    ensure!(
-        receipt["schema"] == RECEIPT,
-        "its schema is {}, not {RECEIPT}",
-        line(&receipt["schema"].to_string(), 60)
-    );
+    let receipt = document(envelope, RECEIPT_TYPE, RECEIPT)?;
     let trouble = trouble(envelope, RECEIPT_TYPE, args.key.as_deref())?;
     let named = args.has.iter().map(|path| named(path, &receipt));
     let named = named.collect::<anyhow::Result<Vec<_>>>()?;
@@ -182,6 +176,36 @@ fn receipt(args: &VerifyArgs, envelope: &Envelope) -> anyhow::Result<i32> {
         print!("{}", receipt_text(&receipt, trouble.as_deref(), &named));
     }
     Ok(if is_good { 0 } else { NOT_VERIFIED })
+}
+
+/// Checks a receipt of a sandbox that lives on.
+fn sandbox(args: &VerifyArgs, envelope: &Envelope) -> anyhow::Result<i32> {
+    let receipt = document(envelope, SANDBOX_RECEIPT_TYPE, SANDBOX_RECEIPT)?;
+    let trouble = trouble(envelope, SANDBOX_RECEIPT_TYPE, args.key.as_deref())?;
+    if args.json {
+        let value = json!({
+            "schema": "casemate.verified/1",
+            "verified": trouble.is_none(),
+            "trouble": trouble,
+            "receipt": receipt,
+        });
+        println!("{}", serde_json::to_string_pretty(&value)?);
+    } else {
+        print!("{}", sandbox_text(&receipt, trouble.as_deref()));
+    }
+    Ok(if trouble.is_none() { 0 } else { NOT_VERIFIED })
+}
+
+/// The document in an envelope, of this schema.
+fn document(envelope: &Envelope, payload_type: &str, schema: &str) -> anyhow::Result<Value> {
+    let payload = envelope.unverified(payload_type)?;
+    let document: Value = serde_json::from_slice(&payload).context("its content is no receipt")?;
+    ensure!(
+        document["schema"] == schema,
+        "its schema is {}, not {schema}",
+        line(&document["schema"].to_string(), 60)
+    );
+    Ok(document)
 }
 
 /// What a file was to a run, by its content alone.
@@ -205,19 +229,57 @@ fn named(path: &Path, receipt: &Value) -> anyhow::Result<Named> {
     })
 }
 
-fn receipt_text(receipt: &Value, trouble: Option<&str>, named: &[Named]) -> String {
-    let word = |value: &Value| match value {
+fn word(value: &Value) -> String {
+    match value {
         Value::String(text) => line(text, 300),
         other => line(&other.to_string(), 300),
-    };
-    let said = |name: &str, text: &str| format!("{name:<12} {text}\n");
-    let mut text = match trouble {
+    }
+}
+
+fn said(name: &str, text: &str) -> String {
+    format!("{name:<12} {text}\n")
+}
+
+fn verdict(trouble: Option<&str>) -> String {
+    match trouble {
         None => said("verified", "signed by the key that was expected, and whole"),
         Some(why) => said("NOT VERIFIED", &line(why, 400)),
+    }
+}
+
+/// Milliseconds since 1970 as a time.
+fn moment(value: &Value) -> String {
+    let at = jiff::Timestamp::from_millisecond(value.as_i64().unwrap_or_default());
+    at.map_or_else(|_| String::new(), |at| at.to_string())
+}
+
+fn walls(receipt: &Value) -> String {
+    let Some(walls) = receipt["walls"].as_array() else {
+        return said("walls", "none: nothing ran");
     };
-    let at = receipt["created_ms"].as_i64().unwrap_or_default();
-    let at =
-        jiff::Timestamp::from_millisecond(at).map_or_else(|_| String::new(), |at| at.to_string());
+    let stood = walls.iter().filter(|wall| wall["got"].is_string()).count();
+    let backend = word(&receipt["backend"]);
+    let text = format!("{backend}: {stood} stood, {} did not", walls.len() - stood);
+    said("walls", &text)
+}
+
+fn sandbox_text(receipt: &Value, trouble: Option<&str>) -> String {
+    let mut text = verdict(trouble);
+    let id = word(&receipt["sandbox"]);
+    let template = word(&receipt["template"]);
+    text += &said("sandbox", &format!("{id}, of {template}"));
+    text += &said("made", &moment(&receipt["made_ms"]));
+    text += &said("signed", &moment(&receipt["signed_ms"]));
+    text += &walls(&receipt["walls"]);
+    for (name, limit) in receipt["limits"].as_object().into_iter().flatten() {
+        text += &format!("  {:<18} {}\n", line(name, 40), word(limit));
+    }
+    text
+}
+
+fn receipt_text(receipt: &Value, trouble: Option<&str>, named: &[Named]) -> String {
+    let mut text = verdict(trouble);
+    let at = moment(&receipt["created_ms"]);
     text.push_str(&said("run", &format!("{}, {at}", word(&receipt["run"]))));
     text.push_str(&said(
         "program",
@@ -228,23 +290,7 @@ fn receipt_text(receipt: &Value, trouble: Option<&str>, named: &[Named]) -> Stri
         ),
     ));
     text.push_str(&said("policy", &word(&receipt["policy"])));
-    let walls = receipt["walls"]["walls"].as_array();
-    let count = |got: bool| {
-        let walls = walls.into_iter().flatten();
-        walls.filter(|wall| wall["got"].is_string() == got).count()
-    };
-    text.push_str(&said(
-        "walls",
-        &match walls {
-            None => "none: nothing ran".to_owned(),
-            Some(_) => format!(
-                "{}: {} stood, {} did not",
-                word(&receipt["walls"]["backend"]),
-                count(true),
-                count(false)
-            ),
-        },
-    ));
+    text.push_str(&walls(&receipt["walls"]));
     text.push_str(&said("ending", &word(&receipt["ending"]["cause"])));
     let lists = [("inputs", "input"), ("artifacts", "left")];
     for (list, name) in lists {

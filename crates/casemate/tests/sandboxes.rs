@@ -121,6 +121,7 @@ fn cells_share_their_state_and_show_what_they_show() {
 
     let receipt = server.get(&at(&id, "/receipt")).json();
     assert!(!receipt["receipt"]["walls"].as_array().unwrap().is_empty());
+    signed_receipt(&server, &id, &receipt["receipt"]);
     assert_eq!(server.ask("DELETE", &at(&id, ""), &[], b"").status, 204);
     for (method, rest) in [
         ("GET", ""),
@@ -134,6 +135,35 @@ fn cells_share_their_state_and_show_what_they_show() {
     }
     let audit = server.get("/v1/audit").json().to_string();
     assert!(audit.contains("sandbox.created") && audit.contains("sandbox.killed"));
+}
+
+/// What the server signs of a sandbox, whoever has the key's public half checks without it.
+fn signed_receipt(server: &Server, id: &str, walls: &Value) {
+    let signed = server.get(&at(id, "/receipt/signed"));
+    assert_eq!(signed.status, 200);
+    let key = server.get("/v1/receipts/key").json();
+    let key = key["public_key"].as_str().unwrap();
+    let kept = server.data.path().join("sandbox.json");
+    std::fs::write(&kept, &signed.body).unwrap();
+    let kept = kept.to_str().unwrap();
+    let output = support::run(&["verify", "--json", "--key", key, kept]);
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(support::code(&output), 0, "{said}");
+    assert_eq!(said["receipt"]["sandbox"], id);
+    assert_eq!(&said["receipt"]["walls"], walls);
+    let text = support::run(&["verify", "--key", key, kept]);
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.contains(id) && text.contains(" stood, "), "{text}");
+
+    let strange = support::run(&["verify", "--key", &"ab".repeat(32), kept]);
+    assert_ne!(support::code(&strange), 0);
+    let files = support::run(&["verify", "--key", key, "--has", kept, kept]);
+    assert_ne!(support::code(&files), 0, "it names no files");
+    let mut changed: Value = serde_json::from_slice(&signed.body).unwrap();
+    changed["payload"] = json!(changed["payload"].as_str().unwrap().replacen('e', "f", 1));
+    std::fs::write(kept, changed.to_string()).unwrap();
+    let changed = support::run(&["verify", "--key", key, kept]);
+    assert_ne!(support::code(&changed), 0);
 }
 
 #[test]
@@ -430,6 +460,7 @@ fn nothing_of_a_sandbox_is_another_tenants_and_no_more_than_may_be_are_made() {
         ("POST", "/resume"),
         ("POST", "/forks"),
         ("GET", "/receipt"),
+        ("GET", "/receipt/signed"),
         ("GET", "/metrics"),
         ("GET", "/contexts"),
         ("POST", "/contexts"),

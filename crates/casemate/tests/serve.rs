@@ -494,7 +494,7 @@ fn the_description_is_the_one_that_is_written_down() {
     assert!(
         String::from_utf8(server.get("/docs").body)
             .unwrap()
-            .contains("POST /v1/runs")
+            .contains("<b>post</b> <code>/v1/runs</code>")
     );
     let metrics = String::from_utf8(server.get("/metrics").body).unwrap();
     assert!(

@@ -15,6 +15,7 @@ pub const SHARED: &[(&str, &str)] = files![
     "casemate_guest/display.py",
     "casemate_guest/errors.py",
     "casemate_guest/figures.py",
+    "casemate_guest/fonts.py",
     "casemate_guest/missing.py",
     "casemate_guest/observe.py",
     "casemate_guest/plain.py",

@@ -30,7 +30,7 @@ use crate::init::confinement;
 use crate::lower::lower;
 use crate::measure::{self, Expected};
 use crate::shown::Shown;
-use crate::spare::{GuestEnds, Handed, Spare, Spares};
+use crate::spare::{GuestEnds, Handed, Out, Spare, Spares};
 use crate::zygote::{Born, Taken, Zygote, Zygotes, borrow};
 use crate::{probe, walls};
 
@@ -63,6 +63,8 @@ struct JailSandbox {
     scratch: OwnedFd,
     cgroup: Option<Cgroup>,
     watched: Watched,
+    /// Last, when nothing of the run is left.
+    _out: Option<Out>,
 }
 
 /// A jail and the system it shows, whose files are there for as long as this is.
@@ -241,9 +243,10 @@ impl Made {
             processes,
             lines,
             cgroup,
+            out,
             ..
         } = self.spare;
-        let parts = (processes, lines, cgroup);
+        let parts = (processes, lines, cgroup, out);
         (sandbox(parts, self.handed, lowered, Begin::Cold), steps)
     }
 
@@ -264,6 +267,7 @@ impl Made {
             mut lines,
             ends,
             cgroup,
+            out,
             ..
         } = spare;
         lines
@@ -286,13 +290,13 @@ impl Made {
             _init: std::mem::replace(&mut lines.control, line),
             _zygote: zygote,
         };
-        let parts = (processes, lines, cgroup);
+        let parts = (processes, lines, cgroup, out);
         Ok((sandbox(parts, handed, lowered, begin), steps))
     }
 }
 
 fn sandbox(
-    (mut processes, lines, cgroup): (Processes, Lines, Result<Cgroup, String>),
+    (mut processes, lines, cgroup, out): (Processes, Lines, Result<Cgroup, String>, Option<Out>),
     handed: Handed,
     lowered: &Lowered<'_>,
     begin: Begin,
@@ -305,6 +309,7 @@ fn sandbox(
         scratch: handed.scratch,
         cgroup: cgroup.ok(),
         watched: lowered.watched.clone(),
+        _out: out,
     }
 }
 

@@ -46,6 +46,7 @@ pub(crate) fn router() -> OpenApiRouter<State> {
         .routes(routes!(sandboxes::resume))
         .routes(routes!(sandboxes::fork))
         .routes(routes!(sandboxes::receipt))
+        .routes(routes!(sandboxes::signed_receipt))
         .routes(routes!(sandboxes::metrics))
         .routes(routes!(cells::run))
         .routes(routes!(cells::contexts, cells::create_context))

@@ -48,6 +48,11 @@ pub const RECEIPT: &str = "casemate.receipt/1";
 /// What a signed receipt is, as its envelope says it.
 pub const RECEIPT_TYPE: &str = "application/vnd.casemate.receipt+json";
 
+/// The schema of receipts of sandboxes that live on.
+pub const SANDBOX_RECEIPT: &str = "casemate.sandbox-receipt/1";
+/// What a signed one is, as its envelope says it.
+pub const SANDBOX_RECEIPT_TYPE: &str = "application/vnd.casemate.sandbox-receipt+json";
+
 /// What a signed head of an audit is, as its envelope says it.
 pub const AUDIT_HEAD_TYPE: &str = "application/vnd.casemate.audit-head+json";
 /// The schema of such heads.

@@ -33,11 +33,12 @@ def _set_up_interpreter():
 
 
 def _create_shell():
-    from casemate_guest import denied, figures, missing, observe, runner, shell, threads
+    from casemate_guest import denied, figures, fonts, missing, observe, runner, shell, threads
 
     denied.install()
     threads.install()
     missing.install()
+    fonts.install()
     figures.install()
     runner.prepare(shell.create(), figures)
     observe.install()
@@ -69,4 +70,4 @@ from casemate_guest import warm  # noqa: E402
 
 warm.use("/tmp/warm.png")
 _empty_tmp()
-warm.forget()
+warm.forget(fonts=False)

@@ -24,7 +24,7 @@ table.sort_values("n").merge(table, on="city").to_csv(io.StringIO()); str(table)
 table.set_index("day")["n"].resample("ME").sum(); table["city"].str.upper().value_counts(); display(table["n"])
 fig, ax = plt.subplots(); ax.plot(table["day"], table["n"], label="n"); ax.bar(table["day"], table["n"])
 ax.set_title("t"); ax.set_xlabel("x"); ax.set_ylabel("y"); ax.legend(); ax.grid(True); fig.tight_layout()
-fig.autofmt_xdate(); plt.savefig(sys.argv[1])
+ax.text(0, 0, "b", fontweight="bold"); fig.autofmt_xdate(); plt.savefig(sys.argv[1])
 plt.savefig(io.BytesIO(), format="png", bbox_inches="tight"); plt.show()
 table.plot(x="day", y="n"); plt.show(); plt.scatter([1, 2], [3, 4]); plt.hist([1, 2, 3]); plt.show()
 table
@@ -48,16 +48,17 @@ def use(picture):
         raise SystemExit(f"the guest's warm-up program failed: {failures}")
 
 
-def forget():
-    """Take back what using it left in memory, and put the rest out of the collector's sight."""
+def forget(fonts=True):
+    """Take back what using it left in memory, and put the rest out of the collector's sight.
+
+    With `fonts` those that are loaded go too: a font keeps its file open, unless `fonts.install` has it in memory.
+    """
     from matplotlib import font_manager, pyplot
 
     pyplot.close("all")
-    # A cached font keeps its file open, and descriptors do not outlive this process.
-    for name in ("_get_font", "get_font", "_cached_realpath"):
-        clear = getattr(getattr(font_manager, name, None), "cache_clear", None)
-        if clear is not None:
-            clear()
+    if fonts:
+        font_manager._get_font.cache_clear()
+        font_manager._cached_realpath.cache_clear()
     atexit._clear()
     weakref.finalize._registry.clear()
     atexit.register(logging.shutdown)

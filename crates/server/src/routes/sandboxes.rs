@@ -19,6 +19,7 @@ use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoParams, IntoResponses, ToSchema};
 
 use super::page::Page;
+use super::runs::json_text;
 use crate::body::Taken;
 use crate::e2b::model::{Lifecycle, OnTimeout, PauseMode, Sample};
 use crate::e2b::sandboxes::Sandbox;
@@ -29,6 +30,7 @@ use crate::making::{LONGEST_S, New, end, forks, found, make, seconds, source};
 use crate::sleep::{pause as pause_as, waken};
 use crate::state::State;
 use crate::store::now_ms;
+use crate::wire;
 
 /// How long a sandbox lives where nothing is said.
 const LIFE_S: i64 = 300;
@@ -431,6 +433,38 @@ pub(crate) async fn receipt(
         "limits": sandbox.limits,
         "receipt": sandbox.receipt,
     })))
+}
+
+/// The same signed now: an envelope (DSSE) around `casemate.sandbox-receipt/1`, which `casemate verify` checks without
+/// this server.
+#[utoipa::path(get, path = "/v1/sandboxes/{sandbox}/receipt/signed", tag = "sandboxes", security(("key" = [])),
+    params(("sandbox" = String, Path, description = "the sandbox's id")),
+    responses((status = 200, description = "the envelope", body = Value), Errors))]
+pub(crate) async fn signed_receipt(
+    Extract(state): Extract<State>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let sandbox = found(&state, &caller, &id)?;
+    let signer = state.config.signer.as_deref().ok_or_else(|| {
+        ApiError::conflict(
+            "this server signs nothing",
+            "ask for its receipt without /signed, or start the server with a key",
+        )
+    })?;
+    let receipt = json!({
+        "schema": wire::SANDBOX_RECEIPT,
+        "casemate": env!("CARGO_PKG_VERSION"),
+        "sandbox": sandbox.id,
+        "template": sandbox.template,
+        "made_ms": sandbox.made_ms,
+        "started_ms": sandbox.started_ms,
+        "signed_ms": now_ms(),
+        "limits": sandbox.limits,
+        "walls": sandbox.receipt,
+    });
+    let signed = signer.sign(wire::SANDBOX_RECEIPT_TYPE, receipt.to_string().as_bytes());
+    Ok(json_text(signed))
 }
 
 /// What a sandbox held at one moment, measured from outside.
