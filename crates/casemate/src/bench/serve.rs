@@ -88,6 +88,8 @@ struct Soak {
     failed: u64,
     /// The rest that was not what was asked for, such as 429.
     refused: u64,
+    /// What the first of those was that failed or were refused.
+    first_bad: Option<String>,
     p99_ms: f64,
     /// The whole server with its workers: proportional memory, in MiB, and descriptors, as medians of the first, the
     /// middle and the last third.
@@ -142,7 +144,16 @@ impl Server {
         // Nobody else is given the number again at once.
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|free| free.local_addr());
         let address = free.context("looking for a free port")?;
-        let args = ["serve", "--listen", &address.to_string(), "--data-dir"];
+        let address_text = address.to_string();
+        // The default is for a tenant's history, and not for as many runs as a long measurement makes.
+        let args = [
+            "serve",
+            "--listen",
+            &address_text,
+            "--quota",
+            "1024GiB",
+            "--data-dir",
+        ];
         let mut program = Program::new(Path::new("/proc/self/exe"), args);
         program.args.push(data.into());
         let server = Self {
@@ -196,6 +207,8 @@ struct Answers {
     ms: Vec<f64>,
     failed: u64,
     refused: u64,
+    /// What the first of those was that failed or were refused.
+    first_bad: Option<String>,
 }
 
 impl Answers {
@@ -203,6 +216,21 @@ impl Answers {
         self.ms.extend(other.ms);
         self.failed += other.failed;
         self.refused += other.refused;
+        self.first_bad = self.first_bad.take().or(other.first_bad);
+    }
+
+    /// One that was not what was asked for.
+    fn bad(&mut self, answer: anyhow::Result<(u16, Value)>) {
+        let (count, what) = match answer {
+            Ok((status, body)) if (400..500).contains(&status) => {
+                (&mut self.refused, format!("{status}: {body}"))
+            }
+            Ok((status, body)) => (&mut self.failed, format!("{status}: {body}")),
+            Err(error) => (&mut self.failed, format!("{error:#}")),
+        };
+        *count += 1;
+        self.first_bad
+            .get_or_insert_with(|| what.chars().take(400).collect());
     }
 
     /// The answer that 99 in 100 are at most as slow as.
@@ -374,8 +402,7 @@ impl Bench<'_> {
                 Ok((200, outcome)) if outcome["stdout"] == "hello\n" => {
                     answers.ms.push(begun.elapsed().as_secs_f64() * 1e3);
                 }
-                Ok((400..500, _)) => answers.refused += 1,
-                _ => answers.failed += 1,
+                other => answers.bad(other),
             }
         }
         answers
@@ -481,6 +508,7 @@ impl Bench<'_> {
             answered: answers.ms.len() as u64,
             failed: answers.failed,
             refused: answers.refused,
+            first_bad: answers.first_bad,
             memory_mib: thirds(&memory),
             descriptors: thirds(&descriptors),
         })
@@ -595,6 +623,11 @@ fn text(report: &Report) -> String {
             soak.seconds, soak.rate, soak.answered, soak.p99_ms, soak.failed, soak.refused
         );
         debug_assert!(written.is_ok(), "a String takes what is written to it");
+        if let Some(bad) = &soak.first_bad {
+            text.push_str(&format!(
+                "the first that was not answered as it should be: {bad}\n"
+            ));
+        }
     }
     text.push_str(&format!("\n{}\n", report.machine.facts()));
     for note in &report.notes {

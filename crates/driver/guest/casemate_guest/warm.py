@@ -23,8 +23,8 @@ table.describe(); table.groupby("city")["n"].agg(["sum", "mean"]); table.pivot_t
 table.sort_values("n").merge(table, on="city").to_csv(io.StringIO()); str(table); table.info(buf=io.StringIO())
 table.set_index("day")["n"].resample("ME").sum(); table["city"].str.upper().value_counts(); display(table["n"])
 fig, ax = plt.subplots(); ax.plot(table["day"], table["n"], label="n"); ax.bar(table["day"], table["n"])
-ax.set_title("t"); ax.set_xlabel("x"); ax.set_ylabel("y"); ax.legend(); ax.grid(True); fig.tight_layout()
-ax.text(0, 0, "b", fontweight="bold"); fig.autofmt_xdate(); plt.savefig(sys.argv[1])
+ax.set_title("t"); ax.set_title("b", loc="left", fontweight="bold"); ax.set_xlabel("x"); ax.set_ylabel("y"); ax.legend(); ax.grid(True); fig.tight_layout()
+fig.autofmt_xdate(); plt.savefig(sys.argv[1])
 plt.savefig(io.BytesIO(), format="png", bbox_inches="tight"); plt.show()
 table.plot(x="day", y="n"); plt.show(); plt.scatter([1, 2], [3, 4]); plt.hist([1, 2, 3]); plt.show()
 table
