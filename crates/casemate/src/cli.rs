@@ -220,6 +220,9 @@ pub(crate) struct ServeArgs {
     /// How long ended runs and what they left are kept.
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "24h")]
     pub(crate) keep: Duration,
+    /// How long ended runs are kept at least: after that the oldest go where their tenant has no more room.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "10m")]
+    pub(crate) keep_least: Duration,
     /// How long a session of the Model Context Protocol at /mcp may be idle.
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "1h")]
     pub(crate) mcp_idle: Duration,

@@ -32,6 +32,7 @@ pub(crate) fn command(args: ServeArgs) -> anyhow::Result<i32> {
         .as_ref()
         .is_some_and(|tls| tls.certificate.is_none());
     config.keep = args.keep;
+    config.keep_least = args.keep_least;
     config.keep_uploads = args.keep_uploads;
     config.mcp_idle = args.mcp_idle;
     config.rules.stored_bytes = args.quota.0;

@@ -10,7 +10,7 @@ use std::net::TcpStream;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use served::{folder, send, sha256, start, start_in, until};
+use served::{Server, folder, send, sha256, start, start_in, until};
 
 #[test]
 fn a_program_with_its_data_in_one_call() {
@@ -166,6 +166,77 @@ fn what_happened_is_kept_of_runs_that_ask_for_it() {
             .contains("keep_events")
     );
     assert_eq!(server.get("/v1/runs/run-none/events").status, 404);
+}
+
+/// A tenant's history gives way to what it does now, the oldest first, and the audit says so.
+#[test]
+fn a_full_room_loses_the_oldest_runs_and_no_upload() {
+    let code = "import os\nopen('/tmp/left', 'wb').write(os.urandom(20_000))";
+    let run = |server: &Server| server.post("/v1/runs", &json!({"code": code}));
+    let server = start(&["--quota", "200k", "--keep-least", "0s"]);
+    let upload = format!("/v1/uploads/{}", sha256(b"kept"));
+    assert_eq!(server.ask("PUT", &upload, &[], b"kept").status, 201);
+    let runs: Vec<String> = (0..12)
+        .map(|_| {
+            let answer = run(&server);
+            assert_eq!(answer.status, 200, "{}", answer.json());
+            answer.json()["run"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    let status = |run: &String| server.get(&format!("/v1/runs/{run}")).status;
+    assert_eq!((status(&runs[0]), status(&runs[1])), (404, 404));
+    assert_eq!((status(&runs[10]), status(&runs[11])), (200, 200));
+    let left = server.get("/v1/runs").json()["runs"]
+        .as_array()
+        .unwrap()
+        .len();
+    assert!((3..12).contains(&left), "{left} runs are left");
+    let file = server.get(&format!("/v1/runs/{}/artifacts/0", runs[11]));
+    assert_eq!((file.status, file.body.len()), (200, 20_000));
+    let uploads = server.get("/v1/uploads").json();
+    assert_eq!(uploads["uploads"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        contents(&server).len(),
+        left + 1,
+        "nothing stays of what was forgotten"
+    );
+    let audit = server.get("/v1/audit").json().to_string();
+    assert!(
+        audit.contains("runs.forgotten") && audit.contains("for room"),
+        "{audit}"
+    );
+    let whole = support::casemate()
+        .args(["audit", "verify", "--data-dir"])
+        .arg(server.data.path())
+        .output()
+        .unwrap();
+    assert!(whole.status.success(), "{whole:?}");
+
+    // One that ended a moment ago may still be asked for: it stays, and the next one is refused.
+    let server = start(&["--quota", "200k"]);
+    let refused = (0..12)
+        .map(|_| run(&server))
+        .find(|answer| answer.status != 200);
+    let refused = refused.unwrap();
+    assert_eq!(refused.status, 507);
+    assert!(!refused.json()["remediation"].as_str().unwrap().is_empty());
+
+    // What a key is bound to is no reason to forget what others of its tenant did.
+    let server = start(&["--keep-least", "0s"]);
+    let (wide, narrow) = (server.key(&[]), server.key(&["--quota", "10k"]));
+    let by = |key: &str| {
+        let body = json!({"code": code}).to_string();
+        server.ask("POST", "/v1/runs", &[("X-API-Key", key)], body.as_bytes())
+    };
+    let first = by(&wide).json()["run"].as_str().unwrap().to_owned();
+    assert_eq!(by(&narrow).status, 507);
+    let still = server.ask(
+        "GET",
+        &format!("/v1/runs/{first}"),
+        &[("X-API-Key", &wide)],
+        b"",
+    );
+    assert_eq!(still.status, 200);
 }
 
 /// The first run of a tenant starts cold while its zygote loads; none waits for that.
@@ -433,7 +504,7 @@ fn an_upload_is_checked_against_its_hash() {
 }
 
 /// The contents in the server's folder.
-fn contents(server: &served::Server) -> Vec<String> {
+fn contents(server: &Server) -> Vec<String> {
     walkdir::WalkDir::new(server.data.path().join("blobs"))
         .into_iter()
         .map(|entry| entry.unwrap())

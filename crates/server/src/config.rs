@@ -35,6 +35,8 @@ pub struct Config {
     pub input_bytes: u64,
     /// How long finished runs and their artifacts are kept.
     pub keep: Duration,
+    /// How long a finished run is kept at least: after that it goes, the oldest first, where its tenant has no more room.
+    pub keep_least: Duration,
     /// How long uploads are kept; until they are deleted where nothing is said.
     pub keep_uploads: Option<Duration>,
     /// How long the audit is kept.
@@ -169,6 +171,7 @@ impl Config {
             room_bytes: 1 << 30,
             input_bytes: 256 << 20,
             keep: Duration::from_secs(24 * 3600),
+            keep_least: Duration::from_secs(600),
             keep_uploads: None,
             keep_audit: Duration::from_secs(90 * 24 * 3600),
             mcp_idle: Duration::from_secs(3600),

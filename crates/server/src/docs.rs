@@ -154,12 +154,22 @@ fn fields(schema: &Value) -> String {
         all.into_iter().any(|known| known == name)
     };
     let rows: String = entries(&schema["properties"])
-        .map(|(name, field)| row(&code(name), field, &field["description"], required(name)))
+        .map(|(name, field)| row(&code(name), field, said_of(field), required(name)))
         .collect();
     if rows.is_empty() {
         return format!("<p>{}</p>", kind(schema));
     }
     format!("<table>{rows}</table>")
+}
+
+/// What is said of a field; of one that may be left out it is said beside what it is else.
+fn said_of(field: &Value) -> &Value {
+    let inner = &field["oneOf"][0]["description"];
+    if inner.is_null() {
+        &field["description"]
+    } else {
+        inner
+    }
 }
 
 /// A name as markup, what its value is, and what that is for.

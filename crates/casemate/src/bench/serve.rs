@@ -144,16 +144,7 @@ impl Server {
         // Nobody else is given the number again at once.
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|free| free.local_addr());
         let address = free.context("looking for a free port")?;
-        let address_text = address.to_string();
-        // The default is for a tenant's history, and not for as many runs as a long measurement makes.
-        let args = [
-            "serve",
-            "--listen",
-            &address_text,
-            "--quota",
-            "1024GiB",
-            "--data-dir",
-        ];
+        let args = ["serve", "--listen", &address.to_string(), "--data-dir"];
         let mut program = Program::new(Path::new("/proc/self/exe"), args);
         program.args.push(data.into());
         let server = Self {
