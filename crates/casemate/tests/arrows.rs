@@ -83,6 +83,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "casemate-backend",
             "casemate-engine",
             "casemate-envd",
+            "casemate-watch",
         ],
     ),
     (
