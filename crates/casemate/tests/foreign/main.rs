@@ -43,6 +43,7 @@ const FAILS: &[(&str, &str)] = &[
         "there is no IPython, and nobody to take what it shows",
     ),
     ("usage is measured", "it measures nothing"),
+    ("usage is told as time goes on", "nor tells of it"),
 ];
 
 /// The name in front of a failure.
