@@ -30,7 +30,7 @@ use crate::init::confinement;
 use crate::lower::lower;
 use crate::measure::{self, Expected};
 use crate::shown::Shown;
-use crate::spare::{GuestEnds, Handed, Out, Spare, Spares};
+use crate::spare::{GuestEnds, Handed, Spare, Spares};
 use crate::zygote::{Born, Taken, Zygote, Zygotes, borrow};
 use crate::{probe, walls};
 
@@ -63,8 +63,6 @@ struct JailSandbox {
     scratch: OwnedFd,
     cgroup: Option<Cgroup>,
     watched: Watched,
-    /// Last, when nothing of the run is left.
-    _out: Option<Out>,
 }
 
 /// A jail and the system it shows, whose files are there for as long as this is.
@@ -243,10 +241,9 @@ impl Made {
             processes,
             lines,
             cgroup,
-            out,
             ..
         } = self.spare;
-        let parts = (processes, lines, cgroup, out);
+        let parts = (processes, lines, cgroup);
         (sandbox(parts, self.handed, lowered, Begin::Cold), steps)
     }
 
@@ -267,7 +264,6 @@ impl Made {
             mut lines,
             ends,
             cgroup,
-            out,
             ..
         } = spare;
         lines
@@ -290,13 +286,13 @@ impl Made {
             _init: std::mem::replace(&mut lines.control, line),
             _zygote: zygote,
         };
-        let parts = (processes, lines, cgroup, out);
+        let parts = (processes, lines, cgroup);
         Ok((sandbox(parts, handed, lowered, begin), steps))
     }
 }
 
 fn sandbox(
-    (mut processes, lines, cgroup, out): (Processes, Lines, Result<Cgroup, String>, Option<Out>),
+    (mut processes, lines, cgroup): (Processes, Lines, Result<Cgroup, String>),
     handed: Handed,
     lowered: &Lowered<'_>,
     begin: Begin,
@@ -309,7 +305,6 @@ fn sandbox(
         scratch: handed.scratch,
         cgroup: cgroup.ok(),
         watched: lowered.watched.clone(),
-        _out: out,
     }
 }
 

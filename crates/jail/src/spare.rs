@@ -33,8 +33,6 @@ pub(crate) struct Spare {
     handed: OwnedFd,
     pub(crate) cgroup: Result<Cgroup, String>,
     key: Key,
-    /// Where it was one of several that waited.
-    pub(crate) out: Option<Out>,
 }
 
 /// What the guest itself is given. The end that process 1 has is in nobody else's hands, so that it is heard
@@ -106,7 +104,6 @@ impl Spare {
             handed: handed.into(),
             cgroup,
             key: shown.key()?,
-            out: None,
         })
     }
 
@@ -209,26 +206,10 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Waiting {
     jails: Vec<Spare>,
-    /// Taken by runs that go on.
-    out: usize,
     /// Of which system more are to be made.
     shown: Option<Arc<Shown>>,
     /// Nobody wants them any more.
     over: bool,
-}
-
-/// A run goes on in a jail that waited before. Another is made when this is dropped: making one takes as long as a
-/// short run, and each would hold the other up.
-#[derive(Debug)]
-pub(crate) struct Out(Arc<Shared>);
-
-impl Drop for Out {
-    fn drop(&mut self) {
-        let mut waiting = self.0.waiting();
-        waiting.out = waiting.out.saturating_sub(1);
-        drop(waiting);
-        self.0.changed.notify_one();
-    }
 }
 
 impl Spares {
@@ -253,14 +234,10 @@ impl Spares {
         })
     }
 
-    /// One that waits, if there is one. Another is made when its run has ended, or now where it was the last.
+    /// One that waits, if there is one, and a word to make another.
     pub(crate) fn take(&self, shown: &Shown) -> Option<Spare> {
         let mut waiting = self.of_this(shown).ok()?;
-        let mut spare = waiting.jails.pop();
-        if let Some(spare) = &mut spare {
-            waiting.out += 1;
-            spare.out = Some(Out(Arc::clone(&self.shared)));
-        }
+        let spare = waiting.jails.pop();
         drop(waiting);
         self.shared.changed.notify_one();
         spare
@@ -299,13 +276,6 @@ impl Spares {
     }
 }
 
-impl Waiting {
-    /// Whether another is to be made now.
-    fn are_few(&self, wanted: usize) -> bool {
-        self.jails.len() < wanted && (self.jails.is_empty() || self.jails.len() + self.out < wanted)
-    }
-}
-
 impl Drop for Spares {
     fn drop(&mut self) {
         self.shared.waiting().over = true;
@@ -326,7 +296,7 @@ impl Shared {
         let mut waiting = self.waiting();
         while !waiting.over {
             let wanted = match &waiting.shown {
-                Some(shown) if waiting.are_few(self.wanted) => Arc::clone(shown),
+                Some(shown) if waiting.jails.len() < self.wanted => Arc::clone(shown),
                 _ => {
                     let woken = self.changed.wait(waiting);
                     waiting = woken.unwrap_or_else(PoisonError::into_inner);

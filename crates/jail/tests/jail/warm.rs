@@ -28,10 +28,6 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
         dead_zygote,
     ),
     ("a_program_dies_with_its_zygote", dies_with_its_zygote),
-    (
-        "another_jail_is_made_when_a_run_has_ended_or_none_waits",
-        made_again,
-    ),
     ("warm_jails_leave_nothing_behind", nothing_left),
     ("a_killed_engine_leaves_no_warm_process", killed),
     ("a_warm_start_is_faster_than_a_cold_one", faster),
@@ -214,29 +210,6 @@ fn dies_with_its_zygote() {
     assert_eq!(seen.stdout, "");
     assert!(matches!(seen.finish.unwrap().exit, Exit::Signal(9)));
     assert!(begun.elapsed() < Duration::from_secs(10));
-}
-
-/// A short run and the making of the next jail do not hold each other up, and no run finds none that waits.
-fn made_again() {
-    let Some((backend, _)) = warm() else { return };
-    let plan = plan_without("print(1)", &lacking());
-    let living = || living_below(std::process::id()).len();
-    let comes_to = |count: usize, what: &str| {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while living() != count {
-            assert!(Instant::now() < deadline, "{what}: {} of {count}", living());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    };
-    let waiting = living();
-    let first = backend.create(&plan).unwrap();
-    std::thread::sleep(Duration::from_millis(500));
-    assert_eq!(living(), waiting + 1, "a child came, and no jail");
-    let second = backend.create(&plan).unwrap();
-    // Two children, and the two processes of the jail that takes the place of the last.
-    comes_to(waiting + 4, "one for the last that waited");
-    drop((first, second));
-    comes_to(waiting, "as many as before");
 }
 
 fn nothing_left() {
