@@ -89,6 +89,9 @@ export interface RunEvent {
   [field: string]: unknown;
 }
 
+/** What the run used at that moment: drawn as curves, and in the timeline only for whoever asks for it. */
+export const isMeasured = (event: RunEvent): boolean => event.event === "usage";
+
 export interface ProgramError {
   name: string;
   value: string;

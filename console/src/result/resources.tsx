@@ -5,7 +5,7 @@ import type { Plotted } from "../lib/charts";
 import { bytes, ceiling, micros } from "../lib/format";
 import { plot } from "../lib/plot";
 import type { Watched } from "../lib/session";
-import type { Limits, Outcome, RunEvent, Usage } from "../lib/types";
+import { type Limits, type Outcome, type RunEvent, type Usage, isMeasured } from "../lib/types";
 
 interface Used {
   name: string;
@@ -115,7 +115,7 @@ function processors(events: RunEvent[], { wall_us, cpu_us }: Usage): Plotted {
 }
 
 const SOON_US = 5000;
-const measured = (events: RunEvent[]): RunEvent[] => events.filter((event) => event.event === "usage").sort((a, b) => a.at_us - b.at_us);
+const measured = (events: RunEvent[]): RunEvent[] => events.filter(isMeasured).sort((a, b) => a.at_us - b.at_us);
 
 function curve(rows: number[][], labels: string[]): Plotted {
   const column = (at: number) => rows.map((row) => row[at] ?? 0);

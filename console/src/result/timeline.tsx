@@ -2,7 +2,7 @@
 
 import { useMemo, useState } from "preact/hooks";
 import { bytes, count, micros, words } from "../lib/format";
-import type { Outcome, RunEvent } from "../lib/types";
+import { type Outcome, type RunEvent, isMeasured } from "../lib/types";
 import { Scroll } from "./parts";
 
 const PAGE = 200;
@@ -42,27 +42,26 @@ export function Timeline({ events, outcome }: { events: RunEvent[] | null; outco
   return <Told events={events} />;
 }
 
-/** What was measured is drawn as curves elsewhere: here it is only shown to whoever asks for it. */
-const isMeasured = (event: RunEvent): boolean => event.event === "usage";
-
 function Told({ events }: { events: RunEvent[] }) {
   const [kind, setKind] = useState("");
   const [text, setText] = useState("");
   const [most, setMost] = useState(PAGE);
   const kinds = [...new Set(events.map((event) => event.event))].sort();
+  const happened = useMemo(() => events.filter((event) => !isMeasured(event)), [events, events.length]);
   const wanted = useMemo(() => {
     const sought = text.toLowerCase();
-    const fits = (event: RunEvent) => (kind ? event.event === kind : !isMeasured(event)) && (!sought || `${event.event} ${about(event)}`.toLowerCase().includes(sought));
-    return events.filter(fits).sort((a, b) => a.at_us - b.at_us);
-  }, [events, events.length, kind, text]);
+    const fits = (event: RunEvent) => !sought || `${event.event} ${about(event)}`.toLowerCase().includes(sought);
+    const chosen = kind ? events.filter((event) => event.event === kind) : happened;
+    return chosen.filter(fits).sort((a, b) => a.at_us - b.at_us);
+  }, [events, happened, kind, text]);
   return (
     <div class="timeline">
-      <Strip events={events.filter((event) => !isMeasured(event))} />
+      <Strip events={happened} />
       <div class="bar">
         <label>
           Kind
           <select value={kind} onChange={(change) => setKind(change.currentTarget.value)}>
-            <option value="">all {events.filter((event) => !isMeasured(event)).length} but usage</option>
+            <option value="">all {happened.length} but usage</option>
             {kinds.map((name) => (
               <option key={name} value={name}>
                 {words(name)}

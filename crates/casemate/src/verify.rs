@@ -36,27 +36,28 @@ pub(crate) fn command(args: &VerifyArgs) -> anyhow::Result<i32> {
     if envelope.is_of(RECEIPT_TYPE) {
         return receipt(args, &envelope).with_context(|| args.file.display().to_string());
     }
-    let is_sandbox = envelope.is_of(SANDBOX_RECEIPT_TYPE);
     ensure!(
         args.has.is_empty(),
         "--has belongs to receipts of runs, and {} is none",
         args.file.display()
     );
-    if is_sandbox {
+    if envelope.is_of(SANDBOX_RECEIPT_TYPE) {
         return sandbox(args, &envelope).with_context(|| args.file.display().to_string());
     }
     let verified =
         verify(&envelope, args.key.as_deref()).with_context(|| args.file.display().to_string())?;
+    let is_good = verified.trouble.is_none();
+    tell(args, &as_json(&verified), &as_text(&verified), is_good)
+}
+
+/// Says what was found out, as it was asked for, and how this program is to end.
+fn tell(args: &VerifyArgs, value: &Value, text: &str, is_good: bool) -> anyhow::Result<i32> {
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&as_json(&verified))?);
+        println!("{}", serde_json::to_string_pretty(value)?);
     } else {
-        print!("{}", as_text(&verified));
+        print!("{text}");
     }
-    Ok(if verified.trouble.is_some() {
-        NOT_VERIFIED
-    } else {
-        0
-    })
+    Ok(if is_good { 0 } else { NOT_VERIFIED })
 }
 
 /// Why the document in an envelope is not to be relied on, if it is not: without a key that is named, this user's own
@@ -163,37 +164,29 @@ fn receipt(args: &VerifyArgs, envelope: &Envelope) -> anyhow::Result<i32> {
     let named = args.has.iter().map(|path| named(path, &receipt));
     let named = named.collect::<anyhow::Result<Vec<_>>>()?;
     let is_good = trouble.is_none() && named.iter().all(|named| named.was.is_some());
-    if args.json {
-        let value = json!({
-            "schema": "casemate.verified/1",
-            "verified": trouble.is_none(),
-            "trouble": trouble,
-            "has": named,
-            "receipt": receipt,
-        });
-        println!("{}", serde_json::to_string_pretty(&value)?);
-    } else {
-        print!("{}", receipt_text(&receipt, trouble.as_deref(), &named));
-    }
-    Ok(if is_good { 0 } else { NOT_VERIFIED })
+    let value = json!({
+        "schema": "casemate.verified/1",
+        "verified": trouble.is_none(),
+        "trouble": trouble,
+        "has": named,
+        "receipt": receipt,
+    });
+    let text = receipt_text(&receipt, trouble.as_deref(), &named);
+    tell(args, &value, &text, is_good)
 }
 
 /// Checks a receipt of a sandbox that lives on.
 fn sandbox(args: &VerifyArgs, envelope: &Envelope) -> anyhow::Result<i32> {
     let receipt = document(envelope, SANDBOX_RECEIPT_TYPE, SANDBOX_RECEIPT)?;
     let trouble = trouble(envelope, SANDBOX_RECEIPT_TYPE, args.key.as_deref())?;
-    if args.json {
-        let value = json!({
-            "schema": "casemate.verified/1",
-            "verified": trouble.is_none(),
-            "trouble": trouble,
-            "receipt": receipt,
-        });
-        println!("{}", serde_json::to_string_pretty(&value)?);
-    } else {
-        print!("{}", sandbox_text(&receipt, trouble.as_deref()));
-    }
-    Ok(if trouble.is_none() { 0 } else { NOT_VERIFIED })
+    let value = json!({
+        "schema": "casemate.verified/1",
+        "verified": trouble.is_none(),
+        "trouble": trouble,
+        "receipt": receipt,
+    });
+    let text = sandbox_text(&receipt, trouble.as_deref());
+    tell(args, &value, &text, trouble.is_none())
 }
 
 /// The document in an envelope, of this schema.

@@ -484,51 +484,6 @@ impl Store {
         Ok(rows.iter().map(run_row).collect::<Result<_, _>>()?)
     }
 
-    /// The contents of a run's artifacts.
-    pub(crate) async fn contents(&self, run: &str) -> Result<Vec<String>, StoreError> {
-        let rows = sqlx::query("SELECT sha256 FROM artifacts WHERE run = $1")
-            .bind(run)
-            .fetch_all(&self.pool)
-            .await?;
-        Ok(rows
-            .iter()
-            .map(|row| row.try_get(0))
-            .collect::<Result<_, _>>()?)
-    }
-
-    /// Forgets a run.
-    pub(crate) async fn delete_run(
-        &self,
-        tenant: &str,
-        who: &str,
-        id: &str,
-    ) -> Result<bool, StoreError> {
-        let mut step = self.pool.begin().await?;
-        let gone =
-            sqlx::query("DELETE FROM runs WHERE tenant = $1 AND id = $2 AND state <> 'accepted'")
-                .bind(tenant)
-                .bind(id)
-                .execute(&mut *step)
-                .await?
-                .rows_affected();
-        if gone > 0 {
-            sqlx::query("DELETE FROM artifacts WHERE run = $1")
-                .bind(id)
-                .execute(&mut *step)
-                .await?;
-            let entry = Entry {
-                tenant,
-                who,
-                action: "run.deleted",
-                subject: id,
-                detail: "",
-            };
-            audit::write(&mut step, &entry).await?;
-        }
-        step.commit().await?;
-        Ok(gone > 0)
-    }
-
     /// Forgets runs that ended before a time.
     pub(crate) async fn expire(&self, before_ms: i64) -> Result<u64, StoreError> {
         let mut step = self.pool.begin().await?;

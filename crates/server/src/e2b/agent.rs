@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::{Request, Response, header};
+use axum::http::{HeaderMap, Request, Response, header};
 use casemate_backend::session::Session;
 use casemate_envd::client::{Dial, Dialling, Io};
 use http_body_util::{BodyExt, Full};
@@ -117,6 +117,11 @@ where
     Ok(sender)
 }
 
+/// Whether a request asks to go on in another protocol.
+pub(super) fn is_upgrade(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::UPGRADE)
+}
+
 /// Passes a request on.
 pub(super) async fn send(
     sandbox: &Arc<Sandbox>,
@@ -125,7 +130,7 @@ pub(super) async fn send(
 ) -> Result<Response<Incoming>, String> {
     let stream = stream(&sandbox.session, to).await;
     let stream = stream.map_err(|error| error.to_string())?;
-    let mut sender = if request.headers().contains_key(header::UPGRADE) {
+    let mut sender = if is_upgrade(request.headers()) {
         // What has changed to another protocol breaks off on both sides at once.
         connected(stream).await?
     } else {

@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 
-use super::agent::{To, send};
+use super::agent::{To, is_upgrade, send};
 use super::sandboxes::{InUse, Sandbox};
 use crate::listen::Break;
 use crate::sleep::waken;
@@ -271,10 +271,6 @@ async fn forward(sandbox: &InUse, target: Target, to: To, mut request: Request) 
             not_open(&target.id, target.port)
         }
     }
-}
-
-fn is_upgrade(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::UPGRADE)
 }
 
 /// Both sides have changed to another protocol: what each sends goes to the other until one ends, or the sandbox does.

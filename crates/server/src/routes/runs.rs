@@ -351,9 +351,8 @@ pub(crate) async fn delete(
         ));
     }
     state.store.mark_lost(caller.name(), &id).await?;
-    let contents = state.store.contents(&id).await?;
     let who = caller.who();
-    state.store.delete_run(caller.name(), who, &id).await?;
+    let contents = state.store.delete_run(caller.name(), who, &id).await?;
     state.deleted(caller.name(), contents).await?;
     Ok(StatusCode::NO_CONTENT)
 }

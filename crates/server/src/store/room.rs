@@ -1,6 +1,6 @@
 //! What a tenant keeps, and what goes where that is too much.
 
-use sqlx::Row;
+use sqlx::{AnyConnection, Row};
 
 use super::{Entry, Store, StoreError, audit};
 
@@ -18,6 +18,29 @@ impl Store {
         .fetch_one(&self.pool)
         .await?;
         Ok(u64::try_from(row.try_get::<i64, _>(0)?).unwrap_or(0))
+    }
+
+    /// Forgets a run, and gives the contents of what it left.
+    pub(crate) async fn delete_run(
+        &self,
+        tenant: &str,
+        who: &str,
+        id: &str,
+    ) -> Result<Vec<String>, StoreError> {
+        let mut step = self.pool.begin().await?;
+        let left = take_away(&mut step, tenant, id).await?;
+        if left.is_some() {
+            let entry = Entry {
+                tenant,
+                who,
+                action: "run.deleted",
+                subject: id,
+                detail: "",
+            };
+            audit::write(&mut step, &entry).await?;
+        }
+        step.commit().await?;
+        Ok(left.unwrap_or_default())
     }
 
     /// Forgets the oldest runs of a tenant that ended before a time, until they kept this many bytes together or there
@@ -44,23 +67,11 @@ impl Store {
                 break;
             }
             let (id, kept): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
-            let gone = sqlx::query("DELETE FROM runs WHERE tenant = $1 AND id = $2")
-                .bind(tenant)
-                .bind(&id)
-                .execute(&mut *step)
-                .await?
-                .rows_affected();
-            // Somebody else was faster.
-            if gone == 0 {
+            let Some(left) = take_away(&mut step, tenant, &id).await? else {
+                // Somebody else was faster.
                 continue;
-            }
-            let left = sqlx::query("DELETE FROM artifacts WHERE run = $1 RETURNING sha256")
-                .bind(&id)
-                .fetch_all(&mut *step)
-                .await?;
-            for row in left {
-                contents.push(row.try_get(0)?);
-            }
+            };
+            contents.extend(left);
             freed = freed.saturating_add(u64::try_from(kept).unwrap_or(0));
             count += 1;
             last = id;
@@ -78,4 +89,28 @@ impl Store {
         step.commit().await?;
         Ok((count, contents))
     }
+}
+
+/// Takes a run that goes on no more away, and gives the contents of what it left; none where there is no such run.
+async fn take_away(
+    step: &mut AnyConnection,
+    tenant: &str,
+    id: &str,
+) -> Result<Option<Vec<String>>, StoreError> {
+    let gone =
+        sqlx::query("DELETE FROM runs WHERE tenant = $1 AND id = $2 AND state <> 'accepted'")
+            .bind(tenant)
+            .bind(id)
+            .execute(&mut *step)
+            .await?
+            .rows_affected();
+    if gone == 0 {
+        return Ok(None);
+    }
+    let left = sqlx::query("DELETE FROM artifacts WHERE run = $1 RETURNING sha256")
+        .bind(id)
+        .fetch_all(step)
+        .await?;
+    let left = left.iter().map(|row| row.try_get(0));
+    Ok(Some(left.collect::<Result<_, _>>()?))
 }

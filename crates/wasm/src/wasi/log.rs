@@ -45,11 +45,7 @@ impl EventLog {
             return;
         }
         *kept += 1;
-        self.events.push(Event {
-            at_us,
-            witness: Witness::Host,
-            what,
-        });
+        self.add(at_us, what);
     }
 
     /// Notes a limit the first time it is reached.
@@ -61,12 +57,12 @@ impl EventLog {
                 allowed,
                 seen,
             };
-            self.measured(at_us, what);
+            self.add(at_us, what);
         }
     }
 
-    /// Notes what was measured, beyond the bound too: how often that is the guest does not decide.
-    pub(crate) fn measured(&mut self, at_us: u64, what: What) {
+    /// Notes one event whatever the bounds say, which is for what the guest has no say in, such as measurements.
+    pub(crate) fn add(&mut self, at_us: u64, what: What) {
         self.events.push(Event {
             at_us,
             witness: Witness::Host,
