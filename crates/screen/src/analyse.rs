@@ -1,8 +1,6 @@
 //! Layer 2 on a thread of its own: one parse, the facts, the rules, Bandit, within a deadline.
 
 use std::panic;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
 use std::time::Duration;
 
 use casemate_model::finding::{Action, Confidence, Finding, Layer, Severity};
@@ -16,16 +14,13 @@ use crate::bounds::{self, Excess};
 use crate::place::Lines;
 use crate::preset::Preset;
 use crate::rules::Rules;
+use crate::threads::{self, Failed};
 use crate::unicode::{Hidden, HiddenAt};
 use crate::validate::{Text, hidden_finding};
 use crate::{Analysis, bandit, facts};
 
 /// The analysis of one language, as it runs on the thread.
 pub(crate) type Work = fn(String, &[HiddenAt], Preset) -> Analysis;
-
-/// The stack of the analysis thread, in bytes. Pages that are not touched cost nothing. Every kind of
-/// nesting at its bound was measured to need less than 2 MiB; the tests run them on a sixteenth.
-pub(crate) const STACK_BYTES: usize = 64 * 1024 * 1024;
 
 /// A finding for a program that was not understood. It refuses: nothing is clean by failing.
 pub(crate) fn failed(message: &str) -> Finding {
@@ -46,43 +41,26 @@ pub(crate) fn failed(message: &str) -> Finding {
 }
 
 /// Analyses a text on a thread of its own. A panic there, or no answer in time, is a refusal.
-///
-/// A thread cannot be stopped from outside: one that misses the deadline runs to its end, which the
-/// bounds on size and nesting keep near, and its answer is dropped.
 pub(crate) fn analyse(
     text: Text<'_>,
     deadline: Duration,
     preset: Preset,
     language: Work,
 ) -> Analysis {
-    run(text, deadline, STACK_BYTES, preset, language)
+    threads::run(deadline, work(text, preset, language))
+        .unwrap_or_else(|why| alone(unanswered(&why, deadline)))
 }
 
-fn run(
-    text: Text<'_>,
-    deadline: Duration,
-    stack: usize,
-    preset: Preset,
-    language: Work,
-) -> Analysis {
-    let (sender, receiver) = mpsc::sync_channel(1);
+fn work(text: Text<'_>, preset: Preset, language: Work) -> impl FnOnce() -> Analysis + use<> {
     let (source, hidden) = (text.text.to_owned(), text.hidden);
-    let work = move || {
-        let analysis = language(source, &hidden, preset);
-        // The receiver is gone when the deadline passed; the refusal has been given by then.
-        drop(sender.send(analysis));
-    };
-    let thread = thread::Builder::new()
-        .name("screen".to_owned())
-        .stack_size(stack)
-        .spawn(work);
-    if thread.is_err() {
-        return alone(failed("no thread could be started for the analysis"));
-    }
-    match receiver.recv_timeout(deadline) {
-        Ok(analysis) => analysis,
-        Err(RecvTimeoutError::Timeout) => alone(too_slow(deadline)),
-        Err(RecvTimeoutError::Disconnected) => alone(failed("the analysis broke off")),
+    move || language(source, &hidden, preset)
+}
+
+fn unanswered(why: &Failed, deadline: Duration) -> Finding {
+    match why {
+        Failed::NoThread => failed("no thread could be started for the analysis"),
+        Failed::BrokeOff => failed("the analysis broke off"),
+        Failed::Late => too_slow(deadline),
     }
 }
 

@@ -7,7 +7,7 @@ use ruff_python_ast::{Expr, ExprCall};
 use ruff_text_size::{Ranged, TextRange};
 
 use crate::arguments::parts;
-use crate::bindings::Binding;
+use crate::bindings::{Binding, node};
 use crate::call::partial_call;
 use crate::effects;
 use crate::eval::join_path;
@@ -171,7 +171,7 @@ impl<'a> Walker<'a, '_> {
             .iter()
             .map(named)
             .find(|values| !values.is_empty());
-        for value in [
+        let takers: &[&str] = &[
             "target",
             "func",
             "function",
@@ -180,10 +180,9 @@ impl<'a> Walker<'a, '_> {
             "fn",
             "key",
             "action",
-        ]
-        .iter()
-        .flat_map(named)
-        {
+        ];
+        let takers = if args.named.is_empty() { &[] } else { takers };
+        for value in takers.iter().flat_map(named) {
             if callable(&value) {
                 let rest = given.clone().unwrap_or_else(|| args.at(0).into());
                 called.push((value, Args::of(vec![rest])));
@@ -347,6 +346,7 @@ impl<'a> Walker<'a, '_> {
         if effects::carries(name) {
             self.carrying = 0;
             for (expr, cx) in args.exprs().take(16) {
+                self.carried.clear();
                 self.carry(expr, cx, &mut carries, 0);
             }
         }
@@ -387,6 +387,14 @@ impl<'a> Walker<'a, '_> {
         if depth > 12 || self.carrying > MAX_CARRYING || carries.len() >= MAX_CARRIED {
             return;
         }
+        if matches!(expr, Expr::StringLiteral(_) | Expr::NumberLiteral(_)) {
+            return;
+        }
+        // What was looked at from no deeper has shown all that it shows.
+        let before = self.carried.insert(node(expr), depth);
+        if before.is_some_and(|before| before <= depth) {
+            return;
+        }
         for name in self.resolver.names(expr, cx) {
             if !carries.contains(&name) {
                 carries.push(name);
@@ -395,16 +403,14 @@ impl<'a> Walker<'a, '_> {
         match expr {
             Expr::Name(name) => {
                 let bound = self.resolver.bindings.lookup(name.id.as_str(), cx.scope);
-                let bound: Vec<_> = bound
-                    .map(|(_, bound)| bound.iter().take(6).cloned().collect())
-                    .unwrap_or_default();
-                for binding in bound {
+                let bound = bound.map(|(_, bound)| Rc::clone(bound)).unwrap_or_default();
+                for binding in bound.iter().take(6) {
                     let (value, scope) = match binding {
                         Binding::Value(value, scope) | Binding::Item(value, scope) => {
-                            (value, scope)
+                            (*value, *scope)
                         }
                         Binding::Changed(ruff_python_ast::Stmt::AugAssign(assign), scope) => {
-                            (&*assign.value, scope)
+                            (&*assign.value, *scope)
                         }
                         _ => continue,
                     };

@@ -98,12 +98,17 @@ fn first_line(source: &str, exceeds: impl Fn(&str) -> bool) -> usize {
 
 fn indent_steps(source: &str) -> Result<(), Bound> {
     let mut widths: Vec<usize> = Vec::new();
-    for line in source.split(['\n', '\r']) {
-        let rest = line.trim_start_matches([' ', '\t', '\x0c']);
-        if rest.is_empty() || rest.starts_with('#') {
+    for line in source
+        .as_bytes()
+        .split(|byte| matches!(byte, b'\n' | b'\r'))
+    {
+        let mut bytes = line.iter();
+        let Some(width) = bytes.position(|byte| !matches!(byte, b' ' | b'\t' | 0x0c)) else {
+            continue;
+        };
+        if line.get(width) == Some(&b'#') {
             continue;
         }
-        let width = line.len() - rest.len();
         while widths.last().is_some_and(|&last| last >= width) {
             widths.pop();
         }

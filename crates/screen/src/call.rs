@@ -349,18 +349,21 @@ impl<'a> Resolver<'a> {
         let known = self
             .memory
             .known(key, version, (callee, args), |&deepest| depth <= deepest);
-        if let Some((values, cost)) = known
+        if let Some(((values, loose), cost)) = known
             && self.allowance.pay(cost)
         {
-            return values.clone();
+            let (values, loose) = (values.clone(), *loose);
+            self.loosen(loose);
+            return values;
         }
-        let mark = self.allowance.mark();
+        let mark = self.mark();
         let values = self.follow(callee, args, depth);
-        if let Some(cost) = self.allowance.again(&mark)
+        if let Some(cost) = self.allowance.again(&mark.0)
             && settled(&values)
         {
+            let outcome = (values.clone(), self.loose_since(&mark));
             let call = (callee, args);
-            self.memory.remember(key, call, depth, values.clone(), cost);
+            self.memory.remember(key, call, depth, outcome, cost);
         }
         values
     }

@@ -2,7 +2,11 @@
 //!
 //! These say what a call needs, not whether that is good; the rules say that.
 
+use std::collections::HashSet;
+use std::sync::LazyLock;
+
 use casemate_model::manifest::Access;
+use foldhash::fast::RandomState;
 
 /// A path argument: its position and what happens to it.
 pub(crate) type PathArg = (usize, Access);
@@ -245,8 +249,22 @@ const LOCAL: &[&str] = &[
     "socket.SO_",
 ];
 
+/// The first segment of a qualified name.
+fn root(name: &str) -> &str {
+    let end = name
+        .bytes()
+        .position(|byte| matches!(byte, b'.' | b'(' | b'['));
+    name.get(..end.unwrap_or(name.len())).unwrap_or(name)
+}
+
 /// Whether a qualified name, when it is called, talks to other machines.
 pub(crate) fn network(name: &str) -> bool {
+    // Most names are asked about in vain, and often.
+    static ROOTS: LazyLock<HashSet<&str, RandomState>> =
+        LazyLock::new(|| NETWORK.iter().map(|name| root(name)).collect());
+    if !ROOTS.contains(root(name)) {
+        return false;
+    }
     let first = name.as_bytes().first();
     let inside = |module: &&str| {
         module.as_bytes().first() == first
@@ -582,6 +600,11 @@ pub(crate) fn dull(name: &str) -> bool {
                         | "bytearray"
                 );
     }
+    static ROOTS: LazyLock<HashSet<&str, RandomState>> =
+        LazyLock::new(|| DULL.iter().copied().collect());
+    if !ROOTS.contains(root(name)) {
+        return false;
+    }
     if name.contains("apply")
         || name.contains(".map")
         || name.contains("vectorize")
@@ -593,9 +616,7 @@ pub(crate) fn dull(name: &str) -> bool {
     if name.starts_with("re.") || name.starts_with("numpy.") || name == "math.factorial" {
         return false;
     }
-    let root = name.split(['.', '(', '[']).next().unwrap_or(name);
-    DULL.contains(&root)
-        && paths(name).is_empty()
+    paths(name).is_empty()
         && !opens(name)
         && !deserialises(name)
         && !native(name)

@@ -7,7 +7,7 @@
 //!
 //! 1. bytes: size, NUL, UTF-8, coding lines, hidden characters (`validate`, `unicode`);
 //! 2. tokens: bounds on nesting, before anything recurses (`bounds`);
-//! 3. one parse, on a thread with a stack sized for those bounds and a deadline (`analyse`);
+//! 3. one parse, on a thread with a stack sized for those bounds and a deadline (`analyse`, `threads`);
 //! 4. facts: a walk over the tree (`walk`, `apply`, `commands`, `gaps`, `facts`, with the tables of `effects`) with a
 //!    resolver of what expressions stand for (`bindings`, `resolve`, `eval`, `call`, `interp`,
 //!    with the functions it knows in `pure`, `library`, `methods`, `codec` and `pickles`, within
@@ -55,6 +55,7 @@ pub mod report;
 mod resolve;
 mod rules;
 mod smells;
+mod threads;
 pub mod trial;
 mod unicode;
 mod validate;

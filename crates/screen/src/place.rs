@@ -14,12 +14,13 @@ impl<'a> Lines<'a> {
     pub(crate) fn new(text: &'a str) -> Self {
         let bytes = text.as_bytes();
         let mut starts = vec![0];
-        starts.extend(text.match_indices('\n').map(|(index, _)| index + 1));
-        let lone = |index: &usize| bytes.get(index + 1) != Some(&b'\n');
-        let returns = text.match_indices('\r').map(|(index, _)| index);
-        let ends = starts.len();
-        starts.extend(returns.filter(lone).map(|index| index + 1));
-        if starts.len() > ends {
+        let ends = |byte: u8| {
+            let found = bytes.iter().enumerate();
+            found.filter_map(move |(index, &other)| (other == byte).then_some(index + 1))
+        };
+        starts.extend(ends(b'\n'));
+        if bytes.contains(&b'\r') {
+            starts.extend(ends(b'\r').filter(|&next| bytes.get(next) != Some(&b'\n')));
             starts.sort_unstable();
         }
         Self { text, starts }

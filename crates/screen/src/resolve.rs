@@ -5,17 +5,18 @@
 //! followed with the arguments they are given, and loops over constants are run. Everything is
 //! bounded; what exceeds a bound becomes the name [`HIDDEN`], which the rules know.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::BuildHasherDefault;
 use std::rc::Rc;
 
 use foldhash::fast::RandomState;
 use ruff_python_ast::{Expr, ExprCall, ExprName, Stmt};
 use ruff_python_parser::Mode;
 
-use crate::allowance::Allowance;
+use crate::allowance::{Allowance, Mark};
 use crate::analyse::parse_in;
 use crate::arena::{Arena, only_expression};
-use crate::bindings::{Binding, Bindings, ByName, ByNode, ScopeId, node};
+use crate::bindings::{AddressHasher, Binding, Bindings, ByName, ByNode, ScopeId, node};
 use crate::memory::Memory;
 use crate::names::{canonical, is_builtin, join, member};
 use crate::value::{Args, Cx, MAX_VALUES, Value, Values, absorb, merge};
@@ -36,11 +37,16 @@ pub(crate) const HIDDEN: &str = "casemate.hidden";
 pub(crate) struct Resolver<'a> {
     pub(crate) bindings: Bindings<'a>,
     arena: &'a Arena,
-    known: HashMap<(ScopeId, &'a str), Values<'a>, RandomState>,
+    known: HashMap<(ScopeId, &'a str), (Values<'a>, bool), RandomState>,
     /// Values of expressions outside calls that are followed.
     memo: ByNode<Memo<'a>>,
-    /// What the program's own functions gave, and how deep their calls stood.
-    pub(crate) memory: Memory<'a, usize, Values<'a>>,
+    /// What the program's own functions gave, whether that is loose, and how deep their calls stood.
+    pub(crate) memory: Memory<'a, usize, (Values<'a>, bool)>,
+    /// How often an answer was met that calls may still add to: that of a parameter. Answers that such a one went
+    /// into are loose, and forgotten when calls have added to parameters.
+    loosened: u64,
+    /// Calls that give their callees nothing new any more, whatever is added to parameters.
+    settled: HashSet<usize, BuildHasherDefault<AddressHasher>>,
     /// Code that a call of `exec` and its like runs.
     code: ByNode<Vec<&'a [Stmt]>>,
     parsed: HashMap<Rc<str>, Option<&'a [Stmt]>, RandomState>,
@@ -67,24 +73,31 @@ struct Found<'a> {
     scope: ScopeId,
     home: ScopeId,
     values: Values<'a>,
+    loose: bool,
 }
 
 /// What is known of an expression.
 enum Memo<'a> {
     /// It is being worked out, at this place among what is.
     Open(usize),
-    Known(Values<'a>),
+    /// Its values, and whether they are loose.
+    Known(Values<'a>, bool),
 }
 
 impl<'a> Resolver<'a> {
     /// A resolver for a module, with the code in its texts.
     pub(crate) fn new(body: &'a [Stmt], arena: &'a Arena) -> Self {
+        let bindings = Bindings::of(body);
+        // About as many expressions and names stand around each call.
+        let around = 4 * bindings.calls.len();
         let mut resolver = Self {
-            bindings: Bindings::of(body),
+            bindings,
             arena,
             known: HashMap::default(),
-            memo: ByNode::default(),
+            memo: ByNode::with_capacity_and_hasher(around, BuildHasherDefault::default()),
             memory: Memory::default(),
+            loosened: 0,
+            settled: HashSet::default(),
             code: ByNode::default(),
             parsed: HashMap::default(),
             running: Vec::new(),
@@ -92,7 +105,7 @@ impl<'a> Resolver<'a> {
             unread: false,
             open: HashMap::default(),
             builtins: ByName::default(),
-            found: ByNode::default(),
+            found: ByNode::with_capacity_and_hasher(around, BuildHasherDefault::default()),
             outer: HashMap::default(),
             results: HashMap::default(),
         };
@@ -106,15 +119,43 @@ impl<'a> Resolver<'a> {
         self.assigned_by_calls();
         for _ in 0..ROUNDS {
             let calls: Vec<_> = self.bindings.calls.clone();
-            let mut new = false;
+            let (mut given, mut added) = (false, false);
             for (call, scope) in calls {
-                new |= self.settle_call(call, scope);
+                if self.settled.contains(&node(call)) {
+                    continue;
+                }
+                let mark = self.mark();
+                let (gives, adds) = self.settle_call(call, scope);
+                given |= gives;
+                added |= adds;
+                if !self.loose_since(&mark) {
+                    self.settled.insert(node(call));
+                }
             }
-            if !new {
+            if added {
+                self.forget_all();
+            } else if given {
+                self.forget_loose();
+            } else {
                 return;
             }
-            self.forget();
         }
+    }
+
+    /// This moment, to know later whether what was worked out since is loose.
+    pub(crate) fn mark(&self) -> (Mark, u64) {
+        (self.allowance.mark(), self.loosened)
+    }
+
+    /// Whether what was worked out since a moment may be another answer when calls have added to parameters, or in
+    /// another order.
+    pub(crate) fn loose_since(&self, (mark, loosened): &(Mark, u64)) -> bool {
+        self.loosened != *loosened || self.allowance.again(mark).is_none()
+    }
+
+    /// Says that an answer that is loose, if it is, goes into whatever is being worked out.
+    pub(crate) fn loosen(&mut self, loose: bool) {
+        self.loosened += u64::from(loose);
     }
 
     /// Whether something that stands this deep is not worked out any more.
@@ -126,21 +167,33 @@ impl<'a> Resolver<'a> {
         !self.allowance.spend()
     }
 
-    fn forget(&mut self) {
+    fn forget_all(&mut self) {
         self.known.clear();
-        self.found.clear();
         self.memo.clear();
+        self.settled.clear();
+        self.forget_loose();
+    }
+
+    fn forget_loose(&mut self) {
+        self.known.retain(|_, (_, loose)| !*loose);
+        self.memo
+            .retain(|_, memo| matches!(memo, Memo::Known(_, false)));
+        self.found.clear();
         self.memory.forget();
     }
 
-    fn settle_call(&mut self, call: &'a ExprCall, scope: ScopeId) -> bool {
+    /// Whether a call gives parameters something new, and whether it runs code that binds something new.
+    fn settle_call(&mut self, call: &'a ExprCall, scope: ScopeId) -> (bool, bool) {
         let cx = Cx::at(scope);
         let callees = self.eval(&call.func, &cx, 0);
         let plain = matches!(&*call.func, Expr::Name(_));
-        let mut new = false;
+        let (mut new, mut added) = (false, false);
         for callee in &callees {
             new |= match callee {
-                Value::Name(name) if runs_code(name) => self.read_code(call, &cx, name),
+                Value::Name(name) if runs_code(name) => {
+                    added |= self.read_code(call, &cx, name);
+                    false
+                }
                 Value::Function(..) if plain && callees.len() == 1 => {
                     // Bound by its name already, unless the name is an alias.
                     self.aliased(call, callee, &cx)
@@ -152,7 +205,7 @@ impl<'a> Resolver<'a> {
                 _ => false,
             };
         }
-        new
+        (new, added)
     }
 
     fn aliased(&mut self, call: &'a ExprCall, callee: &Value<'a>, cx: &Cx<'a>) -> bool {
@@ -318,15 +371,21 @@ impl<'a> Resolver<'a> {
         let key = node(expr);
         if let Some(frame) = &cx.env {
             let known = frame.memo.borrow().get(&key).cloned();
-            if let Some(known) = known {
+            if let Some((known, loose)) = known {
+                self.loosen(loose);
                 return known;
             }
+            let before = self.loosened;
             let values = self.eval_new(expr, cx, depth);
-            frame.memo.borrow_mut().insert(key, values.clone());
+            let loose = self.loosened != before;
+            frame.memo.borrow_mut().insert(key, (values.clone(), loose));
             return values;
         }
         match self.memo.get(&key) {
-            Some(Memo::Known(known)) => return known.clone(),
+            Some(Memo::Known(known, loose)) => {
+                self.loosened += u64::from(*loose);
+                return known.clone();
+            }
             Some(&Memo::Open(place)) => {
                 self.allowance.circle(place);
                 return Values::new();
@@ -336,11 +395,12 @@ impl<'a> Resolver<'a> {
         // Until it is known it stands for nothing, which also ends circles.
         let place = self.allowance.enter();
         self.memo.insert(key, Memo::Open(place));
-        let mark = self.allowance.mark();
+        let mark = self.mark();
         let values = self.eval_new(expr, cx, depth);
-        self.memo.insert(key, Memo::Known(values.clone()));
+        let loose = self.loose_since(&mark);
+        self.memo.insert(key, Memo::Known(values.clone(), loose));
         self.allowance.leave();
-        self.allowance.remembered(&mark);
+        self.allowance.remembered(&mark.0);
         values
     }
 
@@ -354,6 +414,7 @@ impl<'a> Resolver<'a> {
                 return values;
             }
             if !self.inside_of(cx, found.home) {
+                self.loosened += u64::from(found.loose);
                 return found.values.clone();
             }
         }
@@ -366,15 +427,17 @@ impl<'a> Resolver<'a> {
         let stripped = self.without_foreign(cx, home);
         let cx = &stripped;
         let framed = cx.env.is_some();
-        if !framed && let Some(known) = self.known.get(&(home, id)) {
+        if !framed && let Some((known, loose)) = self.known.get(&(home, id)) {
+            let (values, loose) = (known.clone(), *loose);
             let found = Found {
                 version: self.bindings.version(),
                 scope: cx.scope,
                 home,
-                values: known.clone(),
+                values: values.clone(),
+                loose,
             };
-            let values = known.clone();
             self.found.insert(node(name), found);
+            self.loosen(loose);
             return values;
         }
         let bound = Rc::clone(bound);
@@ -396,7 +459,8 @@ impl<'a> Resolver<'a> {
         }
         let place = self.allowance.enter();
         self.open.insert((home, id), place);
-        let mark = self.allowance.mark();
+        let mark = self.mark();
+        self.loosen(grows(&bound));
         let mut values = self.bound(id, home, &bound, cx, depth);
         let offset = name.range.start().into();
         let hidden = self.bindings.hides(id, home, cx.scope, offset);
@@ -407,8 +471,9 @@ impl<'a> Resolver<'a> {
         self.allowance.leave();
         let own_builtin = is_builtin(id) && home == cx.scope;
         if !framed && !own_builtin {
-            self.known.insert((home, id), values.clone());
-            self.allowance.remembered(&mark);
+            let loose = self.loose_since(&mark);
+            self.known.insert((home, id), (values.clone(), loose));
+            self.allowance.remembered(&mark.0);
         }
         values
     }
@@ -420,6 +485,15 @@ impl<'a> Resolver<'a> {
             return cx.clone();
         }
         Cx::at(cx.scope)
+    }
+
+    /// A scope within the frames around a place, as far as they say something about it.
+    fn place(&self, scope: ScopeId, cx: &Cx<'a>) -> Cx<'a> {
+        if cx.env.is_some() && self.inside_of(cx, scope) {
+            let env = cx.env.clone();
+            return Cx { scope, env };
+        }
+        Cx::at(scope)
     }
 
     /// Whether a frame around a place says something about a scope or one around that.
@@ -468,27 +542,28 @@ impl<'a> Resolver<'a> {
 
     fn binding(&mut self, binding: &Binding<'a>, cx: &Cx<'a>, depth: usize) -> Values<'a> {
         let next = depth + 1;
-        let at = |scope: &ScopeId| Cx {
-            scope: *scope,
-            env: cx.env.clone(),
-        };
+        let at = |scope: &ScopeId| self.place(*scope, cx);
         match binding {
             Binding::Qualified(name) => Values::One(Value::Name(Rc::clone(name))),
-            Binding::Value(expr, scope) => self.eval(expr, &at(scope), next),
+            Binding::Value(expr, scope) => {
+                let at = at(scope);
+                self.eval(expr, &at, next)
+            }
             Binding::Item(expr, scope) => {
-                let values = self.eval(expr, &at(scope), next);
-                items_of(&values)
+                let at = at(scope);
+                items_of(&self.eval(expr, &at, next))
             }
             Binding::Part(expr, index, scope) => {
-                let values = self.eval(expr, &at(scope), next);
-                part_of(&values, *index)
+                let at = at(scope);
+                part_of(&self.eval(expr, &at, next), *index)
             }
             Binding::ItemPart(expr, index, scope) => {
-                let values = self.eval(expr, &at(scope), next);
-                part_of(&items_of(&values), *index)
+                let at = at(scope);
+                part_of(&items_of(&self.eval(expr, &at, next)), *index)
             }
             Binding::Rest(call, from, scope) => {
-                let args = self.args(call, &at(scope), next);
+                let at = at(scope);
+                let args = self.args(call, &at, next);
                 let rest = args.positional.into_iter().skip(*from).map(Value::item);
                 Value::list(rest.collect()).into_iter().collect()
             }
@@ -570,6 +645,7 @@ impl<'a> Resolver<'a> {
             self.allowance.cut();
             return Values::new();
         }
+        self.loosen(grows(&bound));
         let mut values = Values::new();
         for binding in bound.iter() {
             absorb(&mut values, self.binding(binding, &Cx::at(home), depth + 1));
@@ -759,6 +835,13 @@ impl<'a> Resolver<'a> {
         merge(&mut values, self.loose(name, cx, depth));
         values
     }
+}
+
+/// Whether calls may add to what a name is bound to.
+fn grows(bound: &[Binding<'_>]) -> bool {
+    bound
+        .iter()
+        .any(|binding| matches!(binding, Binding::Parameter | Binding::Given(_)))
 }
 
 /// An attribute of something outside the program.

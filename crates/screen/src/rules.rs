@@ -2,7 +2,7 @@
 //! the shell does), each with programs that it must
 //! match and programs that it must not.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::OnceLock;
@@ -244,7 +244,7 @@ impl Rules {
         if facts.exhausted {
             analysis.findings.push(incomplete());
         }
-        let uses = by_name(facts);
+        let uses = Uses::of(facts);
         for rule in &self.rules {
             let hits = rule.hits(facts, &uses);
             if hits.is_empty() {
@@ -280,15 +280,24 @@ fn incomplete() -> Finding {
 
 /// The uses of each name: a name is matched once, however often it is used. In order, so that the same
 /// program gets the same words every time.
-type Uses<'f> = BTreeMap<Rc<str>, Vec<&'f Use>>;
+struct Uses<'f> {
+    by_name: BTreeMap<Rc<str>, Vec<&'f Use>>,
+    /// How the names begin, up to their first dot: most patterns begin otherwise.
+    roots: HashSet<Rc<str>, RandomState>,
+}
 
-fn by_name(facts: &Facts) -> Uses<'_> {
-    let mut uses: HashMap<&Rc<str>, Vec<&Use>, RandomState> = HashMap::default();
-    for used in &facts.uses {
-        uses.entry(&used.name).or_default().push(used);
+impl<'f> Uses<'f> {
+    fn of(facts: &'f Facts) -> Self {
+        let mut uses: HashMap<&Rc<str>, Vec<&Use>, RandomState> = HashMap::default();
+        for used in &facts.uses {
+            uses.entry(&used.name).or_default().push(used);
+        }
+        let uses = uses.into_iter();
+        let by_name: BTreeMap<_, _> = uses.map(|(name, uses)| (Rc::clone(name), uses)).collect();
+        let roots = by_name.keys().filter_map(|name| name.split_once('.'));
+        let roots = roots.map(|(root, _)| root.into()).collect();
+        Self { by_name, roots }
     }
-    let uses = uses.into_iter();
-    uses.map(|(name, uses)| (Rc::clone(name), uses)).collect()
 }
 
 impl Rule {
@@ -354,12 +363,12 @@ impl Rule {
     fn matches(&self, source: &str, language: Examples) -> bool {
         if let Examples::Bash = language {
             let facts = crate::bash::facts(source);
-            return facts.is_some_and(|facts| !self.hits(&facts, &by_name(&facts)).is_empty());
+            return facts.is_some_and(|facts| !self.hits(&facts, &Uses::of(&facts)).is_empty());
         }
         let parsed = parse_in(source, Mode::Ipython);
         parsed.is_ok_and(|parsed| {
             let facts = facts::collect(parsed.syntax(), parsed.tokens(), source);
-            !self.hits(&facts, &by_name(&facts)).is_empty()
+            !self.hits(&facts, &Uses::of(&facts)).is_empty()
         })
     }
 
@@ -429,10 +438,15 @@ impl Rule {
         }
         let mut fitting: BTreeMap<&Rc<str>, &Vec<&Use>> = BTreeMap::new();
         for pattern in &patterns.call {
-            // The names are in order: those that begin as the pattern does stand together.
             let head = pattern.split(['*', '?']).next().unwrap_or("");
+            if let Some((root, _)) = head.split_once('.')
+                && !uses.roots.contains(root)
+            {
+                continue;
+            }
+            // The names are in order: those that begin as the pattern does stand together.
             let from = (Bound::Included(head), Bound::Unbounded);
-            let near = uses.range::<str, _>(from);
+            let near = uses.by_name.range::<str, _>(from);
             let near = near.take_while(|(name, _)| name.starts_with(head));
             // What is done with the result of a call is matched where a pattern speaks of it; a
             // mention of such a result is not another use of the function.
@@ -485,6 +499,7 @@ impl Rule {
         }
         let first_of = |group: &Vec<String>| {
             let fitting = uses
+                .by_name
                 .iter()
                 .filter(|(name, _)| any(group, name))
                 .flat_map(|(_, used)| used.iter());

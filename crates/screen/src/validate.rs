@@ -30,7 +30,9 @@ pub(crate) fn validate<'a>(
     if bytes.len() > config.max_bytes {
         return Err(vec![too_large(bytes.len(), config.max_bytes)]);
     }
-    if let Some(offset) = bytes.iter().position(|&byte| byte == 0) {
+    if bytes.contains(&0)
+        && let Some(offset) = bytes.iter().position(|&byte| byte == 0)
+    {
         return Err(vec![nul(bytes, offset)]);
     }
     let text = match str::from_utf8(bytes) {
@@ -42,6 +44,9 @@ pub(crate) fn validate<'a>(
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let hidden = unicode::find(text, MAX_HIDDEN);
+    if hidden.is_empty() {
+        return Ok(Text { text, hidden });
+    }
     let lines = Lines::new(text);
     let refused: Vec<Finding> = hidden
         .iter()

@@ -147,8 +147,8 @@ impl<'a> Args<'a> {
 pub(crate) struct Frame<'a> {
     pub(crate) scope: ScopeId,
     pub(crate) vars: RefCell<ByName<'a, Values<'a>>>,
-    /// Values of expressions that were worked out with these variables.
-    pub(crate) memo: RefCell<ByNode<Values<'a>>>,
+    /// Values of expressions that were worked out with these variables, and whether they are loose.
+    pub(crate) memo: RefCell<ByNode<(Values<'a>, bool)>>,
     pub(crate) parent: Env<'a>,
     /// How many frames stand below it.
     pub(crate) depth: usize,

@@ -11,7 +11,7 @@ use ruff_python_ast::{
 use ruff_text_size::{Ranged, TextRange};
 
 use crate::arena::Arena;
-use crate::bindings::node;
+use crate::bindings::{ByNode, node};
 use crate::effects;
 use crate::facts::{Facts, Link, Seen, Use};
 use crate::memory::Memory;
@@ -30,6 +30,7 @@ pub(crate) fn walk(module: &ModModule, facts: &mut Facts) -> bool {
         function: None,
         words: None,
         carrying: 0,
+        carried: ByNode::default(),
         at: None,
         inlined: 0,
         looked: Memory::default(),
@@ -38,6 +39,8 @@ pub(crate) fn walk(module: &ModModule, facts: &mut Facts) -> bool {
         read: HashSet::new(),
         trail: Vec::new(),
     };
+    let calls = walker.resolver.bindings.calls.len();
+    walker.facts.uses.reserve(4 * calls);
     walker.visit_body(&module.body);
     walker.resolver.allowance.exhausted() || walker.resolver.unread
 }
@@ -73,6 +76,8 @@ pub(crate) struct Walker<'a, 'f> {
     pub(crate) depth: usize,
     /// Expressions that were looked at for what a call carries.
     pub(crate) carrying: usize,
+    /// Expressions that were looked at for one argument, and from how deep.
+    pub(crate) carried: ByNode<usize>,
     /// Code in texts that was walked already.
     read: HashSet<usize>,
     /// The calls and texts that led here.

@@ -1,20 +1,20 @@
 use super::*;
 use crate::bounds::{MAX_BRACKETS, MAX_CHAIN, MAX_ELIFS, MAX_INDENTS, MAX_LAMBDAS};
+use crate::threads::{STACK_BYTES, Thread};
 
 /// What the bounds must fit into. Two megabytes were enough when it was measured.
 const SMALL_STACK: usize = STACK_BYTES / 16;
 
 fn look(source: &str, stack: usize) -> Analysis {
-    run(
-        Text {
-            text: source,
-            hidden: Vec::new(),
-        },
-        Duration::from_secs(20),
-        stack,
-        Preset::default(),
-        on_thread,
-    )
+    let text = Text {
+        text: source,
+        hidden: Vec::new(),
+    };
+    let work = work(text, Preset::default(), on_thread);
+    let done = Thread::start(stack)
+        .unwrap()
+        .run(Duration::from_secs(20), work);
+    done.unwrap().0
 }
 
 fn refused(source: &str) -> bool {
@@ -175,16 +175,12 @@ fn a_megabyte_of_statements_at_their_bounds_ends_soon() {
 #[test]
 fn a_deadline_that_passes_is_a_refusal() {
     let source = "x = f(1, 2, 3)\n".repeat(60_000);
-    let analysis = run(
-        Text {
-            text: &source,
-            hidden: Vec::new(),
-        },
-        Duration::from_micros(50),
-        STACK_BYTES,
-        Preset::default(),
-        on_thread,
-    );
+    let text = Text {
+        text: &source,
+        hidden: Vec::new(),
+    };
+    let deadline = Duration::from_micros(50);
+    let analysis = analyse(text, deadline, Preset::default(), on_thread);
     assert_eq!(analysis.findings[0].rule, "too-complex");
     assert_eq!(analysis.findings[0].action, Action::Refuse);
 }
