@@ -217,9 +217,7 @@ pub(crate) fn install_with(
         Err(_) => "an allowlist".to_owned(),
     };
     Step::run(wall, asked, || {
-        for program in &filter?.programs {
-            sys::seccomp_filter(program, all_threads).map_err(|e| failed("seccomp", e))?;
-        }
+        sys::seccomp_filter(&filter?.program, all_threads).map_err(|e| failed("seccomp", e))?;
         Ok(how.to_owned())
     })
 }

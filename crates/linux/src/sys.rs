@@ -14,7 +14,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use seccompiler::sock_filter;
+use crate::seccomp::Instruction;
 
 /// Turns the C convention (-1 and `errno`) into a `Result`.
 fn check(rc: i64) -> io::Result<i64> {
@@ -66,17 +66,17 @@ pub(crate) fn prctl_numbers(operation: i32, first: u64, second: u64) -> io::Resu
 }
 
 /// Installs one seccomp program; with `all_threads` it is put on every thread at once or on none.
-pub(crate) fn seccomp_filter(program: &[sock_filter], all_threads: bool) -> io::Result<()> {
+pub(crate) fn seccomp_filter(program: &[Instruction], all_threads: bool) -> io::Result<()> {
     let len = u16::try_from(program.len())
         .map_err(|_| io::Error::other("the filter is longer than the kernel takes"))?;
-    let fprog = seccompiler_fprog(program, len);
+    let fprog = fprog(program, len);
     let flags = if all_threads {
         libc::SECCOMP_FILTER_FLAG_TSYNC
     } else {
         0
     };
     // SAFETY: `fprog` points at `len` instructions borrowed for the whole call, in the layout of
-    // the kernel's `struct sock_filter` (`seccompiler` declares it `repr(C)`); the kernel copies
+    // the kernel's `struct sock_filter` (`Instruction` is `repr(C)`); the kernel copies
     // and validates them before it returns and keeps no pointer.
     let rc = unsafe {
         libc::syscall(
@@ -94,7 +94,7 @@ pub(crate) fn seccomp_filter(program: &[sock_filter], all_threads: bool) -> io::
     }
 }
 
-fn seccompiler_fprog(program: &[sock_filter], len: u16) -> libc::sock_fprog {
+fn fprog(program: &[Instruction], len: u16) -> libc::sock_fprog {
     libc::sock_fprog {
         len,
         // The kernel reads through this pointer only; the cast to `*mut` is what the C
@@ -237,7 +237,7 @@ const STOPPED_LOOK: Duration = Duration::from_micros(200);
 
 /// The seccomp programs of a process's first thread, which stands still for that moment. All of this has to be done by
 /// one thread of ours.
-pub(crate) fn seccomp_filters(pid: i32) -> io::Result<Vec<Vec<sock_filter>>> {
+pub(crate) fn seccomp_filters(pid: i32) -> io::Result<Vec<Vec<Instruction>>> {
     ptrace(libc::PTRACE_SEIZE, pid, 0, std::ptr::null_mut())?;
     let found = ptrace(libc::PTRACE_INTERRUPT, pid, 0, std::ptr::null_mut())
         .and_then(|_| wait_stopped(pid))
@@ -250,10 +250,10 @@ pub(crate) fn seccomp_filters(pid: i32) -> io::Result<Vec<Vec<sock_filter>>> {
     }
 }
 
-fn read_filters(pid: i32) -> io::Result<Vec<Vec<sock_filter>>> {
+fn read_filters(pid: i32) -> io::Result<Vec<Vec<Instruction>>> {
     let mut filters = Vec::new();
     loop {
-        let empty = sock_filter {
+        let empty = Instruction {
             code: 0,
             jt: 0,
             jf: 0,

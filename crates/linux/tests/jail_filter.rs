@@ -5,7 +5,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use casemate_linux::seccomp::{Compiled, Condition, JAIL, Policy, Rule, SESSION, Size};
+use casemate_linux::seccomp::{
+    Compiled, Condition, Instruction, JAIL, Policy, Rule, SESSION, Size,
+};
 
 const ALLOW: u32 = 0x7fff_0000;
 const KILL: u32 = 0x8000_0000;
@@ -38,7 +40,7 @@ impl Data {
 }
 
 /// Runs one program: the part of classic BPF that the compiler makes.
-fn run(program: &[seccompiler::sock_filter], data: &Data) -> u32 {
+fn run(program: &[Instruction], data: &Data) -> u32 {
     let (mut accumulator, mut at) = (0_u32, 0_usize);
     for _ in 0..program.len() {
         let step = &program[at];
@@ -58,15 +60,8 @@ fn run(program: &[seccompiler::sock_filter], data: &Data) -> u32 {
     panic!("a program without an end")
 }
 
-/// The strictest answer of all programs, as the kernel takes it.
 fn answer(compiled: &Compiled, data: &Data) -> u32 {
-    let rank = |answer: &u32| match answer & 0xffff_0000 {
-        KILL => 0,
-        ERRNO => 1,
-        _ => 2,
-    };
-    let answers = compiled.programs.iter().map(|program| run(program, data));
-    answers.min_by_key(rank).unwrap()
+    run(&compiled.program, data)
 }
 
 fn policy() -> Policy {

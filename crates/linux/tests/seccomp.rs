@@ -54,7 +54,7 @@ fn install(policies: &[&Policy]) -> Result<(), Box<dyn std::error::Error>> {
     // SAFETY: the operation takes numbers.
     let rc = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     assert_eq!(rc, 0);
-    for program in compiled?.iter().flat_map(|compiled| &compiled.programs) {
+    for program in compiled?.iter().map(|compiled| &compiled.program) {
         let fprog = libc::sock_fprog {
             len: u16::try_from(program.len())?,
             filter: program.as_ptr().cast::<libc::sock_filter>().cast_mut(),

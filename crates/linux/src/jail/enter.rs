@@ -290,25 +290,24 @@ impl List {
     }
 
     fn compile_filter(&mut self) -> Result<(), String> {
-        for program in lockdown::compile(crate::seccomp::JAIL)?.programs {
-            let raw: Vec<u8> = program
-                .iter()
-                .flat_map(|one| {
-                    let [a, b] = one.code.to_ne_bytes();
-                    let [e, f, g, h] = one.k.to_ne_bytes();
-                    [a, b, one.jt, one.jf, e, f, g, h]
-                })
-                .collect();
-            self.call(
-                "seccomp",
-                libc::SYS_seccomp,
-                [
-                    Number(libc::SECCOMP_SET_MODE_FILTER.into()),
-                    Number(0),
-                    Argument::Program { program: hex(&raw) },
-                ],
-            );
-        }
+        let program = lockdown::compile(crate::seccomp::JAIL)?.program;
+        let raw: Vec<u8> = program
+            .iter()
+            .flat_map(|one| {
+                let [a, b] = one.code.to_ne_bytes();
+                let [e, f, g, h] = one.k.to_ne_bytes();
+                [a, b, one.jt, one.jf, e, f, g, h]
+            })
+            .collect();
+        self.call(
+            "seccomp",
+            libc::SYS_seccomp,
+            [
+                Number(libc::SECCOMP_SET_MODE_FILTER.into()),
+                Number(0),
+                Argument::Program { program: hex(&raw) },
+            ],
+        );
         Ok(())
     }
 }

@@ -4,9 +4,7 @@
 use std::io;
 use std::sync::OnceLock;
 
-use seccompiler::sock_filter;
-
-use super::{Condition, FilterError, JAIL, Policy};
+use super::{Condition, FilterError, Instruction, JAIL, Policy};
 use crate::sys;
 
 /// System calls are numbered below this; the kernel's own table ends well before it.
@@ -15,9 +13,9 @@ const NUMBERS: u32 = 640;
 const X32: u32 = 0x4000_0000;
 /// The kernel's names for the doors into it (`AUDIT_ARCH_*`), and the other doors of the same machine.
 #[cfg(target_arch = "x86_64")]
-const DOORS: (u32, &[u32]) = (0xc000_003e, &[0x4000_0003]);
+pub(super) const DOORS: (u32, &[u32]) = (0xc000_003e, &[0x4000_0003]);
 #[cfg(target_arch = "aarch64")]
-const DOORS: (u32, &[u32]) = (0xc000_00b7, &[0x4000_0028]);
+pub(super) const DOORS: (u32, &[u32]) = (0xc000_00b7, &[0x4000_0028]);
 /// What a filter answers, without its data; up to here nothing is let through: kill, trap, error.
 const ERRNO: u32 = 0x0005_0000;
 const ACTION: u32 = 0xffff_0000;
@@ -59,7 +57,7 @@ impl Call {
 
 /// The filters of a process, in the order in which the kernel runs them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Installed(Vec<Vec<sock_filter>>);
+pub struct Installed(Vec<Vec<Instruction>>);
 
 impl Installed {
     /// Asks the kernel, which stops the process's first thread for that moment. It takes root.
@@ -123,7 +121,7 @@ fn forbidden() -> &'static Result<Vec<Call>, String> {
     FORBIDDEN.get_or_init(|| {
         let policy = Policy::parse(JAIL).map_err(|error| error.to_string())?;
         let compiled = policy.compile().map_err(|error| error.to_string())?;
-        let own = Installed(compiled.programs);
+        let own = Installed(vec![compiled.program]);
         let calls = worth_trying(&policy).map_err(|error| error.to_string())?;
         let mut forbidden = Vec::new();
         for call in calls {
@@ -135,7 +133,7 @@ fn forbidden() -> &'static Result<Vec<Call>, String> {
     })
 }
 
-fn worth_trying(policy: &Policy) -> Result<Vec<Call>, FilterError> {
+pub(super) fn worth_trying(policy: &Policy) -> Result<Vec<Call>, FilterError> {
     let call = |number, arguments| Call {
         door: DOORS.0,
         number,
@@ -170,14 +168,14 @@ fn worth_trying(policy: &Policy) -> Result<Vec<Call>, FilterError> {
 }
 
 /// What a condition is about, and what lies beside it.
-fn around(condition: &Condition) -> Result<impl Iterator<Item = u64>, FilterError> {
+pub(super) fn around(condition: &Condition) -> Result<impl Iterator<Item = u64>, FilterError> {
     let equals = condition.equals.resolve()?;
     let bits = (0..u64::BITS).map(move |bit| equals ^ 1 << bit);
     Ok(std::iter::once(equals).chain(bits))
 }
 
 /// Runs a program of the kernel's classic BPF, as far as filters may use it; none where they may not.
-fn run(program: &[sock_filter], call: &Call) -> Option<u32> {
+pub(super) fn run(program: &[Instruction], call: &Call) -> Option<u32> {
     let (mut a, mut x, mut memory) = (0_u32, 0_u32, [0_u32; MEMORY]);
     let mut at = 0_usize;
     loop {
@@ -237,12 +235,14 @@ fn run(program: &[sock_filter], call: &Call) -> Option<u32> {
 mod tests {
     use super::*;
 
-    fn step(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {
-        sock_filter { code, jt, jf, k }
+    fn step(code: u16, jt: u8, jf: u8, k: u32) -> Instruction {
+        Instruction { code, jt, jf, k }
     }
 
     fn jail() -> Installed {
-        Installed(Policy::parse(JAIL).unwrap().compile().unwrap().programs)
+        Installed(vec![
+            Policy::parse(JAIL).unwrap().compile().unwrap().program,
+        ])
     }
 
     #[test]
