@@ -88,8 +88,7 @@ impl<'a> Resolver<'a> {
     /// A resolver for a module, with the code in its texts.
     pub(crate) fn new(body: &'a [Stmt], arena: &'a Arena) -> Self {
         let bindings = Bindings::of(body);
-        // About as many expressions and names stand around each call.
-        let around = 4 * bindings.calls.len();
+        let around = expected(&bindings);
         let mut resolver = Self {
             bindings,
             arena,
@@ -835,6 +834,12 @@ impl<'a> Resolver<'a> {
         merge(&mut values, self.loose(name, cx, depth));
         values
     }
+}
+
+/// How many names and expressions to make room for: about four stand around each call. A program that is nothing but
+/// calls gets no more of it than a long one does.
+pub(crate) fn expected(bindings: &Bindings<'_>) -> usize {
+    4 * bindings.calls.len().min(4_096)
 }
 
 /// Whether calls may add to what a name is bound to.

@@ -15,7 +15,7 @@ use crate::bindings::{ByNode, node};
 use crate::effects;
 use crate::facts::{Facts, Link, Seen, Use};
 use crate::memory::Memory;
-use crate::resolve::Resolver;
+use crate::resolve::{Resolver, expected};
 use crate::value::{Args, Cx, Value};
 
 /// Adds the facts of a module. Whether the resolver gave up.
@@ -39,8 +39,8 @@ pub(crate) fn walk(module: &ModModule, facts: &mut Facts) -> bool {
         read: HashSet::new(),
         trail: Vec::new(),
     };
-    let calls = walker.resolver.bindings.calls.len();
-    walker.facts.uses.reserve(4 * calls);
+    let uses = expected(&walker.resolver.bindings);
+    walker.facts.uses.reserve(uses);
     walker.visit_body(&module.body);
     walker.resolver.allowance.exhausted() || walker.resolver.unread
 }
