@@ -422,6 +422,7 @@ impl Rule {
         self.files(facts, &mut hits);
         self.texts(facts, &mut hits);
         if let Some(regex) = &self.and_string
+            && !hits.is_empty()
             && !facts.strings.iter().any(|seen| regex.is_match(&seen.value))
         {
             hits.clear();

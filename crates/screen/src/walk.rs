@@ -15,7 +15,7 @@ use crate::bindings::{ByNode, node};
 use crate::effects;
 use crate::facts::{Facts, Link, Seen, Use};
 use crate::memory::Memory;
-use crate::resolve::{Resolver, expected};
+use crate::resolve::{Resolver, expected, names_of};
 use crate::value::{Args, Cx, Value};
 
 /// Adds the facts of a module. Whether the resolver gave up.
@@ -470,14 +470,13 @@ impl<'a> Walker<'a, '_> {
             self.unresolved(call, &cx);
         }
         self.methods(call);
-        self.results(call, expr);
+        self.results(call, expr, &callees);
         for body in self.resolver.code_of(call) {
             self.inner_code(body, call.range());
         }
         match &*call.func {
             Expr::Attribute(_) | Expr::Subscript(_) | Expr::Name(_) => {
-                let names = self.resolver.names(&call.func, &cx);
-                self.walk_chain(&call.func, &names);
+                self.walk_chain(&call.func, &names_of(&callees));
             }
             other => self.visit_expr(other),
         }
@@ -485,18 +484,13 @@ impl<'a> Walker<'a, '_> {
     }
 
     /// What is behind a call is seen through the resolver: `__import__("os")`, a decoded text.
-    fn results(&mut self, call: &'a ExprCall, expr: &'a Expr) {
+    fn results(&mut self, call: &'a ExprCall, expr: &'a Expr, callees: &[Value<'a>]) {
         // What a function of the program computes is looked at where it is used.
         let computes = |value: &Value<'a>| {
             matches!(value, Value::Function(function, ..)
             if function.body.iter().any(|stmt| matches!(stmt, Stmt::For(_) | Stmt::While(_))))
         };
-        if self
-            .resolver
-            .values(&call.func, &self.cx.clone())
-            .iter()
-            .any(computes)
-        {
+        if callees.iter().any(computes) {
             return;
         }
         for value in self.resolver.values(expr, &self.cx.clone()) {

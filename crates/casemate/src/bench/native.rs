@@ -290,6 +290,9 @@ impl<'a> Bench<'a> {
         if machine.was_busy() {
             notes.push("the machine was busy when the measuring began".to_owned());
         }
+        if let Err(why) = casemate_linux::proc::kernel_facts().cgroup_moves {
+            notes.push(format!("control groups: {why}"));
+        }
         for (name, why) in self.peers.missing() {
             notes.push(format!("{name}: {why}"));
         }

@@ -13,6 +13,8 @@ use crate::step::{failed, plain};
 const PARENT: &str = "casemate";
 /// The controller of device nodes.
 const DEVICES: &str = "devices";
+/// The option of version 2 that keeps the kernel ready to move processes between groups.
+const MOVES: &str = "favordynmods";
 /// How often making a group starts again because another process removed the empty parent.
 const TRIES: usize = 8;
 
@@ -80,6 +82,8 @@ pub struct Layout {
     v2: Option<Hierarchy>,
     /// Version 1's hierarchy of devices, which only container runtimes use.
     devices: Option<Hierarchy>,
+    /// Where version 2 is mounted, and whether it was told that processes are moved often.
+    moves: Option<(PathBuf, bool)>,
     ops: Ops,
 }
 
@@ -124,13 +128,15 @@ impl Layout {
             v1: BTreeMap::new(),
             v2: None,
             devices: None,
+            moves: None,
             ops: KERNEL,
         };
         for mount in mountinfo.lines().filter_map(Mount::parse) {
+            let named = |word: &str| mount.options.split(',').any(|option| option == word);
             if mount.fstype == "cgroup2" && layout.v2.is_none() {
                 layout.v2 = mount.hierarchy(own_path(own, None), root);
+                layout.moves = Some((mount.point.clone(), named(MOVES)));
             }
-            let named = |word: &str| mount.options.split(',').any(|option| option == word);
             if mount.fstype == "cgroup" && named(DEVICES) && layout.devices.is_none() {
                 layout.devices = mount.hierarchy(own_path(own, Some(DEVICES)), root);
             }
@@ -163,6 +169,25 @@ impl Layout {
             (true, false) => Kind::Absent,
             (false, true) => Kind::Hybrid,
             (false, false) => Kind::V1,
+        }
+    }
+
+    /// Whether a process is moved from group to group at once, as every start of a sandbox does; or why it waits, and
+    /// what helps. An option of version 2 says it for version 1 too (Linux 6.0).
+    ///
+    /// # Errors
+    /// Why moves wait.
+    pub fn quick_moves(&self) -> Result<String, String> {
+        match &self.moves {
+            Some((_, true)) => Ok(MOVES.to_owned()),
+            Some((mount, false)) => Err(format!(
+                "after a rest a start waits some milliseconds for the kernel to move a process; `mount -o remount,{MOVES} {}` \
+                 ends that until the machine is started anew",
+                mount.display()
+            )),
+            None => {
+                Err("no control groups of version 2 are mounted, which have the option".to_owned())
+            }
         }
     }
 

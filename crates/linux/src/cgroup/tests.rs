@@ -156,6 +156,24 @@ fn version_2_with_nothing_delegated_is_missing_with_a_way_out() {
 }
 
 #[test]
+fn what_makes_moves_wait_has_a_way_out() {
+    let moves = |options: &str| {
+        let mounts =
+            format!("41 31 0:38 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 {options}\n");
+        Layout::parse(&mounts, "0::/\n", Path::new("/")).quick_moves()
+    };
+    assert_eq!(moves("rw,nsdelegate,favordynmods").unwrap(), "favordynmods");
+    let why = moves("rw,nsdelegate").unwrap_err();
+    assert!(
+        why.contains("mount -o remount,favordynmods /sys/fs/cgroup`"),
+        "{why}"
+    );
+    Layout::parse("", "", Path::new("/"))
+        .quick_moves()
+        .unwrap_err();
+}
+
+#[test]
 fn no_control_groups_is_missing() {
     let layout = Layout::parse("24 1 0:22 / /proc rw - proc proc rw\n", "", Path::new("/"));
     assert_eq!(layout.kind(), Kind::Absent);

@@ -18,6 +18,8 @@ pub struct KernelFacts {
     pub cgroups: Kind,
     /// The controllers that can be found.
     pub cgroup_controllers: Vec<String>,
+    /// Whether processes are moved between control groups without a wait.
+    pub cgroup_moves: Result<String, String>,
     /// Whether an unprivileged process may make user namespaces, as the settings have it.
     pub user_namespaces: Result<String, String>,
     /// Whether this process runs as root.
@@ -35,6 +37,10 @@ pub fn kernel_facts() -> KernelFacts {
         seccomp: seccomp(),
         cgroups: layout.as_ref().map_or(Kind::Absent, Layout::kind),
         cgroup_controllers: controllers.into_iter().map(str::to_owned).collect(),
+        cgroup_moves: layout.as_ref().map_or_else(
+            || Err("no control groups are mounted".to_owned()),
+            Layout::quick_moves,
+        ),
         user_namespaces: user_namespaces(),
         root: rustix::process::geteuid().is_root(),
     }
