@@ -5,6 +5,9 @@
 //! followed with the arguments they are given, and loops over constants are run. Everything is
 //! bounded; what exceeds a bound becomes the name [`HIDDEN`], which the rules know.
 
+mod attributes;
+mod settle;
+
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasherDefault;
 use std::rc::Rc;
@@ -18,7 +21,7 @@ use crate::analyse::parse_in;
 use crate::arena::{Arena, only_expression};
 use crate::bindings::{AddressHasher, Binding, Bindings, ByName, ByNode, ScopeId, node};
 use crate::memory::Memory;
-use crate::names::{canonical, is_builtin, join, member};
+use crate::names::{canonical, is_builtin, join};
 use crate::value::{Args, Cx, MAX_VALUES, Value, Values, absorb, merge};
 
 /// The deepest nesting of expressions, aliases and calls that is followed.
@@ -112,35 +115,6 @@ impl<'a> Resolver<'a> {
         resolver
     }
 
-    /// Calls bind what they pass, and texts that are run bind what they define; both may show new
-    /// calls, so this goes round until nothing is new.
-    fn settle(&mut self) {
-        self.assigned_by_calls();
-        for _ in 0..ROUNDS {
-            let calls: Vec<_> = self.bindings.calls.clone();
-            let (mut given, mut added) = (false, false);
-            for (call, scope) in calls {
-                if self.settled.contains(&node(call)) {
-                    continue;
-                }
-                let mark = self.mark();
-                let (gives, adds) = self.settle_call(call, scope);
-                given |= gives;
-                added |= adds;
-                if !self.loose_since(&mark) {
-                    self.settled.insert(node(call));
-                }
-            }
-            if added {
-                self.forget_all();
-            } else if given {
-                self.forget_loose();
-            } else {
-                return;
-            }
-        }
-    }
-
     /// This moment, to know later whether what was worked out since is loose.
     pub(crate) fn mark(&self) -> (Mark, u64) {
         (self.allowance.mark(), self.loosened)
@@ -164,145 +138,6 @@ impl<'a> Resolver<'a> {
             return true;
         }
         !self.allowance.spend()
-    }
-
-    fn forget_all(&mut self) {
-        self.known.clear();
-        self.memo.clear();
-        self.settled.clear();
-        self.forget_loose();
-    }
-
-    fn forget_loose(&mut self) {
-        self.known.retain(|_, (_, loose)| !*loose);
-        self.memo
-            .retain(|_, memo| matches!(memo, Memo::Known(_, false)));
-        self.found.clear();
-        self.memory.forget();
-    }
-
-    /// Whether a call gives parameters something new, and whether it runs code that binds something new.
-    fn settle_call(&mut self, call: &'a ExprCall, scope: ScopeId) -> (bool, bool) {
-        let cx = Cx::at(scope);
-        let callees = self.eval(&call.func, &cx, 0);
-        let plain = matches!(&*call.func, Expr::Name(_));
-        let (mut new, mut added) = (false, false);
-        for callee in &callees {
-            new |= match callee {
-                Value::Name(name) if runs_code(name) => {
-                    added |= self.read_code(call, &cx, name);
-                    false
-                }
-                Value::Function(..) if plain && callees.len() == 1 => {
-                    // Bound by its name already, unless the name is an alias.
-                    self.aliased(call, callee, &cx)
-                }
-                Value::Function(..) | Value::Lambda(..) | Value::Method(_) => {
-                    let args = self.args(call, &cx, 0);
-                    self.give(callee, &args)
-                }
-                _ => false,
-            };
-        }
-        (new, added)
-    }
-
-    fn aliased(&mut self, call: &'a ExprCall, callee: &Value<'a>, cx: &Cx<'a>) -> bool {
-        let (Expr::Name(name), Value::Function(function, ..)) = (&*call.func, callee) else {
-            return false;
-        };
-        if name.id == function.name.id {
-            return false;
-        }
-        let args = self.args(call, cx, 0);
-        self.give(callee, &args)
-    }
-
-    /// Tells the parameters of a function what a call gives them. Whether that is new.
-    pub(crate) fn give(&mut self, callee: &Value<'a>, args: &Args<'a>) -> bool {
-        let Some((scope, vars)) = self.parameters(callee, args, 0) else {
-            return false;
-        };
-        let mut new = false;
-        for (name, values) in vars {
-            new |= self.bindings.give(scope, name, values);
-        }
-        new
-    }
-
-    /// `globals().update(x=v)`, `vars(o).update({"x": v})`: names of the module, or attributes.
-    fn updated(&mut self, call: &'a ExprCall, scope: ScopeId) {
-        let Expr::Attribute(method) = &*call.func else {
-            return;
-        };
-        let table = match &*method.value {
-            Expr::Call(table) => matches!(&*table.func, Expr::Name(name)
-                if matches!(name.id.as_str(), "globals" | "vars" | "locals")),
-            Expr::Attribute(table) => table.attr.as_str() == "__dict__",
-            _ => false,
-        };
-        if method.attr.as_str() != "update" || !table {
-            return;
-        }
-        let named = call.arguments.keywords.iter();
-        let mut pairs: Vec<(&'a str, &'a Expr)> = named
-            .filter_map(|keyword| Some((keyword.arg.as_ref()?.as_str(), &keyword.value)))
-            .collect();
-        if let Some(Expr::Dict(dict)) = call.arguments.args.first() {
-            for item in &dict.items {
-                if let Some(Expr::StringLiteral(key)) = &item.key
-                    && let Some(key) = key.as_single_part_string()
-                {
-                    pairs.push((&key.value, &item.value));
-                }
-            }
-        }
-        for (name, value) in pairs.into_iter().take(32) {
-            self.bindings.bind_in(0, name, Binding::Value(value, scope));
-            let bound = Binding::Value(value, scope);
-            Rc::make_mut(self.bindings.loose.entry(name).or_default()).push(bound);
-        }
-    }
-
-    /// `setattr(o, "x", v)` and `globals().update(x=v)` bind as assignments do.
-    fn assigned_by_calls(&mut self) {
-        let calls: Vec<_> = self.bindings.calls.clone();
-        for (call, scope) in calls {
-            let named = |wanted: &str| matches!(&*call.func, Expr::Name(name) if name.id.as_str() == wanted);
-            self.updated(call, scope);
-            if named("setattr") {
-                let args = &call.arguments.args;
-                let (Some(name), Some(value)) = (args.get(1), args.get(2)) else {
-                    continue;
-                };
-                if let Expr::StringLiteral(literal) = name
-                    && let Some(single) = literal.as_single_part_string()
-                {
-                    let bound = Binding::Value(value, scope);
-                    let loose = self.bindings.loose.entry(&single.value).or_default();
-                    Rc::make_mut(loose).push(bound);
-                }
-            }
-        }
-    }
-
-    /// Parses the texts that a call runs. Whether there is something new.
-    fn read_code(&mut self, call: &'a ExprCall, cx: &Cx<'a>, name: &str) -> bool {
-        let args = self.args(call, cx, 0);
-        let texts = code_texts(name, &args);
-        let mut new = false;
-        for text in texts {
-            let Some(body) = self.parse(&text) else {
-                continue;
-            };
-            let known = self.code.entry(node(call)).or_default();
-            if !known.iter().any(|known| std::ptr::eq(*known, body)) {
-                known.push(body);
-            }
-            // Code that is run in the namespace around it defines names there.
-            new |= self.bindings.add(body, cx.scope);
-        }
-        new
     }
 
     /// The code that a call runs.
@@ -663,177 +498,6 @@ impl<'a> Resolver<'a> {
             None => Values::new(),
         }
     }
-
-    /// The attribute of a value.
-    pub(crate) fn attribute(
-        &mut self,
-        value: &Value<'a>,
-        name: &'a str,
-        cx: &Cx<'a>,
-        depth: usize,
-    ) -> Values<'a> {
-        match value {
-            Value::Name(base) => self.outer_attribute(base, name),
-            Value::Instance(class, scope) => {
-                self.class_attribute(class, *scope, name, Some(value), cx, depth)
-            }
-            Value::Class(class, scope) => {
-                self.class_attribute(class, *scope, name, None, cx, depth)
-            }
-            Value::Text(text) if name == "parent" => {
-                let parent = text.rsplit_once('/').map(|(parent, _)| parent);
-                parent.and_then(Value::text).into_iter().collect()
-            }
-            Value::Text(text) if name == "parents" => {
-                let above = std::iter::successors(Some(&**text), |path| {
-                    path.rsplit_once('/').map(|(parent, _)| parent)
-                });
-                let above = above.skip(1).take(64);
-                let above = above.map(|path| if path.is_empty() { "/" } else { path });
-                Value::list(above.filter_map(Value::text).collect())
-                    .into_iter()
-                    .collect()
-            }
-            // A member of an enumeration.
-            Value::Text(_) | Value::Bytes(_) if name == "value" => Values::One(value.clone()),
-            Value::Text(_) if name == "__class__" => Values::One(Value::name("builtins.str")),
-            Value::Bytes(_) if name == "__class__" => Values::One(Value::name("builtins.bytes")),
-            Value::Text(text) if name == "name" => {
-                let last = text.rsplit('/').next().unwrap_or("");
-                Value::text(last).into_iter().collect()
-            }
-            Value::Made(made) if &*made.maker == "types.SimpleNamespace" => {
-                made.args.get(usize::MAX, &[name]).into()
-            }
-            Value::Function(function, ..) => match name {
-                "__name__" => Value::text(function.name.as_str()).into_iter().collect(),
-                "__wrapped__" | "__call__" => Values::One(value.clone()),
-                _ => self.loose(name, cx, depth),
-            },
-            Value::Lambda(..) if name == "__call__" => Values::One(value.clone()),
-            Value::Text(_)
-            | Value::Bytes(_)
-            | Value::Int(_)
-            | Value::Big(_)
-            | Value::List(_)
-            | Value::Dict(_) => Values::One(Value::Bound(Rc::new((value.clone(), name.into())))),
-            _ => Values::new(),
-        }
-    }
-
-    fn outer_attribute(&mut self, base: &Rc<str>, name: &'a str) -> Values<'a> {
-        let key = (Rc::clone(base), name);
-        if let Some(known) = self.outer.get(&key) {
-            return known.clone();
-        }
-        let values = outside(base, name);
-        if self.outer.len() < MAX_KEPT {
-            self.outer.insert(key, values.clone());
-        }
-        values
-    }
-
-    /// What a call of something outside the program gives.
-    pub(crate) fn result(&mut self, name: &Rc<str>) -> Option<Value<'a>> {
-        if let Some(known) = self.results.get(name) {
-            return known.clone().map(Value::Name);
-        }
-        let result = join(name, "()");
-        if self.results.len() < MAX_KEPT {
-            self.results.insert(Rc::clone(name), result.clone());
-        }
-        result.map(Value::Name)
-    }
-
-    /// Attributes that are set on some object of the program's, by their names alone.
-    pub(crate) fn loose(&mut self, name: &str, cx: &Cx<'a>, depth: usize) -> Values<'a> {
-        let mut values = Values::new();
-        let Some(bound) = self.bindings.loose.get(name).map(Rc::clone) else {
-            return values;
-        };
-        for binding in bound.iter() {
-            absorb(&mut values, self.binding(binding, cx, depth + 1));
-        }
-        values
-    }
-
-    fn class_attribute(
-        &mut self,
-        class: &'a ruff_python_ast::StmtClassDef,
-        scope: ScopeId,
-        name: &'a str,
-        object: Option<&Value<'a>>,
-        cx: &Cx<'a>,
-        depth: usize,
-    ) -> Values<'a> {
-        if depth > MAX_DEPTH {
-            self.allowance.cut();
-            return Values::new();
-        }
-        let mut values = Values::new();
-        let stripped = self.without_foreign(cx, scope);
-        let cx = &stripped;
-        for binding in self.bindings.member(scope, name).iter() {
-            for value in self.binding(binding, cx, depth + 1) {
-                let bind_self = matches!(binding, Binding::Function(function, _) if !has_decorator(function, "staticmethod"));
-                let value = match (object, &value) {
-                    (Some(object), Value::Function(function, ..)) if is_property(function) => {
-                        let method = Value::Method(Rc::new((value.clone(), object.clone())));
-                        let found = self.invoke(&method, &Args::default(), cx, depth + 20);
-                        absorb(&mut values, found);
-                        method
-                    }
-                    (Some(object), Value::Function(..)) if bind_self => {
-                        Value::Method(Rc::new((value, object.clone())))
-                    }
-                    _ => value,
-                };
-                absorb(&mut values, Values::One(value));
-            }
-        }
-        if values.is_empty() {
-            let bases = class.bases();
-            let parent = self.bindings.scope(scope).and_then(|scope| scope.parent);
-            let at = Cx::at(parent.unwrap_or(0));
-            for base in bases.iter().take(4) {
-                for base in self.eval(base, &at, depth + 1) {
-                    let found = match (&base, object) {
-                        (Value::Class(class, scope), _)
-                            if !std::ptr::eq(*class, base_of(&base)) =>
-                        {
-                            self.class_attribute(class, *scope, name, object, cx, depth + 20)
-                        }
-                        (Value::Class(inner, scope), _) => {
-                            self.class_attribute(inner, *scope, name, object, cx, depth + 20)
-                        }
-                        (Value::Name(outer), Some(_)) => join(outer, "()")
-                            .and_then(|object| member(&object, name))
-                            .map(Value::Name)
-                            .into_iter()
-                            .collect(),
-                        (Value::Name(outer), None) => {
-                            member(outer, name).map(Value::Name).into_iter().collect()
-                        }
-                        _ => Values::new(),
-                    };
-                    absorb(&mut values, found);
-                }
-            }
-            let getter = self.bindings.member(scope, "__getattr__");
-            if let (true, [Binding::Function(function, home), ..]) =
-                (values.is_empty(), getter.as_slice())
-            {
-                let callee = Value::Function(function, *home, None);
-                let args = Args::of(vec![
-                    object.cloned().into_iter().collect(),
-                    Value::text(name).into_iter().collect(),
-                ]);
-                merge(&mut values, self.invoke(&callee, &args, cx, depth + 20));
-            }
-        }
-        merge(&mut values, self.loose(name, cx, depth));
-        values
-    }
 }
 
 /// How many names and expressions to make room for: about four stand around each call. A program that is nothing but
@@ -849,45 +513,9 @@ fn grows(bound: &[Binding<'_>]) -> bool {
         .any(|binding| matches!(binding, Binding::Parameter | Binding::Given(_)))
 }
 
-/// An attribute of something outside the program.
-fn outside<'a>(base: &str, name: &str) -> Values<'a> {
-    if let Some(text) = known_constant(base, name) {
-        return Value::text(text).into_iter().collect();
-    }
-    if name == "__call__" {
-        return Values::One(Value::name(base));
-    }
-    member(base, name).map(Value::Name).into_iter().collect()
-}
-
 /// The qualified name of a builtin.
 fn full_name(name: &str) -> Option<Rc<str>> {
     is_builtin(name).then(|| canonical(&["builtins.", name].concat()).into())
-}
-
-/// Whether a method is read like an attribute.
-fn is_property(function: &ruff_python_ast::StmtFunctionDef) -> bool {
-    function
-        .decorator_list
-        .iter()
-        .any(|decorator| match &decorator.expression {
-            Expr::Name(name) => matches!(name.id.as_str(), "property" | "cached_property"),
-            Expr::Attribute(attribute) => attribute.attr.as_str() == "cached_property",
-            _ => false,
-        })
-}
-
-fn base_of<'a>(value: &Value<'a>) -> *const ruff_python_ast::StmtClassDef {
-    match value {
-        Value::Class(class, _) => *class,
-        _ => std::ptr::null(),
-    }
-}
-
-pub(crate) fn has_decorator(function: &ruff_python_ast::StmtFunctionDef, name: &str) -> bool {
-    function.decorator_list.iter().any(
-        |decorator| matches!(&decorator.expression, Expr::Name(found) if found.id.as_str() == name),
-    )
 }
 
 /// The qualified names among values.
@@ -997,24 +625,4 @@ pub(crate) fn code_texts(name: &str, args: &Args<'_>) -> Vec<Rc<str>> {
     }
     texts.truncate(16);
     texts
-}
-
-/// Texts that the standard library has ready.
-fn known_constant(base: &str, name: &str) -> Option<&'static str> {
-    Some(match (base, name) {
-        ("string", "ascii_lowercase") => "abcdefghijklmnopqrstuvwxyz",
-        ("string", "ascii_uppercase") => "ABCDEFGHIJKLMNOPQRSTUVWXYZ",
-        ("string", "ascii_letters") => "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ",
-        ("string", "digits") => "0123456789",
-        ("string", "hexdigits") => "0123456789abcdefABCDEF",
-        ("string", "punctuation") => "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~",
-        ("string", "printable") => {
-            "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ \t\n\r\u{b}\u{c}"
-        }
-        ("os" | "os.path", "sep") => "/",
-        ("os", "linesep") => "\n",
-        ("os", "name") => "posix",
-        ("sys", "executable") => "python3",
-        _ => return None,
-    })
 }
