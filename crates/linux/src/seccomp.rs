@@ -205,7 +205,7 @@ impl Policy {
         let mut answers = vec![(program::KILL, killed)];
         let answered = answered.into_iter().rev();
         answers.extend(answered.map(|(errno, calls)| (program::errno(errno), calls)));
-        answers.push((program::ALLOW, allowed));
+        answers.push((installed::ALLOW, allowed));
         let otherwise = self.answer_otherwise()?;
         let otherwise = otherwise.map_or(program::KILL, program::errno);
         let program = program::assemble(&answers, otherwise);

@@ -325,6 +325,12 @@ impl<'a> Bindings<'a> {
         true
     }
 
+    /// How many names and expressions to make room for: about four stand around each call. A program that is nothing
+    /// but calls gets no more of it than a long one does.
+    pub(crate) fn expected(&self) -> usize {
+        4 * self.calls.len().min(4_096)
+    }
+
     /// A number that changes with every binding that is added: what was worked out from bindings holds
     /// while it stays.
     pub(crate) fn version(&self) -> u64 {

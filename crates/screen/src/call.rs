@@ -236,14 +236,8 @@ impl<'a> Resolver<'a> {
                 merge(&mut values, loose);
                 values
             }
-            Value::Text(_)
-            | Value::Bytes(_)
-            | Value::Int(_)
-            | Value::Big(_)
-            | Value::List(_)
-            | Value::Dict(_) => Values::One(Value::Bound(Rc::new((value.clone(), name.into())))),
             Value::Made(made) => made.args.get(usize::MAX, &[name]).into(),
-            _ => Values::new(),
+            _ => value.method(name),
         }
     }
 
@@ -349,11 +343,11 @@ impl<'a> Resolver<'a> {
         let known = self
             .memory
             .known(key, version, (callee, args), |&deepest| depth <= deepest);
-        if let Some(((values, loose), cost)) = known
+        if let Some(((values, tentative), cost)) = known
             && self.allowance.pay(cost)
         {
-            let (values, loose) = (values.clone(), *loose);
-            self.loosen(loose);
+            let (values, tentative) = (values.clone(), *tentative);
+            self.rest_on(tentative);
             return values;
         }
         let mark = self.mark();
@@ -361,7 +355,7 @@ impl<'a> Resolver<'a> {
         if let Some(cost) = self.allowance.again(&mark.0)
             && settled(&values)
         {
-            let outcome = (values.clone(), self.loose_since(&mark));
+            let outcome = (values.clone(), self.tentative_since(&mark));
             let call = (callee, args);
             self.memory.remember(key, call, depth, outcome, cost);
         }

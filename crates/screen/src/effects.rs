@@ -265,12 +265,9 @@ pub(crate) fn network(name: &str) -> bool {
     if !ROOTS.contains(root(name)) {
         return false;
     }
-    let first = name.as_bytes().first();
     let inside = |module: &&str| {
-        module.as_bytes().first() == first
-            && name
-                .strip_prefix(*module)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '(']))
+        name.strip_prefix(*module)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '(']))
     };
     NETWORK.iter().any(inside) && !LOCAL.iter().any(|local| name.starts_with(local))
 }

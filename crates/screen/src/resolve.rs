@@ -43,11 +43,11 @@ pub(crate) struct Resolver<'a> {
     known: HashMap<(ScopeId, &'a str), (Values<'a>, bool), RandomState>,
     /// Values of expressions outside calls that are followed.
     memo: ByNode<Memo<'a>>,
-    /// What the program's own functions gave, whether that is loose, and how deep their calls stood.
+    /// What the program's own functions gave, whether that is tentative, and how deep their calls stood.
     pub(crate) memory: Memory<'a, usize, (Values<'a>, bool)>,
     /// How often an answer was met that calls may still add to: that of a parameter. Answers that such a one went
-    /// into are loose, and forgotten when calls have added to parameters.
-    loosened: u64,
+    /// into are tentative, and forgotten when calls have added to parameters.
+    tentative: u64,
     /// Calls that give their callees nothing new any more, whatever is added to parameters.
     settled: HashSet<usize, BuildHasherDefault<AddressHasher>>,
     /// Code that a call of `exec` and its like runs.
@@ -76,14 +76,14 @@ struct Found<'a> {
     scope: ScopeId,
     home: ScopeId,
     values: Values<'a>,
-    loose: bool,
+    tentative: bool,
 }
 
 /// What is known of an expression.
 enum Memo<'a> {
     /// It is being worked out, at this place among what is.
     Open(usize),
-    /// Its values, and whether they are loose.
+    /// Its values, and whether they are tentative.
     Known(Values<'a>, bool),
 }
 
@@ -91,14 +91,14 @@ impl<'a> Resolver<'a> {
     /// A resolver for a module, with the code in its texts.
     pub(crate) fn new(body: &'a [Stmt], arena: &'a Arena) -> Self {
         let bindings = Bindings::of(body);
-        let around = expected(&bindings);
+        let around = bindings.expected();
         let mut resolver = Self {
             bindings,
             arena,
             known: HashMap::default(),
             memo: ByNode::with_capacity_and_hasher(around, BuildHasherDefault::default()),
             memory: Memory::default(),
-            loosened: 0,
+            tentative: 0,
             settled: HashSet::default(),
             code: ByNode::default(),
             parsed: HashMap::default(),
@@ -115,20 +115,20 @@ impl<'a> Resolver<'a> {
         resolver
     }
 
-    /// This moment, to know later whether what was worked out since is loose.
+    /// This moment, to know later whether what was worked out since is tentative.
     pub(crate) fn mark(&self) -> (Mark, u64) {
-        (self.allowance.mark(), self.loosened)
+        (self.allowance.mark(), self.tentative)
     }
 
     /// Whether what was worked out since a moment may be another answer when calls have added to parameters, or in
     /// another order.
-    pub(crate) fn loose_since(&self, (mark, loosened): &(Mark, u64)) -> bool {
-        self.loosened != *loosened || self.allowance.again(mark).is_none()
+    pub(crate) fn tentative_since(&self, (mark, tentative): &(Mark, u64)) -> bool {
+        self.tentative != *tentative || self.allowance.again(mark).is_none()
     }
 
-    /// Says that an answer that is loose, if it is, goes into whatever is being worked out.
-    pub(crate) fn loosen(&mut self, loose: bool) {
-        self.loosened += u64::from(loose);
+    /// Says that an answer that is tentative, if it is, goes into whatever is being worked out.
+    pub(crate) fn rest_on(&mut self, tentative: bool) {
+        self.tentative += u64::from(tentative);
     }
 
     /// Whether something that stands this deep is not worked out any more.
@@ -205,20 +205,24 @@ impl<'a> Resolver<'a> {
         let key = node(expr);
         if let Some(frame) = &cx.env {
             let known = frame.memo.borrow().get(&key).cloned();
-            if let Some((known, loose)) = known {
-                self.loosen(loose);
+            if let Some((known, tentative)) = known {
+                self.rest_on(tentative);
                 return known;
             }
-            let before = self.loosened;
+            let before = self.tentative;
             let values = self.eval_new(expr, cx, depth);
-            let loose = self.loosened != before;
-            frame.memo.borrow_mut().insert(key, (values.clone(), loose));
+            let tentative = self.tentative != before;
+            frame
+                .memo
+                .borrow_mut()
+                .insert(key, (values.clone(), tentative));
             return values;
         }
         match self.memo.get(&key) {
-            Some(Memo::Known(known, loose)) => {
-                self.loosened += u64::from(*loose);
-                return known.clone();
+            Some(Memo::Known(known, tentative)) => {
+                let (known, tentative) = (known.clone(), *tentative);
+                self.rest_on(tentative);
+                return known;
             }
             Some(&Memo::Open(place)) => {
                 self.allowance.circle(place);
@@ -231,8 +235,9 @@ impl<'a> Resolver<'a> {
         self.memo.insert(key, Memo::Open(place));
         let mark = self.mark();
         let values = self.eval_new(expr, cx, depth);
-        let loose = self.loose_since(&mark);
-        self.memo.insert(key, Memo::Known(values.clone(), loose));
+        let tentative = self.tentative_since(&mark);
+        self.memo
+            .insert(key, Memo::Known(values.clone(), tentative));
         self.allowance.leave();
         self.allowance.remembered(&mark.0);
         values
@@ -248,8 +253,9 @@ impl<'a> Resolver<'a> {
                 return values;
             }
             if !self.inside_of(cx, found.home) {
-                self.loosened += u64::from(found.loose);
-                return found.values.clone();
+                let (values, tentative) = (found.values.clone(), found.tentative);
+                self.rest_on(tentative);
+                return values;
             }
         }
         let Some((home, bound)) = self.bindings.lookup(id, cx.scope) else {
@@ -261,17 +267,17 @@ impl<'a> Resolver<'a> {
         let stripped = self.without_foreign(cx, home);
         let cx = &stripped;
         let framed = cx.env.is_some();
-        if !framed && let Some((known, loose)) = self.known.get(&(home, id)) {
-            let (values, loose) = (known.clone(), *loose);
+        if !framed && let Some((known, tentative)) = self.known.get(&(home, id)) {
+            let (values, tentative) = (known.clone(), *tentative);
             let found = Found {
                 version: self.bindings.version(),
                 scope: cx.scope,
                 home,
                 values: values.clone(),
-                loose,
+                tentative,
             };
             self.found.insert(node(name), found);
-            self.loosen(loose);
+            self.rest_on(tentative);
             return values;
         }
         let bound = Rc::clone(bound);
@@ -294,7 +300,7 @@ impl<'a> Resolver<'a> {
         let place = self.allowance.enter();
         self.open.insert((home, id), place);
         let mark = self.mark();
-        self.loosen(grows(&bound));
+        self.rest_on(grows(&bound));
         let mut values = self.bound(id, home, &bound, cx, depth);
         let offset = name.range.start().into();
         let hidden = self.bindings.hides(id, home, cx.scope, offset);
@@ -305,8 +311,8 @@ impl<'a> Resolver<'a> {
         self.allowance.leave();
         let own_builtin = is_builtin(id) && home == cx.scope;
         if !framed && !own_builtin {
-            let loose = self.loose_since(&mark);
-            self.known.insert((home, id), (values.clone(), loose));
+            let tentative = self.tentative_since(&mark);
+            self.known.insert((home, id), (values.clone(), tentative));
             self.allowance.remembered(&mark.0);
         }
         values
@@ -479,7 +485,7 @@ impl<'a> Resolver<'a> {
             self.allowance.cut();
             return Values::new();
         }
-        self.loosen(grows(&bound));
+        self.rest_on(grows(&bound));
         let mut values = Values::new();
         for binding in bound.iter() {
             absorb(&mut values, self.binding(binding, &Cx::at(home), depth + 1));
@@ -498,12 +504,6 @@ impl<'a> Resolver<'a> {
             None => Values::new(),
         }
     }
-}
-
-/// How many names and expressions to make room for: about four stand around each call. A program that is nothing but
-/// calls gets no more of it than a long one does.
-pub(crate) fn expected(bindings: &Bindings<'_>) -> usize {
-    4 * bindings.calls.len().min(4_096)
 }
 
 /// Whether calls may add to what a name is bound to.

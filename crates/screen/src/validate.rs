@@ -1,5 +1,7 @@
 //! Layer 1: bytes, before anything understands them.
 
+use std::ffi::CStr;
+
 use casemate_model::finding::{Action, Confidence, Finding, Layer, Severity};
 
 use crate::ScreenConfig;
@@ -30,10 +32,8 @@ pub(crate) fn validate<'a>(
     if bytes.len() > config.max_bytes {
         return Err(vec![too_large(bytes.len(), config.max_bytes)]);
     }
-    if bytes.contains(&0)
-        && let Some(offset) = bytes.iter().position(|&byte| byte == 0)
-    {
-        return Err(vec![nul(bytes, offset)]);
+    if let Ok(before) = CStr::from_bytes_until_nul(bytes) {
+        return Err(vec![nul(bytes, before.count_bytes())]);
     }
     let text = match str::from_utf8(bytes) {
         Ok(text) => text,

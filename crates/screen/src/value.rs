@@ -147,7 +147,7 @@ impl<'a> Args<'a> {
 pub(crate) struct Frame<'a> {
     pub(crate) scope: ScopeId,
     pub(crate) vars: RefCell<ByName<'a, Values<'a>>>,
-    /// Values of expressions that were worked out with these variables, and whether they are loose.
+    /// Values of expressions that were worked out with these variables, and whether they are tentative.
     pub(crate) memo: RefCell<ByNode<(Values<'a>, bool)>>,
     pub(crate) parent: Env<'a>,
     /// How many frames stand below it.
@@ -250,6 +250,19 @@ impl<'a> Value<'a> {
         match values {
             Values::One(one) => one,
             values => Self::Any(Rc::new(values)),
+        }
+    }
+
+    /// A method of a value in sight: `''.join`.
+    pub(crate) fn method(&self, name: &str) -> Values<'a> {
+        match self {
+            Self::Text(_)
+            | Self::Bytes(_)
+            | Self::Int(_)
+            | Self::Big(_)
+            | Self::List(_)
+            | Self::Dict(_) => Values::One(Self::Bound(Rc::new((self.clone(), name.into())))),
+            _ => Values::new(),
         }
     }
 

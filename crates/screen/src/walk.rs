@@ -15,7 +15,7 @@ use crate::bindings::{ByNode, node};
 use crate::effects;
 use crate::facts::{Facts, Link, Seen, Use};
 use crate::memory::Memory;
-use crate::resolve::{Resolver, expected, names_of};
+use crate::resolve::{Resolver, names_of};
 use crate::value::{Args, Cx, Value};
 
 /// Adds the facts of a module. Whether the resolver gave up.
@@ -39,7 +39,7 @@ pub(crate) fn walk(module: &ModModule, facts: &mut Facts) -> bool {
         read: HashSet::new(),
         trail: Vec::new(),
     };
-    let uses = expected(&walker.resolver.bindings);
+    let uses = walker.resolver.bindings.expected();
     walker.facts.uses.reserve(uses);
     walker.visit_body(&module.body);
     walker.resolver.allowance.exhausted() || walker.resolver.unread

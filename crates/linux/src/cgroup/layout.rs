@@ -82,8 +82,8 @@ pub struct Layout {
     v2: Option<Hierarchy>,
     /// Version 1's hierarchy of devices, which only container runtimes use.
     devices: Option<Hierarchy>,
-    /// Where version 2 is mounted, and whether it was told that processes are moved often.
-    moves: Option<(PathBuf, bool)>,
+    /// Whether version 2 was told that processes are moved often.
+    moves: bool,
     ops: Ops,
 }
 
@@ -128,14 +128,14 @@ impl Layout {
             v1: BTreeMap::new(),
             v2: None,
             devices: None,
-            moves: None,
+            moves: false,
             ops: KERNEL,
         };
         for mount in mountinfo.lines().filter_map(Mount::parse) {
             let named = |word: &str| mount.options.split(',').any(|option| option == word);
             if mount.fstype == "cgroup2" && layout.v2.is_none() {
                 layout.v2 = mount.hierarchy(own_path(own, None), root);
-                layout.moves = Some((mount.point.clone(), named(MOVES)));
+                layout.moves = named(MOVES);
             }
             if mount.fstype == "cgroup" && named(DEVICES) && layout.devices.is_none() {
                 layout.devices = mount.hierarchy(own_path(own, Some(DEVICES)), root);
@@ -178,12 +178,12 @@ impl Layout {
     /// # Errors
     /// Why moves wait.
     pub fn quick_moves(&self) -> Result<String, String> {
-        match &self.moves {
-            Some((_, true)) => Ok(MOVES.to_owned()),
-            Some((mount, false)) => Err(format!(
+        match &self.v2 {
+            Some(_) if self.moves => Ok(MOVES.to_owned()),
+            Some(hierarchy) => Err(format!(
                 "after a rest a start waits some milliseconds for the kernel to move a process; `mount -o remount,{MOVES} {}` \
                  ends that until the machine is started anew",
-                mount.display()
+                hierarchy.mount.display()
             )),
             None => {
                 Err("no control groups of version 2 are mounted, which have the option".to_owned())

@@ -17,9 +17,9 @@ pub(super) const DOORS: (u32, &[u32]) = (0xc000_003e, &[0x4000_0003]);
 #[cfg(target_arch = "aarch64")]
 pub(super) const DOORS: (u32, &[u32]) = (0xc000_00b7, &[0x4000_0028]);
 /// What a filter answers, without its data; up to here nothing is let through: kill, trap, error.
-const ERRNO: u32 = 0x0005_0000;
+pub(super) const ERRNO: u32 = 0x0005_0000;
 const ACTION: u32 = 0xffff_0000;
-const ALLOW: u32 = 0x7fff_0000;
+pub(super) const ALLOW: u32 = 0x7fff_0000;
 /// Words of memory that a program has.
 const MEMORY: usize = 16;
 

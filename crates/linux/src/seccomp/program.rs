@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::installed::DOORS;
+use super::installed::{DOORS, ERRNO};
 
 /// One instruction: the kernel's `struct sock_filter`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,11 +35,10 @@ const NUMBER: u32 = 0;
 const DOOR: u32 = 4;
 const ARGUMENTS: u32 = 16;
 
-/// The kernel's answers (`SECCOMP_RET_*`).
+/// The kernel's word for an end of the whole process (`SECCOMP_RET_KILL_PROCESS`).
 pub(super) const KILL: u32 = 0x8000_0000;
-pub(super) const ALLOW: u32 = 0x7fff_0000;
-const ERRNO: u32 = 0x0005_0000;
 
+/// The kernel's word for an error.
 pub(super) const fn errno(number: u32) -> u32 {
     ERRNO | number & 0xffff
 }
@@ -328,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_found_in_a_few_steps() {
+    fn one_program_is_shorter_than_one_for_each_answer() {
         let policy = Policy::parse(JAIL).unwrap();
         let (own, other) = (policy.compile().unwrap().program, other(&policy));
         let others: usize = other.iter().map(Vec::len).sum();

@@ -57,13 +57,7 @@ impl<'a> Resolver<'a> {
                 _ => self.loose(name, cx, depth),
             },
             Value::Lambda(..) if name == "__call__" => Values::One(value.clone()),
-            Value::Text(_)
-            | Value::Bytes(_)
-            | Value::Int(_)
-            | Value::Big(_)
-            | Value::List(_)
-            | Value::Dict(_) => Values::One(Value::Bound(Rc::new((value.clone(), name.into())))),
-            _ => Values::new(),
+            _ => value.method(name),
         }
     }
 

@@ -24,14 +24,14 @@ impl<'a> Resolver<'a> {
                 let (gives, adds) = self.settle_call(call, scope);
                 given |= gives;
                 added |= adds;
-                if !self.loose_since(&mark) {
+                if !self.tentative_since(&mark) {
                     self.settled.insert(node(call));
                 }
             }
             if added {
                 self.forget_all();
             } else if given {
-                self.forget_loose();
+                self.forget_tentative();
             } else {
                 return;
             }
@@ -42,11 +42,11 @@ impl<'a> Resolver<'a> {
         self.known.clear();
         self.memo.clear();
         self.settled.clear();
-        self.forget_loose();
+        self.forget_tentative();
     }
 
-    fn forget_loose(&mut self) {
-        self.known.retain(|_, (_, loose)| !*loose);
+    fn forget_tentative(&mut self) {
+        self.known.retain(|_, (_, tentative)| !*tentative);
         self.memo
             .retain(|_, memo| matches!(memo, Memo::Known(_, false)));
         self.found.clear();
