@@ -1,6 +1,6 @@
 //! The plan: everything a backend needs to know, as data that can be printed and compared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,6 +99,9 @@ pub struct Plan {
     pub program: PlannedFile,
     /// In what it is run.
     pub guest: Guest,
+    /// The modules at the top that the program's text shows it loads; none where it may load others. What is read from
+    /// a program may be wrong: it may decide what is ready for it, and nothing else.
+    pub loads: Option<BTreeSet<String>>,
     /// `sys.argv`, the program's name first.
     pub argv: Vec<String>,
     /// Environment variables beyond those the interpreter needs.

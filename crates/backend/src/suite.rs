@@ -79,6 +79,7 @@ pub fn plan_for(code: &str) -> Plan {
         tenant: TenantId::new("suite"),
         program: file("/work/suite.py", code.as_bytes()),
         guest: Guest::default(),
+        loads: None,
         argv: vec!["suite.py".to_owned()],
         env: BTreeMap::new(),
         inputs: vec![file("/data/in.csv", b"a,b\n1,2\n")],

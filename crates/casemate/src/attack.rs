@@ -31,7 +31,7 @@ use crate::cli::AttackArgs;
 use crate::run::{NotFound, backends, over};
 use crate::setup;
 use crate::sign::Key;
-use crate::warm::OnlyWarm;
+use crate::warm::{OnlyWarm, Start};
 use control::Python;
 use header::Header;
 use report::Row;
@@ -78,12 +78,14 @@ pub(crate) fn for_server(store: &Store) -> anyhow::Result<AttackMatrix> {
     })
 }
 
-/// The backends of this build, and the jail a second time with the starts that a server has.
+/// The backends of this build, and the jail once more for each kind of warm start that a server has.
 fn attacked(store: &Store) -> anyhow::Result<Vec<Arc<dyn Backend>>> {
     let mut backends = backends(store)?;
     // Only root has zygotes.
     if rustix::process::geteuid().is_root() {
-        backends.push(Arc::new(OnlyWarm::new(Path::new("/proc/self/exe"))?));
+        for from in Start::ALL {
+            backends.push(Arc::new(OnlyWarm::new(Path::new("/proc/self/exe"), from)?));
+        }
     }
     Ok(backends)
 }

@@ -204,6 +204,9 @@ pub(crate) struct ServeArgs {
     /// The policy of sandboxes that live on between calls: a preset, a policy file, or `off` for no such sandboxes.
     #[arg(long, value_name = "FILE|PRESET|off", default_value = "session")]
     pub(crate) sessions: String,
+    /// A template for such sandboxes, or what one there is stands for; repeatable [default: base=jail, code-interpreter-v1=jail].
+    #[arg(long, value_name = "NAME=BACKEND[:IMAGE]", value_parser = crate::sessions::Asked::parse)]
+    pub(crate) template: Vec<crate::sessions::Asked>,
     /// The Deno that sandboxes have for JavaScript and TypeScript [default: the one that `./dev` fetched].
     #[arg(long, value_name = "FILE")]
     pub(crate) deno: Option<PathBuf>,

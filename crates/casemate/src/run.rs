@@ -102,9 +102,11 @@ pub(crate) fn lasting_engine(store: &Store, parallel: usize) -> anyhow::Result<E
     let program = Path::new("/proc/self/exe");
     let backends = with_jail(store, Arc::new(warm::jail(program, parallel)?))?;
     let mut attacked = backends.clone();
-    attacked.push(Arc::new(warm::OnlyWarm::new(program)?));
+    for from in warm::Start::ALL {
+        attacked.push(Arc::new(warm::OnlyWarm::new(program, from)?));
+    }
     let mut records = records(&attacked);
-    warm::both(&mut records);
+    warm::all_starts(&mut records);
     Ok(Engine::new(backends, AlertRules::embedded()?).attacked(records))
 }
 

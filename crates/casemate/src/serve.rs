@@ -46,8 +46,15 @@ pub(crate) fn command(args: ServeArgs) -> anyhow::Result<i32> {
     config.ready = usize::from(args.ready);
     config.signer = Some(crate::receipt::signer(&config.data)?);
     let templates = match args.sessions.as_str() {
-        "off" => Vec::new(),
-        policy => sessions::templates(policy, &config.data, args.deno.as_deref())?,
+        "off" => {
+            let none = args.template.is_empty();
+            anyhow::ensure!(
+                none,
+                "--template is for sandboxes that live on, and --sessions off offers none"
+            );
+            Vec::new()
+        }
+        policy => sessions::templates(policy, &args.template, &config.data, args.deno.as_deref())?,
     };
     // Without a folder for results nothing is known.
     config.attacks = crate::attack::for_server(&store).unwrap_or_default();

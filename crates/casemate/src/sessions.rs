@@ -1,15 +1,18 @@
-//! What `casemate serve` offers of sandboxes that live on: jails with the agent.
+//! What `casemate serve` offers of sandboxes that live on: templates, each of a backend and a system.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use casemate_backend::session::Sessions;
 use casemate_backend::setup::cache_root;
+use casemate_images::Systems;
 use casemate_jail::JailSessions;
+use casemate_model::job::ImageChoice;
 use casemate_server::Template;
 
 use crate::run::{named_policy, systems};
@@ -34,24 +37,116 @@ const DENO_PINNED: Option<(&str, &str)> = if cfg!(target_arch = "x86_64") {
 } else {
     None
 };
-/// What SDKs name, and whether it has an interpreter ready.
-const TEMPLATES: [(&str, bool); 2] = [("base", false), ("code-interpreter-v1", true)];
+/// The template whose sandboxes have no interpreter ready.
+const PLAIN: &str = "base";
+/// What SDKs name when nothing is named to them.
+const TEMPLATES: [&str; 2] = [PLAIN, "code-interpreter-v1"];
 
-/// The templates under a policy. Without an agent there are none, which is said.
+/// A backend whose sandboxes can live on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Holder {
+    Jail,
+}
+
+impl Holder {
+    const ALL: [Self; 1] = [Self::Jail];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Jail => casemate_jail::NAME,
+        }
+    }
+
+    fn open(self, systems: &Systems, agent: &Path) -> Result<Arc<dyn Sessions>, String> {
+        let program = "/proc/self/exe";
+        Ok(match self {
+            Self::Jail => Arc::new(JailSessions::new(systems.clone(), program, agent)?),
+        })
+    }
+}
+
+/// A template as it is asked for: `NAME=BACKEND[:IMAGE]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Asked {
+    name: String,
+    holder: Holder,
+    image: ImageChoice,
+}
+
+impl Asked {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let (name, of) = text
+            .split_once('=')
+            .ok_or("a template is NAME=BACKEND or NAME=BACKEND:IMAGE")?;
+        let (backend, image) = of.split_once(':').unwrap_or((of, ImageChoice::HOST));
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
+            return Err(format!(
+                "{name:?} is no name of a template: letters, digits, `-`, `_` and `.`, at most 64"
+            ));
+        }
+        let holder = Holder::ALL.into_iter().find(|one| one.name() == backend);
+        let holder = holder.ok_or_else(|| {
+            let all = Holder::ALL.map(Holder::name).join(", ");
+            format!("sandboxes that live on are of: {all}; {backend:?} is none of them")
+        })?;
+        Ok(Self {
+            name: name.to_owned(),
+            holder,
+            image: ImageChoice::named(image),
+        })
+    }
+
+    /// What there is when nothing is asked for.
+    fn by_default(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            holder: Holder::Jail,
+            image: ImageChoice::default(),
+        }
+    }
+}
+
+/// Those that there always are, each as it is asked for where it is, and then the others.
+fn with_defaults(asked: &[Asked]) -> anyhow::Result<Vec<Asked>> {
+    let mut all: Vec<Asked> = TEMPLATES.into_iter().map(Asked::by_default).collect();
+    for (at, one) in asked.iter().enumerate() {
+        let twice = asked.iter().take(at).any(|other| other.name == one.name);
+        ensure!(!twice, "the template {} is named twice", one.name);
+        match all.iter_mut().find(|known| known.name == one.name) {
+            Some(known) => *known = one.clone(),
+            None => all.push(one.clone()),
+        }
+    }
+    Ok(all)
+}
+
+/// The templates under a policy. Where the machine cannot have those that nobody asked for there are none, which is
+/// said.
 ///
 /// # Errors
-/// A policy that there is not, a data folder that cannot be written, or a Deno that was named and is not the one known.
+/// A policy that there is not, a data folder that cannot be written, a Deno that was named and is not the one known, or a
+/// template that was asked for and cannot be.
 pub(crate) fn templates(
     policy: &str,
+    asked: &[Asked],
     data: &Path,
     deno: Option<&Path>,
 ) -> anyhow::Result<Vec<Template>> {
     let policy = named_policy(policy)?;
+    let wanted = with_defaults(asked)?;
+    let systems = systems()?;
+    for one in asked.iter().filter(|one| !one.image.is_host()) {
+        let opened = systems.of(&one.image);
+        opened.map_err(|(why, fix)| anyhow!("the template {}: {why}; {fix}", one.name))?;
+    }
     let Some(agent) = beside_this_program() else {
-        eprintln!(
-            "casemate: no sandboxes that live on: {AGENT} is not beside this program; `./dev agent` builds it"
-        );
-        return Ok(Vec::new());
+        let why = format!("{AGENT} is not beside this program; `./dev agent` builds it");
+        return none(asked, &why);
     };
     let mut programs = vec![Copied::of(AGENT, read(&agent)?)];
     match known_deno(deno) {
@@ -60,20 +155,35 @@ pub(crate) fn templates(
         Err(why) => eprintln!("casemate: no contexts for JavaScript and TypeScript: {why:#}"),
     }
     let folder = keep(&programs, data)?;
-    let sessions = match JailSessions::new(systems()?, "/proc/self/exe", &folder) {
-        Ok(sessions) => Arc::new(sessions) as Arc<dyn Sessions>,
-        Err(why) => {
-            eprintln!("casemate: no sandboxes that live on: {why}");
-            return Ok(Vec::new());
+    let mut opened = BTreeMap::new();
+    for holder in wanted.iter().map(|one| one.holder) {
+        if opened.contains_key(&holder) {
+            continue;
         }
+        match holder.open(&systems, &folder) {
+            Ok(sessions) => drop(opened.insert(holder, sessions)),
+            Err(why) => return none(asked, &why),
+        }
+    }
+    let template = |one: Asked| {
+        Some(Template {
+            warm: one.name != PLAIN,
+            sessions: opened.get(&one.holder).map(Arc::clone)?,
+            name: one.name,
+            image: one.image,
+            policy: policy.clone(),
+        })
     };
-    let template = |(name, warm): (&str, bool)| Template {
-        name: name.to_owned(),
-        sessions: Arc::clone(&sessions),
-        policy: policy.clone(),
-        warm,
-    };
-    Ok(TEMPLATES.into_iter().map(template).collect())
+    Ok(wanted.into_iter().filter_map(template).collect())
+}
+
+/// Nothing was asked for, and nothing there is.
+fn none(asked: &[Asked], why: &str) -> anyhow::Result<Vec<Template>> {
+    if let Some(one) = asked.first() {
+        bail!("the template {}: {why}", one.name);
+    }
+    eprintln!("casemate: no sandboxes that live on: {why}");
+    Ok(Vec::new())
 }
 
 fn beside_this_program() -> Option<PathBuf> {
@@ -175,6 +285,48 @@ fn put(folder: &Path, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_template_is_a_name_a_backend_and_perhaps_an_image() {
+        let asked = Asked::parse("data=jail:python-data").unwrap();
+        assert_eq!(asked.image, ImageChoice::named("python-data"));
+        assert_eq!(Asked::parse("base=jail"), Ok(Asked::by_default(PLAIN)));
+        for (text, why) in [
+            ("data", "NAME=BACKEND"),
+            ("=jail", "no name of a template"),
+            ("a b=jail", "no name of a template"),
+            ("../x=jail", "no name of a template"),
+            ("data=gvisor", "none of them"),
+            ("data=", "none of them"),
+        ] {
+            let error = Asked::parse(text).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_template_that_is_asked_for_stands_in_the_place_of_the_one_there_always_is() {
+        let asked = ["code-interpreter-v1=jail:own", "data=jail"];
+        let asked = asked.map(|text| Asked::parse(text).unwrap());
+        let all = with_defaults(&asked).unwrap();
+        let all: Vec<(&str, &str)> = all
+            .iter()
+            .map(|one| (one.name.as_str(), one.image.name.as_str()))
+            .collect();
+        let expected = [
+            ("base", "host"),
+            ("code-interpreter-v1", "own"),
+            ("data", "host"),
+        ];
+        assert_eq!(all, expected);
+        let twice = [asked[1].clone(), asked[1].clone()];
+        assert!(
+            with_defaults(&twice)
+                .unwrap_err()
+                .to_string()
+                .contains("twice")
+        );
+    }
 
     #[test]
     fn another_deno_than_the_one_that_is_known_is_not_taken() {

@@ -1,5 +1,6 @@
 //! The jail as a process has it that makes many runs: jails made in advance, programs forked from a zygote.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Context;
@@ -9,10 +10,30 @@ use casemate_engine::{Record, Records};
 use casemate_jail::{JailBackend, Warm};
 use casemate_model::receipt::Receipt;
 
-/// The name under which warm starts are attacked, and under which the result is kept.
-pub(crate) const NAME: &str = "jail-warm";
-/// Zygotes at once, one a tenant, of about 110 MiB each.
+/// Tenants that have zygotes at once; those of one have about 130 MiB.
 const ZYGOTES: usize = 4;
+
+/// Which zygote a program is forked from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// The one that has the libraries.
+    Libraries,
+    /// The one that has none.
+    Small,
+}
+
+impl Start {
+    /// Both.
+    pub(crate) const ALL: [Self; 2] = [Self::Libraries, Self::Small];
+
+    /// The name under which such starts are attacked, and under which the result is kept.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Libraries => "jail-warm",
+            Self::Small => "jail-warm-small",
+        }
+    }
+}
 
 /// The jail for a server that runs so many programs at once.
 ///
@@ -29,53 +50,65 @@ fn make(program: &Path, spares: usize, zygotes: usize) -> anyhow::Result<JailBac
 }
 
 /// What is known of attacks on the jail counts for a server's only where warm starts were attacked too, for it
-/// has both.
-pub(crate) fn both(records: &mut Records) {
-    let warm = Record::of(records, NAME);
-    match Record::of(records, casemate_jail::NAME) {
-        Record::Stood { .. } => drop(records.insert(casemate_jail::NAME.to_owned(), warm)),
-        Record::None { .. } | Record::Fell { .. } => {}
+/// has them all.
+pub(crate) fn all_starts(records: &mut Records) {
+    for from in Start::ALL {
+        if matches!(
+            Record::of(records, casemate_jail::NAME),
+            Record::Stood { .. }
+        ) {
+            let warm = Record::of(records, from.name());
+            records.insert(casemate_jail::NAME.to_owned(), warm);
+        }
     }
 }
 
-/// The jail with nothing but warm starts, under a name of its own: a run that would start cold does not start.
-pub(crate) struct OnlyWarm(JailBackend);
+/// The jail with nothing but starts from one of its zygotes, under a name of its own: a run that would start cold does
+/// not start.
+pub(crate) struct OnlyWarm {
+    jail: JailBackend,
+    from: Start,
+}
 
 impl OnlyWarm {
     /// One that makes no jails in advance: who counts what runs on this machine would count them.
     ///
     /// # Errors
     /// Those of [`jail`].
-    pub(crate) fn new(program: &Path) -> anyhow::Result<Self> {
-        make(program, 0, 1).map(Self)
+    pub(crate) fn new(program: &Path, from: Start) -> anyhow::Result<Self> {
+        let jail = make(program, 0, 1)?;
+        Ok(Self { jail, from })
     }
 }
 
 impl Backend for OnlyWarm {
     fn name(&self) -> &'static str {
-        NAME
+        self.from.name()
     }
 
     fn probe(&self) -> Offer {
         Offer {
-            backend: NAME.to_owned(),
-            ..self.0.probe()
+            backend: self.name().to_owned(),
+            ..self.jail.probe()
         }
     }
 
     fn rests_on(&self) -> Vec<(String, String)> {
-        self.0.rests_on()
+        self.jail.rests_on()
     }
 
     fn create(&self, plan: &Plan) -> Result<(Box<dyn Sandbox>, Receipt), CreateError> {
-        self.0.wait_warm(&plan.tenant).map_err(CreateError::Fault)?;
-        let (sandbox, receipt) = self.0.create(plan)?;
+        let ready = self.jail.wait_warm(&plan.tenant);
+        ready.map_err(CreateError::Fault)?;
+        let mut plan = plan.clone();
+        plan.loads = (self.from == Start::Small).then(BTreeSet::new);
+        let (sandbox, receipt) = self.jail.create(&plan)?;
         if !casemate_jail::is_warm(&receipt) {
             return Err(CreateError::Fault(
                 "the program would have started cold".to_owned(),
             ));
         }
-        let backend = NAME.to_owned();
+        let backend = self.name().to_owned();
         Ok((sandbox, Receipt { backend, ..receipt }))
     }
 }
@@ -85,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_servers_jail_was_attacked_when_both_its_starts_were() {
+    fn a_servers_jail_was_attacked_when_all_its_starts_were() {
         let stood = || Record::Stood {
             on: "2026-01-01".to_owned(),
             stopped: 3,
@@ -98,24 +131,27 @@ mod tests {
         let none = || Record::None {
             why: "something changed".to_owned(),
         };
-        for (cold, warm, stands) in [
-            (stood(), stood(), true),
-            (stood(), fell(), false),
-            (stood(), none(), false),
-            (fell(), stood(), false),
-            (none(), stood(), false),
+        for (cold, warm, small, stands) in [
+            (stood(), stood(), stood(), true),
+            (stood(), fell(), stood(), false),
+            (stood(), stood(), fell(), false),
+            (stood(), none(), stood(), false),
+            (stood(), stood(), none(), false),
+            (fell(), stood(), stood(), false),
+            (none(), stood(), stood(), false),
         ] {
             let mut records: Records = [
                 (casemate_jail::NAME.to_owned(), cold),
-                (NAME.to_owned(), warm),
+                (Start::Libraries.name().to_owned(), warm),
+                (Start::Small.name().to_owned(), small),
             ]
             .into();
-            both(&mut records);
+            all_starts(&mut records);
             let found = Record::of(&records, casemate_jail::NAME);
             assert_eq!(matches!(found, Record::Stood { .. }), stands, "{found:?}");
         }
         let mut only_cold: Records = [(casemate_jail::NAME.to_owned(), stood())].into();
-        both(&mut only_cold);
+        all_starts(&mut only_cold);
         let found = Record::of(&only_cold, casemate_jail::NAME);
         assert!(matches!(found, Record::None { .. }), "{found:?}");
     }

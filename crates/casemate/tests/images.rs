@@ -5,6 +5,7 @@
 
 #[path = "images/registry.rs"]
 mod registry;
+mod served;
 mod support;
 
 use std::collections::BTreeSet;
@@ -268,6 +269,101 @@ fn what_waits_is_of_the_machines_own_system_and_is_given_to_no_other() {
     assert!(layout.contains("another system"), "{layout}");
     assert!(guest.contains("venv"), "{guest}");
     assert_eq!(said, "42\n");
+}
+
+/// An image among the user's own, where a server finds it; taken away again.
+struct Imported(String);
+
+impl Imported {
+    fn new() -> Self {
+        let name = format!("of-a-test-{}", std::process::id());
+        let archive = archive().to_str().unwrap();
+        let output = casemate()
+            .args(["image", "import", &name, archive])
+            .output();
+        let output = output.unwrap();
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        Self(name)
+    }
+}
+
+impl Drop for Imported {
+    fn drop(&mut self) {
+        casemate().args(["image", "rm", &self.0]).output().ok();
+    }
+}
+
+#[test]
+fn a_template_is_of_the_image_it_was_given() {
+    if !rustix_is_root() {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "only root has sandboxes that live on"
+        );
+        eprintln!("skipped: only root has sandboxes that live on");
+        return;
+    }
+    let image = Imported::new();
+    let templates = [format!("base=jail:{}", image.0), "plain=jail".to_owned()];
+    let [base, plain] = templates.each_ref().map(String::as_str);
+    let server = served::start(&["--template", base, "--template", plain]);
+    let listed = server.get("/templates").json();
+    let told = listed.as_array().unwrap().iter();
+    let told = told
+        .map(|one| ["templateID", "backend", "image"].map(|field| one[field].as_str().unwrap()));
+    let told: Vec<[&str; 3]> = told.collect();
+    assert_eq!(
+        told,
+        [
+            ["base", "jail", image.0.as_str()],
+            ["code-interpreter-v1", "jail", "host"],
+            ["plain", "jail", "host"]
+        ]
+    );
+    let looked = |template: &str| {
+        let made = server.post("/v1/sandboxes", &serde_json::json!({"template": template}));
+        assert_eq!(made.status, 201, "{}", made.json());
+        let place = made.json()["href"].as_str().unwrap().to_owned();
+        let line = serde_json::json!({"command": "test -e /usr/bin/env && echo env; cd && echo >x && pwd"});
+        let said = server.post(&format!("{place}/commands"), &line).json();
+        let receipt = server.get(&format!("{place}/receipt")).json();
+        let guest = receipt["receipt"]["guest"].as_str().unwrap().to_owned();
+        (place, said["stdout"].as_str().unwrap().to_owned(), guest)
+    };
+    let (place, said, guest) = looked("base");
+    assert_eq!(said, "/home/user\n");
+    assert!(
+        guest.starts_with(&format!("image {} (", image.0)),
+        "{guest}"
+    );
+    // An image without IPython has no contexts, and says what it lacks.
+    let cell = serde_json::json!({"code": "1 + 1"});
+    let answer = server.post(&format!("{place}/cells"), &cell);
+    let text = answer.json().to_string();
+    assert!(text.contains("IPython"), "{} {text}", answer.status);
+    let (_, said, guest) = looked("plain");
+    assert_eq!(said, "env\n/home/user\n");
+    assert!(!guest.contains("image"), "{guest}");
+}
+
+#[test]
+fn a_server_with_a_template_it_cannot_have_does_not_start() {
+    let data = served::folder();
+    for (template, why) in [
+        ("x=jail:none-of-this-name", "none-of-this-name"),
+        ("x=nowhere", "none of them"),
+        ("x", "NAME=BACKEND"),
+    ] {
+        let mut command = casemate();
+        command.args(["serve", "--listen", "127.0.0.1:0", "--template", template]);
+        let output = command.arg("--data-dir").arg(data.path()).output().unwrap();
+        assert_ne!(code(&output), 0);
+        assert!(
+            stderr(&output).contains(why),
+            "{template}: {}",
+            stderr(&output)
+        );
+    }
 }
 
 #[test]

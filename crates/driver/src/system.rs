@@ -237,12 +237,14 @@ impl System {
     }
 }
 
-/// What loads the libraries on the machine's own system and waits there, to be forked for the programs that
-/// [`System::command`] starts our driver for: with the same options and the same environment.
+/// What loads these modules of Python's own on the machine's own system, or the libraries where there are none, and
+/// waits there, to be forked for the programs that [`System::command`] starts our driver for: with the same options and
+/// the same environment.
 #[must_use]
-pub fn host_zygote() -> Command {
+pub fn host_zygote(modules: &[&str]) -> Command {
+    let names = modules.join(" ");
     let boot = format!(
-        "import sys; sys.path.append('{PACKAGES}/site-packages'); from casemate_guest.zygote import main; main()"
+        "import sys; sys.path.append('{PACKAGES}/site-packages'); from casemate_guest.zygote import main; main('{names}'.split())"
     );
     let argv = [PYTHON, "-I", "-S", "-B", "-c", &boot];
     Command {
@@ -419,9 +421,10 @@ mod tests {
             .unwrap()
             .command(&plan(Language::Python), Entry::Direct)
             .unwrap();
-        let zygote = host_zygote();
+        let zygote = host_zygote(&["json", "os"]);
         assert_eq!(zygote.env, driver.env);
         assert_eq!(zygote.argv[..5], driver.argv[..5]);
+        assert!(zygote.argv[5].ends_with("main('json os'.split())"));
         assert!(sample().unwrap().is_host());
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use casemate_backend::contract::CreateError;
 use casemate_backend::plan::{Guest, Plan, PlannedFile};
 use casemate_backend::session::{Session, Sessions};
-use casemate_model::job::TenantId;
+use casemate_model::job::{ImageChoice, Language, TenantId};
 use casemate_model::policy::{Attacked, Policy, ScreenMode};
 use casemate_model::receipt::Receipt;
 
@@ -24,6 +24,8 @@ pub struct Opening {
     pub env: BTreeMap<String, String>,
     /// Its ceilings and the walls it must have.
     pub policy: Policy,
+    /// The system that it is shown.
+    pub image: ImageChoice,
     /// Whether an interpreter is to be ready for the first cell.
     pub warm: bool,
     /// A folder whose files are in it from the beginning.
@@ -41,7 +43,7 @@ pub fn session_plan(opening: &Opening) -> Plan {
             sha256: sha256_hex(&source),
             bytes: source,
         },
-        guest: Guest::default(),
+        guest: Guest::new(Language::default(), opening.image.clone()),
         argv: vec!["main.py".to_owned()],
         env: opening.env.clone(),
         inputs: Vec::new(),

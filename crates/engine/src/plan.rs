@@ -1,9 +1,11 @@
 //! From a cleared job to a plan. Pure.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use casemate_backend::plan::{Guest, Plan, PlannedFile};
+use casemate_model::screening::Screening;
 use casemate_screen::Cleared;
 use sha2::{Digest, Sha256};
 
@@ -24,6 +26,7 @@ pub fn plan(cleared: &Cleared) -> Plan {
         tenant: job.tenant.clone(),
         program,
         guest: Guest::new(job.program.language, job.demand.image.clone()),
+        loads: loads(cleared.screening()),
         argv,
         env: job.env.clone(),
         inputs: job
@@ -36,6 +39,19 @@ pub fn plan(cleared: &Cleared) -> Plan {
         clock_granularity: job.policy.clock_granularity.0,
         asked: needs(cleared),
     }
+}
+
+/// What a program loads, where all of it was looked at and nothing in it stays open.
+fn loads(screening: &Screening) -> Option<BTreeSet<String>> {
+    let manifest = &screening.manifest;
+    let open = screening.skipped
+        || manifest.truncated
+        || !manifest.hidden.is_empty()
+        || !manifest.dynamic_code.is_empty()
+        || !manifest.deserialisation.is_empty();
+    let top = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
+    let modules = manifest.modules.iter();
+    (!open).then(|| modules.map(|fact| top(&fact.value)).collect())
 }
 
 fn file(path: String, bytes: Arc<[u8]>) -> PlannedFile {
@@ -96,6 +112,35 @@ mod tests {
         );
         assert!(!json.contains("secret"), "{json}");
         assert_eq!(build().argv, ["a.py", "x"]);
+    }
+
+    #[test]
+    fn what_a_program_loads_is_known_where_all_of_it_was_seen() {
+        let loads = |source: &str, mode| {
+            let program = Program {
+                source: source.into(),
+                name: "a.py".into(),
+                language: Language::Python,
+            };
+            let job = JobBuilder::new(RunId::from_bits(1), program, Policy::default());
+            let cleared = clear(job.build().unwrap(), mode).unwrap();
+            let loads = plan(&cleared).loads?;
+            Some(loads.into_iter().collect::<Vec<_>>().join(" "))
+        };
+        let seen = |source| loads(source, Mode::Warn);
+        assert_eq!(seen("print(1)"), Some(String::new()));
+        let several = "import json, os.path\nfrom numpy import linalg";
+        assert_eq!(seen(several), Some("json numpy os".to_owned()));
+        let by_name = seen("__import__('pan' + 'das')").unwrap();
+        assert!(by_name.split(' ').any(|name| name == "pandas"), "{by_name}");
+        for open in [
+            "exec(input())",
+            "__import__(input())",
+            "import pickle\npickle.loads(input().encode())",
+        ] {
+            assert_eq!(seen(open), None, "{open}");
+        }
+        assert_eq!(loads("print(1)", Mode::Off), None);
     }
 
     #[test]

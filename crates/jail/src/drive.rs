@@ -31,7 +31,7 @@ use crate::lower::lower;
 use crate::measure::{self, Expected};
 use crate::shown::Shown;
 use crate::spare::{GuestEnds, Handed, Spare, Spares};
-use crate::zygote::{Born, Taken, Zygote, Zygotes, borrow};
+use crate::zygote::{Born, Loaded, Taken, Zygote, Zygotes, borrow};
 use crate::{probe, walls};
 
 /// How often the two channels are looked at while a child comes into its jail.
@@ -42,7 +42,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub struct Warm {
     /// Jails that wait for a job.
     pub spares: usize,
-    /// Zygotes, one a tenant, of about 110 MiB each.
+    /// Tenants that have zygotes: one with the libraries, of about 110 MiB, and one without, of about 20 MiB.
     pub zygotes: usize,
 }
 
@@ -116,7 +116,8 @@ impl JailBackend {
         Ok(self)
     }
 
-    /// Waits until a tenant's zygote is loaded and jails wait; without this the first runs start cold.
+    /// Waits until a tenant's zygotes are loaded and jails wait; without this the first runs start cold. Answers with the
+    /// number of the one that has the libraries.
     ///
     /// # Errors
     /// Why there is no zygote, in words.
@@ -125,12 +126,13 @@ impl JailBackend {
         let system = self.systems.of(&ImageChoice::default());
         let system = system.map_err(|(why, fix)| format!("{why}; {fix}"))?;
         let shown = Shown::of(&system).map_err(|error| error.to_string())?;
-        let zygote = zygotes.get_ready(tenant, &shown)?;
+        zygotes.get_ready(&(tenant.clone(), Loaded::Small), &shown)?;
+        let zygote = zygotes.get_ready(&(tenant.clone(), Loaded::Libraries), &shown)?;
         spares.wait_full(&shown)?;
         Ok(zygote.pid())
     }
 
-    /// A zygote has loaded the machine's own libraries, and our driver is all that runs in its children.
+    /// A zygote is of the machine's own system, and our driver is all that runs in its children.
     fn start(&self, plan: &Plan, system: &System, shown: &Shown) -> Start {
         let Some((_, zygotes)) = &self.warm else {
             return Start::Cold("this process makes one run".to_owned());
@@ -144,7 +146,8 @@ impl JailBackend {
         if plan.guest.start != guest::Start::Driver {
             return Start::Cold(format!("no zygote runs {}", plan.guest.language));
         }
-        match zygotes.get(&plan.tenant, shown) {
+        let loaded = Loaded::for_program(plan.loads.as_ref());
+        match zygotes.get(&(plan.tenant.clone(), loaded), shown) {
             Ok(zygote) => Start::Zygote(zygote),
             Err(why) => Start::Cold(why),
         }

@@ -52,6 +52,7 @@ mod tests {
             tenant: TenantId::local(),
             program: file("/work/a.py", b"print(1)"),
             guest: casemate_backend::plan::Guest::default(),
+            loads: None,
             argv: vec!["a.py".into(), "x".into()],
             env: BTreeMap::from([("K".into(), "V".into())]),
             inputs: vec![

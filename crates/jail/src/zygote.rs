@@ -1,8 +1,9 @@
-//! Zygotes from the host's side: interpreters with the libraries loaded, one a tenant, that are forked into
-//! jails. Whatever is wrong with one, a run starts without it. They are of the machine's own system: a program on
-//! another starts without one too.
+//! Zygotes from the host's side: interpreters with what programs need loaded, that are forked into jails. A tenant has
+//! one with the libraries, and one for programs that need none of them: a fork copies what there is, and an end frees it.
+//! Whatever is wrong with one, a run starts without it. They are of the machine's own system: a program on another
+//! starts without one too.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,99 @@ const LOADED_WITHIN: Duration = Duration::from_secs(60);
 const BORN_WITHIN: Duration = Duration::from_secs(10);
 /// How long after a failure none is started again.
 const PAUSE: Duration = Duration::from_secs(30);
+
+/// What a zygote without the libraries has loaded: modules of Python's own that small programs use.
+const SMALL: &[&str] = &[
+    "__future__",
+    "abc",
+    "argparse",
+    "array",
+    "base64",
+    "bisect",
+    "calendar",
+    "collections",
+    "contextlib",
+    "copy",
+    "csv",
+    "dataclasses",
+    "datetime",
+    "decimal",
+    "enum",
+    "fractions",
+    "functools",
+    "glob",
+    "hashlib",
+    "heapq",
+    "io",
+    "itertools",
+    "json",
+    "logging",
+    "math",
+    "numbers",
+    "operator",
+    "os",
+    "pathlib",
+    "pprint",
+    "random",
+    "re",
+    "shutil",
+    "signal",
+    "statistics",
+    "string",
+    "struct",
+    "sys",
+    "tempfile",
+    "textwrap",
+    "threading",
+    "time",
+    "traceback",
+    "types",
+    "typing",
+    "unicodedata",
+    "warnings",
+    "weakref",
+];
+
+/// What a zygote has loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Loaded {
+    /// pandas, numpy and matplotlib, and what they need.
+    Libraries,
+    /// Modules of Python's own.
+    Small,
+}
+
+impl Loaded {
+    /// What a program of which is known what it loads is best forked from. Where it loads more after all, it does so
+    /// itself.
+    pub(crate) fn for_program(loads: Option<&BTreeSet<String>>) -> Self {
+        let small = |name: &String| SMALL.contains(&name.as_str());
+        match loads {
+            Some(loads) if loads.iter().all(small) => Self::Small,
+            _ => Self::Libraries,
+        }
+    }
+
+    /// The modules of Python's own that it loads; none where it loads the libraries.
+    fn modules(self) -> &'static [&'static str] {
+        match self {
+            Self::Libraries => &[],
+            Self::Small => SMALL,
+        }
+    }
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Libraries => "libraries",
+            Self::Small => "small",
+        }
+    }
+
+    fn of_word(word: &str) -> Option<Self> {
+        let both = [Self::Libraries, Self::Small];
+        both.into_iter().find(|one| one.word() == word)
+    }
+}
 
 /// An interpreter that waits to be forked. Dropping it ends it; its children hold on to it.
 #[derive(Debug)]
@@ -66,8 +160,8 @@ struct Request<'a> {
 }
 
 impl Zygote {
-    /// Starts one and waits until the libraries are loaded.
-    fn start(program: &Path, shown: &Shown) -> Result<Self, String> {
+    /// Starts one and waits until all is loaded.
+    fn start(program: &Path, shown: &Shown, loaded: Loaded) -> Result<Self, String> {
         let failed = |error: io::Error| format!("starting the zygote: {error}");
         if shown.image.is_some() || shown.venv.is_some() {
             return Err("a zygote is of the machine's own system alone".to_owned());
@@ -76,6 +170,7 @@ impl Zygote {
         let child = Spawn::new(program)
             .arg(process::ARGUMENT)
             .arg(&shown.packages.path)
+            .arg(loaded.word())
             .fd(&end, process::CONTROL)
             .fd(&shown.packages.folder, process::PACKAGES)
             .spawn()
@@ -169,14 +264,17 @@ impl Taken<'_> {
     }
 }
 
-/// The zygotes of an engine, one a tenant.
+/// The zygotes of an engine.
 #[derive(Debug)]
 pub(crate) struct Zygotes {
     program: PathBuf,
-    /// How many there may be; beyond it the one that was used longest ago goes.
+    /// How many there may be with the same loaded; beyond it the one that was used longest ago goes.
     most: usize,
-    of: Mutex<HashMap<TenantId, Slot>>,
+    of: Mutex<HashMap<Whose, Slot>>,
 }
+
+/// A tenant, and what its zygote has loaded.
+type Whose = (TenantId, Loaded);
 
 #[derive(Debug)]
 struct Slot {
@@ -205,18 +303,18 @@ impl Zygotes {
     /// being started when this returns: no run waits for that.
     pub(crate) fn get(
         self: &Arc<Self>,
-        tenant: &TenantId,
+        whose: &Whose,
         shown: &Shown,
     ) -> Result<Arc<Zygote>, String> {
-        let why = match self.standing(tenant, shown) {
+        let why = match self.standing(whose, shown) {
             Ok(zygote) => return Ok(zygote),
             Err(None) => return Err("the zygote is being started".to_owned()),
             Err(Some(why)) => why,
         };
         let shown = shown.try_clone().map_err(|error| error.to_string())?;
-        if self.claim(tenant) {
-            let (all, tenant) = (Arc::clone(self), tenant.clone());
-            let start = move || all.start(&tenant, &shown).map(drop);
+        if self.claim(whose) {
+            let (all, whose) = (Arc::clone(self), whose.clone());
+            let start = move || all.start(&whose, &shown).map(drop);
             std::thread::Builder::new()
                 .name("zygote".to_owned())
                 .spawn(move || drop(start()))
@@ -228,24 +326,24 @@ impl Zygotes {
     /// The same, waiting for it.
     pub(crate) fn get_ready(
         self: &Arc<Self>,
-        tenant: &TenantId,
+        whose: &Whose,
         shown: &Shown,
     ) -> Result<Arc<Zygote>, String> {
         loop {
-            match self.standing(tenant, shown) {
+            match self.standing(whose, shown) {
                 Ok(zygote) => return Ok(zygote),
                 Err(None) => std::thread::sleep(Duration::from_millis(5)),
-                Err(Some(_)) if self.claim(tenant) => return self.start(tenant, shown),
+                Err(Some(_)) if self.claim(whose) => return self.start(whose, shown),
                 Err(Some(why)) => return Err(why),
             }
         }
     }
 
     /// No reason: it is being started.
-    fn standing(&self, tenant: &TenantId, shown: &Shown) -> Result<Arc<Zygote>, Option<String>> {
+    fn standing(&self, whose: &Whose, shown: &Shown) -> Result<Arc<Zygote>, Option<String>> {
         let mut all = self.all();
-        let Some(slot) = all.get_mut(tenant) else {
-            return Err(Some("the first run of its tenant".to_owned()));
+        let Some(slot) = all.get_mut(whose) else {
+            return Err(Some("the first run of its kind and tenant".to_owned()));
         };
         slot.used = Instant::now();
         match &slot.state {
@@ -262,32 +360,33 @@ impl Zygotes {
     }
 
     /// Marks a zygote as being started by the caller, unless somebody else does it or one has just failed.
-    fn claim(&self, tenant: &TenantId) -> bool {
+    fn claim(&self, whose: &Whose) -> bool {
         let mut all = self.all();
-        let state = all.get(tenant).map(|slot| slot.state.clone());
+        let state = all.get(whose).map(|slot| slot.state.clone());
         match state {
             Some(State::Starting) => return false,
             Some(State::Failed(_, when)) if when.elapsed() < PAUSE => return false,
             _ => {}
         }
-        all.insert(tenant.clone(), Slot::new(State::Starting));
+        all.insert(whose.clone(), Slot::new(State::Starting));
         true
     }
 
-    fn start(&self, tenant: &TenantId, shown: &Shown) -> Result<Arc<Zygote>, String> {
-        let started = Zygote::start(&self.program, shown).map(Arc::new);
+    fn start(&self, whose: &Whose, shown: &Shown) -> Result<Arc<Zygote>, String> {
+        let started = Zygote::start(&self.program, shown, whose.1).map(Arc::new);
         let state = match &started {
             Ok(zygote) => State::Stands(Arc::clone(zygote)),
             Err(why) => State::Failed(why.clone(), Instant::now()),
         };
         let mut all = self.all();
-        all.insert(tenant.clone(), Slot::new(state));
-        while all.len() > self.most {
+        all.insert(whose.clone(), Slot::new(state));
+        let same = |other: &Whose| other.1 == whose.1;
+        while all.keys().filter(|other| same(other)).count() > self.most {
             let unused = all
                 .iter()
-                .filter(|(_, slot)| !matches!(slot.state, State::Starting))
+                .filter(|(other, slot)| same(other) && !matches!(slot.state, State::Starting))
                 .min_by_key(|(_, slot)| slot.used)
-                .map(|(tenant, _)| tenant.clone());
+                .map(|(unused, _)| unused.clone());
             match unused {
                 Some(unused) => drop(all.remove(&unused)),
                 None => break,
@@ -296,7 +395,7 @@ impl Zygotes {
         started
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<TenantId, Slot>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<Whose, Slot>> {
         self.of.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -333,8 +432,22 @@ mod tests {
                 venv,
                 agent: None,
             };
-            let why = Zygote::start(Path::new("/nonexistent"), &shown).unwrap_err();
+            let why =
+                Zygote::start(Path::new("/nonexistent"), &shown, Loaded::Libraries).unwrap_err();
             assert!(why.contains("own system alone"), "{why}");
         }
+    }
+
+    #[test]
+    fn what_a_program_is_forked_from_has_what_it_loads() {
+        let of = |names: &[&str]| {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            Loaded::for_program(Some(&names))
+        };
+        assert_eq!(of(&[]), Loaded::Small);
+        assert_eq!(of(&["json", "os"]), Loaded::Small);
+        assert_eq!(of(&["json", "pandas"]), Loaded::Libraries);
+        assert_eq!(of(&["helper"]), Loaded::Libraries);
+        assert_eq!(Loaded::for_program(None), Loaded::Libraries);
     }
 }

@@ -53,6 +53,7 @@ impl Spare {
             tenant,
             env: env.clone(),
             policy,
+            image: template.image.clone(),
             warm: template.warm,
             files,
         };

@@ -64,6 +64,30 @@ def _units(tree, name):
     return units
 
 
+# What IPython puts into one line, in characters.
+_LINE = 79
+
+
+def _in_one_line(value):
+    """The text that IPython would show for a plain value, without it; None where it may show another."""
+    kind, parts = type(value), (value,)
+    if kind in (list, tuple, dict):
+        if len(value) > _LINE:
+            return None
+        parts = (*value, *value.values()) if kind is dict else value
+    if not all(map(_is_short, parts)):
+        return None
+    text = repr(value)
+    return text if len(text) < _LINE else None
+
+
+def _is_short(part):
+    kind = type(part)
+    if kind in (str, bytes):
+        return len(part) < _LINE
+    return part.bit_length() < 200 if kind is int else kind in (bool, float, complex)
+
+
 class PlainShell:
     """What `shell.Shell` is to a run. `make` makes the whole shell around the program's module."""
 
@@ -136,15 +160,22 @@ class PlainShell:
     def _show(self, value):
         if value is None:
             return
+        text = None if self._whole is not None else _in_one_line(value)
+        if text is not None:
+            self._show_text(text)
+            return
         try:
             whole = self.whole()
         except (OSError, MemoryError, ImportError):
             # The program left no descriptor or memory to load more with: its text is a result as well.
-            flush(sys.stdout)
-            self._channel.display("expression", [("text/plain", repr(value).encode("utf-8", "replace"))], {})
+            self._show_text(repr(value))
             return
         whole.last_is_quiet = False
         whole.displayhook(value)
+
+    def _show_text(self, text):
+        flush(sys.stdout)
+        self._channel.display("expression", [("text/plain", text.encode("utf-8", "replace"))], {})
 
     def _display(self, *values, **options):
         """IPython's `display`."""

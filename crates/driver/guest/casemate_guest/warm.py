@@ -1,4 +1,4 @@
-"""Everything loaded and used once, for a guest whose memory is the start of many runs.
+"""What is loaded used once, for a guest whose memory is the start of many runs.
 
 Rules: no open descriptor, no thread and no random state that runs would share may survive.
 """
@@ -31,20 +31,33 @@ table
 """
 
 
+_FAILURES = {"1/0": "ZeroDivisionError", "x = (": "SyntaxError"}
+
+
 def use(picture):
     """Run one program of each common kind, so that what libraries load late is loaded.
 
     `picture` is a name for a file, which is the caller's, as is to remove it: this knows no folder.
     """
+    _run((_PROGRAM, "1/0", "x = (", "import asyncio\nawait asyncio.sleep(0)"), picture)
+
+
+def use_small():
+    """The same where no library is loaded, nor IPython."""
+    _run(("print(end=''); 1", "1/0"), "")
+
+
+def _run(programs, argument):
     sent = []
     out = channel.Channel(sent.append, 1 << 24)
-    job = {"name": "warm.py", "argv": ["warm.py", picture], "env": {}, "cell": False}
-    for code in (_PROGRAM, "1/0", "x = (", "import asyncio\nawait asyncio.sleep(0)"):
-        # Two of the programs fail on purpose; their tracebacks are nobody's business.
+    job = {"name": "warm.py", "argv": ["warm.py", argument], "env": {}, "cell": False}
+    for code in programs:
+        # Some of the programs fail on purpose; their tracebacks are nobody's business.
         with contextlib.redirect_stderr(io.StringIO()):
             runner.run({**job, "code": code}, out)
     failures = [json.loads(message.partition(b"\n")[0]) for message in sent if b'"kind":"error"' in message[:16]]
-    if [failure["name"] for failure in failures] != ["ZeroDivisionError", "SyntaxError"]:
+    expected = [name for code, name in _FAILURES.items() if code in programs]
+    if [failure["name"] for failure in failures] != expected:
         raise SystemExit(f"the guest's warm-up program failed: {failures}")
 
 
@@ -53,12 +66,8 @@ def forget(fonts=True):
 
     With `fonts` those that are loaded go too: a font keeps its file open, unless `fonts.install` has it in memory.
     """
-    from matplotlib import font_manager, pyplot
-
-    pyplot.close("all")
-    if fonts:
-        font_manager._get_font.cache_clear()
-        font_manager._cached_realpath.cache_clear()
+    if "matplotlib" in sys.modules:
+        _forget_figures(fonts)
     atexit._clear()
     weakref.finalize._registry.clear()
     atexit.register(logging.shutdown)
@@ -66,3 +75,12 @@ def forget(fonts=True):
     sys.modules["__main__"].__dict__.clear()
     gc.collect()
     gc.freeze()
+
+
+def _forget_figures(fonts):
+    from matplotlib import font_manager, pyplot
+
+    pyplot.close("all")
+    if fonts:
+        font_manager._get_font.cache_clear()
+        font_manager._cached_realpath.cache_clear()

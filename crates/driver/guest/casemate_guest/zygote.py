@@ -1,4 +1,4 @@
-"""An interpreter that is forked into jails: the libraries are loaded, and nothing runs in it but what is ours.
+"""An interpreter that is forked into jails: what programs need is loaded, and nothing runs in it but what is ours.
 
 The host asks for a child by a message with descriptors. The child makes the system calls that the host wrote
 down, which put it under the walls of a jail, and is then the native driver with its one job. This process
@@ -7,6 +7,7 @@ only waits for its children and tells the host how they ended. Nothing of a prog
 
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import select
@@ -46,6 +47,19 @@ def _scratch():
         yield scratch
     finally:
         os.close(scratch)
+
+
+def _load_small(modules):
+    """Load these modules of Python's own, use the driver, and keep nothing of the use."""
+    for name in modules:
+        importlib.import_module(name)
+    figures = late.Figures(native.fonts())
+    shell = native.prepare(figures)
+    runner.prepare(shell, figures)
+    warm.use_small()
+    runner.prepare(shell, figures, native.end_threads)
+    _stir()
+    warm.forget()
 
 
 def _load():
@@ -94,14 +108,14 @@ def _use_huge_pages(libc):
             libc.madvise(page, _HUGE, _MADV_COLLAPSE)
 
 
-def main():
-    """Load everything, then serve the host until it is gone."""
+def main(modules):
+    """Load these modules, or the libraries where there are none; then serve the host until it is gone."""
     host = socket.socket(fileno=CONTROL)
     try:
         libc = ctypes.CDLL(None, use_errno=True)
         libc.syscall.restype = ctypes.c_long
         own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        _load()
+        _load_small(modules) if modules else _load()
         _use_huge_pages(libc)
         _check_alone({0, 1, 2, CONTROL, own})
     except BaseException as error:

@@ -13,9 +13,10 @@ use casemate_linux::jail::root::{Builder, Folders, Ground, Plan, System};
 use casemate_linux::jail::zygote::{leave, shed, use_one_processor};
 use casemate_linux::{Limit, take_fd};
 
+use super::Loaded;
 use crate::init::command;
 
-/// The first argument that makes this program a zygote; the second is the folder of the packages.
+/// The first argument that makes this program a zygote; the second is the folder of the packages, the third what it loads.
 pub const ARGUMENT: &str = "jail-zygote";
 /// The channel to the host.
 pub(crate) const CONTROL: i32 = 3;
@@ -43,6 +44,9 @@ fn become_zygote(control: &Packets, packages: &OwnedFd) -> Result<Infallible, St
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let path = std::env::args_os().nth(2).map(PathBuf::from);
     let path = path.ok_or("the folder of the packages is not named")?;
+    let loaded = std::env::args().nth(3);
+    let loaded = loaded.as_deref().and_then(Loaded::of_word);
+    let loaded = loaded.ok_or("what it is to load is not named")?;
     leave(&[0, 1, 2, CONTROL, PACKAGES])?;
     let plan = Plan {
         ground: Ground {
@@ -74,7 +78,7 @@ fn become_zygote(control: &Packets, packages: &OwnedFd) -> Result<Infallible, St
     }
     use_one_processor()?;
     shed()?;
-    let zygote = host_zygote();
+    let zygote = host_zygote(loaded.modules());
     command(&zygote.argv, &zygote.env)
         .fd(control, CONTROL)
         .exec()

@@ -417,7 +417,7 @@ async fn templates(Extract(state): Extract<State>, _caller: Caller) -> Response 
     let all: Vec<_> = state
         .templates
         .iter()
-        .map(|template| json!({"templateID": template.name, "aliases": [template.name], "public": false, "backend": template.sessions.name()}))
+        .map(|template| json!({"templateID": template.name, "aliases": [template.name], "public": false, "backend": template.sessions.name(), "image": template.image.name}))
         .collect();
     Json(all).into_response()
 }

@@ -15,17 +15,20 @@ pub(crate) mod snapshots;
 use std::sync::Arc;
 
 use casemate_backend::session::Sessions;
+use casemate_model::job::ImageChoice;
 use casemate_model::policy::Policy;
 
 pub(crate) use control::router;
 
-/// What an SDK names to get a sandbox: which backend makes it, under which policy.
+/// What an SDK names to get a sandbox: which backend makes it, what it shows, under which policy.
 #[derive(Clone)]
 pub struct Template {
     /// The name, such as `base`.
     pub name: String,
     /// Who makes it.
     pub sessions: Arc<dyn Sessions>,
+    /// The system that it is shown.
+    pub image: ImageChoice,
     /// Its ceilings and the walls it must have.
     pub policy: Policy,
     /// Whether an interpreter is ready in it for the first cell.
