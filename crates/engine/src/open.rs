@@ -44,6 +44,7 @@ pub fn session_plan(opening: &Opening) -> Plan {
             bytes: source,
         },
         guest: Guest::new(Language::default(), opening.image.clone()),
+        loads: None,
         argv: vec!["main.py".to_owned()],
         env: opening.env.clone(),
         inputs: Vec::new(),

@@ -19,6 +19,11 @@ use crate::walls::{living_below, traces};
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("warm_passes_the_suite", passes_the_suite),
+    ("small_passes_the_suite", small_passes_the_suite),
+    (
+        "what_a_program_loads_decides_its_zygote",
+        zygote_for_what_is_loaded,
+    ),
     ("warm_receipts_say_so_and_lack_nothing_else", receipts),
     ("warm_programs_have_four_descriptors", descriptors),
     ("warm_randomness_differs_between_runs", randomness),
@@ -56,6 +61,15 @@ fn run(backend: &JailBackend, code: &str) -> Seen {
     suite::run(backend, &plan_without(code, &lacking()), &Cancel::new()).unwrap()
 }
 
+/// For a program that is known to load these modules and no others.
+fn plan_that_loads(code: &str, names: &[&str]) -> Plan {
+    let names = names.iter().map(|name| (*name).to_owned());
+    Plan {
+        loads: Some(names.collect()),
+        ..plan_without(code, &lacking())
+    }
+}
+
 fn layout(receipt: &Receipt) -> Result<&str, &str> {
     let wall = receipt
         .walls
@@ -69,6 +83,27 @@ fn layout(receipt: &Receipt) -> Result<&str, &str> {
 
 /// A backend for which a start without a zygote is an error.
 struct OnlyWarm(JailBackend);
+
+/// The same, from the zygote that has no libraries.
+struct OnlySmall(OnlyWarm);
+
+impl Backend for OnlySmall {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn probe(&self) -> Offer {
+        self.0.probe()
+    }
+
+    fn create(&self, plan: &Plan) -> Result<(Box<dyn Sandbox>, Receipt), CreateError> {
+        let loads = Some(BTreeSet::new());
+        self.0.create(&Plan {
+            loads,
+            ..plan.clone()
+        })
+    }
+}
 
 impl Backend for OnlyWarm {
     fn name(&self) -> &'static str {
@@ -97,7 +132,16 @@ impl Backend for OnlyWarm {
 
 fn passes_the_suite() {
     let Some((backend, _)) = warm() else { return };
-    let failures = suite::failures(&OnlyWarm(backend), &lacking());
+    suite_passes(&OnlyWarm(backend));
+}
+
+fn small_passes_the_suite() {
+    let Some((backend, _)) = warm() else { return };
+    suite_passes(&OnlySmall(OnlyWarm(backend)));
+}
+
+fn suite_passes(backend: &dyn Backend) {
+    let failures = suite::failures(backend, &lacking());
     assert!(
         failures.is_empty(),
         "{} of {} failed:\n{}",
@@ -105,6 +149,38 @@ fn passes_the_suite() {
         suite::count(),
         failures.join("\n")
     );
+}
+
+fn zygote_for_what_is_loaded() {
+    let Some((backend, zygote)) = warm() else {
+        return;
+    };
+    let zygote_of = |plan: &Plan| {
+        let (sandbox, receipt) = backend.create(plan).unwrap();
+        drop(sandbox);
+        let said = layout(&receipt).unwrap_err().to_owned();
+        let (_, number) = said.split_once("zygote ").unwrap();
+        let number: String = number.chars().take_while(char::is_ascii_digit).collect();
+        number.parse::<u32>().unwrap()
+    };
+    assert_eq!(zygote_of(&plan_without("print(1)", &lacking())), zygote);
+    assert_eq!(zygote_of(&plan_that_loads("", &["json", "pandas"])), zygote);
+    let small = zygote_of(&plan_that_loads("", &["json"]));
+    assert_ne!(small, zygote);
+    assert_eq!(small, zygote_of(&plan_that_loads("", &[])));
+    let memory = |pid: u32| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let number = line.unwrap().split_whitespace().nth(1).unwrap();
+        number.parse::<u64>().unwrap()
+    };
+    let (small, whole) = (memory(small), memory(zygote));
+    println!("    a zygote has {whole} KiB, one without libraries {small} KiB");
+    assert!(small * 3 < whole);
+    // What is read from a program's text may be wrong: then it loads the rest itself.
+    let more = plan_that_loads("import numpy\nprint(numpy.arange(3).sum())", &[]);
+    let seen = suite::run(&backend, &more, &Cancel::new()).unwrap();
+    assert_eq!(seen.stdout, "3\n", "{}", seen.stderr);
 }
 
 fn receipts() {
@@ -153,8 +229,9 @@ fn randomness() {
         print(uuid.uuid4())\nprint(uuid.uuid1())\nprint(tempfile.mktemp())\nprint(secrets.token_hex(8))\n\
         print(ssl.RAND_bytes(8).hex())\nprint(bytes(multiprocessing.current_process().authkey).hex())";
     let mut all = BTreeSet::new();
-    for _ in 0..4 {
-        let seen = run(&backend, code);
+    let (whole, small) = (plan_without(code, &lacking()), plan_that_loads(code, &[]));
+    for plan in [&whole, &small].repeat(4) {
+        let seen = suite::run(&backend, plan, &Cancel::new()).unwrap();
         assert_eq!(seen.stdout.lines().count(), 9, "{}", seen.stderr);
         for line in seen.stdout.lines() {
             assert!(all.insert(line.to_owned()), "{line} came twice");
