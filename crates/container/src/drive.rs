@@ -98,6 +98,7 @@ impl Backend for ContainerBackend {
         static RECLAIM: std::sync::Once = std::sync::Once::new();
         // Groups of processes that crashed. One that stays costs nothing and is tried again next time.
         RECLAIM.call_once(|| drop(casemate_linux::cgroup::reclaim_stale()));
+        casemate_linux::cgroup::rouse();
         let unusable = |(why, fix): Lack| CreateError::Unusable { why, fix };
         let found = self
             .found()
