@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use casemate_linux::jail::Network;
 use casemate_linux::jail::root::{PLACE, Shape};
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
@@ -15,10 +16,17 @@ use crate::filter::filter;
 use crate::kind::Kind;
 
 /// The user of the guest in a user namespace of its own.
-const INSIDE: u32 = 1000;
+pub(crate) const INSIDE: u32 = 1000;
 /// Scratch, by its place in the stage and in the container.
 pub(crate) const SCRATCH: [(&str, &str); 3] =
     [("tmp", "/tmp"), ("work", "/work"), ("dev/shm", "/dev/shm")];
+/// The part of it where an agent lives.
+const HOME: (&str, &str) = ("home/user", "/home/user");
+/// The folder of homes: those of an image's are not shown where there is to be one of ours.
+pub(crate) const HOMES: &str = "home";
+/// Folders and files that a root has beside the others where an agent lives: homes, and who and where one is.
+const LIVED_IN: [&str; 2] = ["home/user", "root"];
+const ACCOUNTS: [&str; 3] = ["etc/passwd", "etc/group", "etc/hosts"];
 /// Where the stage's own folders end up.
 const FOLDERS: [&str; 9] = [
     "data", "dev", "etc", "opt", "proc", "run", "tmp", "usr", "work",
@@ -66,6 +74,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) open_files: Option<u64>,
     /// Tasks of the guest's user; none is no ceiling.
     pub(crate) tasks: Option<u64>,
+    /// Whether an agent lives in it: it has a home, terminals, and a loopback that may be used.
+    pub(crate) lived_in: bool,
 }
 
 /// The tree that the container's root begins with: folders and files that are mounted over, and links.
@@ -76,10 +86,13 @@ pub(crate) struct Tree {
     pub(crate) links: Vec<(String, String)>,
 }
 
-pub(crate) fn tree(shapes: &[Shape], beside: &[&str]) -> Tree {
-    let folders = FOLDERS.iter().chain(beside);
+pub(crate) fn tree(shapes: &[Shape], beside: &[&str], lived_in: bool) -> Tree {
+    let more: &[&str] = if lived_in { &LIVED_IN } else { &[] };
+    let folders = FOLDERS.iter().chain(beside).chain(more);
+    let files: &[&str] = if lived_in { &ACCOUNTS } else { &[] };
     let mut tree = Tree {
         folders: folders.map(|name| (*name).to_owned()).collect(),
+        files: files.iter().map(|name| (*name).to_owned()).collect(),
         ..Tree::default()
     };
     for shape in shapes {
@@ -103,7 +116,12 @@ fn build(parts: Parts<'_>) -> Result<Spec, OciSpecError> {
         .masked_paths(Vec::new())
         .readonly_paths(Vec::new());
     if !gvisor {
-        let filter = filter().map_err(OciSpecError::Other)?;
+        let network = if parts.lived_in {
+            Network::Loopback
+        } else {
+            Network::Nothing
+        };
+        let filter = filter(network).map_err(OciSpecError::Other)?;
         linux = linux
             .uid_mappings(mappings(parts.ids)?)
             .gid_mappings(mappings(parts.ids)?)
@@ -229,11 +247,12 @@ fn mounts(parts: Parts<'_>) -> Result<Vec<Mount>, OciSpecError> {
         // it would mount one if there were nothing.
         vec![nothing("/proc")?, nothing("/sys")?]
     } else {
-        vec![file_system(
-            "proc",
-            "/proc",
-            &["nosuid", "nodev", "noexec", "hidepid=2", "subset=pid"],
-        )?]
+        let mut options = vec!["nosuid", "nodev", "noexec", "hidepid=2"];
+        if !parts.lived_in {
+            options.push("subset=pid");
+        }
+        // Where an agent lives the keeper lays texts over it first, and then tells it that.
+        vec![file_system("proc", "/proc", &options)?]
     };
     mounts.push(file_system(
         "tmpfs",
@@ -250,10 +269,29 @@ fn mounts(parts: Parts<'_>) -> Result<Vec<Mount>, OciSpecError> {
         let options = ["ro", "nosuid", "nodev", "noexec"];
         mounts.push(bind(name, &format!("/{name}"), &options)?);
     }
-    for (part, name) in SCRATCH {
+    let home = parts.lived_in.then_some(HOME);
+    for (part, name) in SCRATCH.into_iter().chain(home) {
         mounts.push(bind(part, name, &["rw", "nosuid", "nodev"])?);
     }
+    if parts.lived_in {
+        mounts.extend(lived_in()?);
+    }
     Ok(mounts)
+}
+
+/// Accounts, which lie over what a system has of them, and terminals of the container's own.
+fn lived_in() -> Result<Vec<Mount>, OciSpecError> {
+    let options = ["ro", "nosuid", "nodev", "noexec"];
+    let accounts = ACCOUNTS.map(|name| bind(name, &format!("/{name}"), &options));
+    let terminals = [
+        "nosuid",
+        "noexec",
+        "newinstance",
+        "ptmxmode=0666",
+        "mode=0620",
+    ];
+    let terminals = file_system("devpts", "/dev/pts", &terminals);
+    accounts.into_iter().chain([terminals]).collect()
 }
 
 fn nothing(destination: &str) -> Result<Mount, OciSpecError> {
@@ -281,14 +319,22 @@ fn bind(part: &str, destination: &str, options: &[&str]) -> Result<Mount, OciSpe
 }
 
 /// The places where something is mounted in a container, and which of them may be written.
-pub(crate) fn mount_points(shapes: &[Shape], beside: &[&str]) -> Vec<(String, bool)> {
+pub(crate) fn mount_points(
+    shapes: &[Shape],
+    beside: &[&str],
+    lived_in: bool,
+) -> Vec<(String, bool)> {
     let read_only = ["/", "/data", "/run"];
+    let accounts: &[&str] = if lived_in { &ACCOUNTS } else { &[] };
+    let home = lived_in.then_some(HOME);
     let shown = shapes.iter().filter(|shape| shape.link.is_none());
     let shown = shown.map(|shape| shape.name.as_str());
     let shown = shown.chain(beside.iter().copied());
+    let shown = shown.chain(accounts.iter().copied());
     let shown = shown.map(|name| (format!("/{name}"), false));
     let read_only = read_only.map(|name| (name.to_owned(), false));
-    let scratch = SCRATCH.map(|(_, name)| (name.to_owned(), true));
+    let scratch = SCRATCH.into_iter().chain(home);
+    let scratch = scratch.map(|(_, name)| (name.to_owned(), true));
     read_only.into_iter().chain(shown).chain(scratch).collect()
 }
 
@@ -315,6 +361,10 @@ mod tests {
     }
 
     fn without_filter(kind: Kind) -> String {
+        bundle_of(kind, false)
+    }
+
+    fn bundle_of(kind: Kind, lived_in: bool) -> String {
         let command = sample()
             .unwrap()
             .command(&plan_for("print(1)"), Entry::Waiting);
@@ -330,6 +380,7 @@ mod tests {
             group: (kind == Kind::Runc).then_some("/casemate/runc.1-2-3.4"),
             open_files: Some(64),
             tasks: Some(32),
+            lived_in,
         };
         let mut value = serde_json::to_value(spec(parts).unwrap()).unwrap();
         if let Some(linux) = value["linux"].as_object_mut() {
@@ -364,13 +415,51 @@ mod tests {
     }
 
     #[test]
+    fn where_an_agent_lives_there_are_a_home_accounts_and_terminals_beside_the_rest() {
+        let places = |lived_in| {
+            let text = bundle_of(Kind::Crun, lived_in);
+            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let mounts = value["mounts"].as_array().unwrap().clone();
+            let place =
+                |mount: &serde_json::Value| mount["destination"].as_str().unwrap().to_owned();
+            (mounts.iter().map(place).collect::<Vec<_>>(), mounts, value)
+        };
+        let ((run, _, whole), (session, mounts, lived)) = (places(false), places(true));
+        let more: Vec<_> = session
+            .iter()
+            .filter(|place| !run.contains(place))
+            .collect();
+        assert_eq!(
+            more,
+            [
+                "/home/user",
+                "/etc/passwd",
+                "/etc/group",
+                "/etc/hosts",
+                "/dev/pts"
+            ]
+        );
+        assert!(run.iter().all(|place| session.contains(place)));
+        let terminals = mounts.last().unwrap()["options"].to_string();
+        assert!(terminals.contains("newinstance") && terminals.contains("nosuid"));
+        for part in ["process", "root", "hostname"] {
+            assert_eq!(whole[part], lived[part], "{part}");
+        }
+        for part in ["namespaces", "uidMappings", "gidMappings"] {
+            assert_eq!(whole["linux"][part], lived["linux"][part], "{part}");
+        }
+    }
+
+    #[test]
     fn no_bundle_has_hooks_or_a_way_to_the_host() {
-        for kind in [
-            Kind::Runc,
-            Kind::Crun,
-            Kind::Gvisor(crate::Platform::Ptrace),
+        let gvisor = Kind::Gvisor(crate::Platform::Ptrace);
+        for (kind, lived_in) in [
+            (Kind::Runc, false),
+            (Kind::Crun, false),
+            (Kind::Crun, true),
+            (gvisor, false),
         ] {
-            let text = without_filter(kind);
+            let text = bundle_of(kind, lived_in);
             assert!(
                 !text.contains("hooks") && !text.contains("\"path\": \"/"),
                 "{text}"
@@ -379,7 +468,8 @@ mod tests {
             for mount in value["mounts"].as_array().unwrap() {
                 let source = mount["source"].as_str().unwrap();
                 let staged = source.starts_with("/tmp/");
-                assert!(staged || source == "proc" || source == "tmpfs", "{source}");
+                let own = ["proc", "tmpfs", "devpts"].contains(&source);
+                assert!(staged || own, "{source}");
             }
         }
     }
@@ -387,13 +477,16 @@ mod tests {
     #[test]
     fn the_tree_has_every_place() {
         let beside = ["opt/casemate", "opt/venv"];
-        let tree = tree(&shapes(), &beside);
-        assert_eq!(tree.files, ["etc/ld.so.cache"]);
-        assert_eq!(tree.links[0], ("bin".to_owned(), "usr/bin".to_owned()));
-        for (point, _) in mount_points(&shapes(), &beside) {
-            let name = point.trim_start_matches('/');
-            let there = tree.folders.iter().chain(&tree.files).any(|n| n == name);
-            assert!(there || name.is_empty() || name == "dev/shm", "{name}");
+        let run = tree(&shapes(), &beside, false);
+        assert_eq!(run.files, ["etc/ld.so.cache"]);
+        assert_eq!(run.links[0], ("bin".to_owned(), "usr/bin".to_owned()));
+        for lived_in in [false, true] {
+            let tree = tree(&shapes(), &beside, lived_in);
+            for (point, _) in mount_points(&shapes(), &beside, lived_in) {
+                let name = point.trim_start_matches('/');
+                let there = tree.folders.iter().chain(&tree.files).any(|n| n == name);
+                assert!(there || name.is_empty() || name == "dev/shm", "{name}");
+            }
         }
     }
 }

@@ -1,10 +1,11 @@
-//! The filter of system calls for a bundle, from the same file that the jail's is compiled from.
+//! The filter of system calls for a bundle, from the same files that the jail's is compiled from.
 //!
 //! A runtime compiles it with libseccomp, which cannot say everything that the file says: it compares
 //! whole 64-bit arguments, takes two conditions on one argument for alternatives, and has no "anything
 //! but" for part of an argument. So each set of 32-bit values is written as masked comparisons of which at
 //! most one holds, and what the kernel does not read is masked away.
 
+use casemate_linux::jail::Network;
 use casemate_linux::seccomp::{Condition, JAIL, Policy, Rule, Size};
 use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompArgBuilder,
@@ -14,9 +15,9 @@ use oci_spec::runtime::{
 /// What an engine answers to a call that is not named where it does not take another answer: EPERM.
 const WITHOUT_A_WORD: u32 = 1;
 
-/// The whole filter, for a bundle.
-pub(crate) fn filter() -> Result<LinuxSeccomp, String> {
-    let policy = Policy::parse(JAIL).map_err(|error| error.to_string())?;
+/// The whole filter, for a bundle with this network.
+pub(crate) fn filter(network: Network) -> Result<LinuxSeccomp, String> {
+    let policy = network.policy().map_err(|error| error.to_string())?;
     let otherwise = policy
         .answer_otherwise()
         .map_err(|error| error.to_string())?;
@@ -177,8 +178,12 @@ mod tests {
 
     #[test]
     fn every_rule_of_the_file_is_in_the_bundle() {
-        let policy = Policy::parse(JAIL).unwrap();
-        let filter = filter().unwrap();
+        for network in [Network::Nothing, Network::Loopback] {
+            every_rule_is_in(&network.policy().unwrap(), &filter(network).unwrap());
+        }
+    }
+
+    fn every_rule_is_in(policy: &Policy, filter: &LinuxSeccomp) {
         assert_eq!(filter.default_errno_ret(), Some(38));
         let calls = filter.syscalls().as_ref().unwrap();
         for rule in &policy.rules {
@@ -218,7 +223,7 @@ mod tests {
 
     #[test]
     fn what_the_kernel_does_not_read_is_masked_away() {
-        let filter = filter().unwrap();
+        let filter = filter(Network::Loopback).unwrap();
         for call in filter.syscalls().as_ref().unwrap() {
             for argument in call.args().iter().flatten() {
                 assert_eq!(argument.op(), Operator::ScmpCmpMaskedEq);

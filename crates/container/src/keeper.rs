@@ -14,13 +14,15 @@ use std::time::Duration;
 
 use casemate_driver::handover::{ENDED, START, Told, WireEnd, copy_in, receive_job, report, tell};
 use casemate_driver::packets::{Packets, Received};
+use casemate_linux::jail::machine::Machine;
+use casemate_linux::jail::procfs::Texts;
 use casemate_linux::jail::root::{Builder, Folders, Ground, PLACE, Plan, System};
 use casemate_linux::jail::{Forked, Parent, fork_init, reap_until_pid, wall};
 use casemate_linux::keeper::{self, Groups};
 use casemate_linux::{Child, Exit, Limit, Spawn, Step, handoff, take_fd};
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 
-use crate::bundle::NOTHING;
+use crate::bundle::{INSIDE, NOTHING};
 use crate::kind::BUNDLE;
 use crate::lower::KeeperJob;
 
@@ -42,6 +44,8 @@ pub(crate) const PACKAGES: i32 = 8;
 pub(crate) const IMAGE: i32 = 9;
 /// The packages of a virtual environment, where there is one.
 pub(crate) const VENV: i32 = 10;
+/// The folder of the agent, where one is to live in the container.
+pub(crate) const AGENT: i32 = 11;
 
 /// How long one command of a runtime's may take.
 const COMMAND_WITHIN: Duration = Duration::from_secs(60);
@@ -58,6 +62,7 @@ struct Given {
     packages: OwnedFd,
     image: Option<OwnedFd>,
     venv: Option<OwnedFd>,
+    agent: Option<OwnedFd>,
 }
 
 /// Stages, has the container made, waits for the word, starts it, waits for its end.
@@ -84,6 +89,7 @@ impl Given {
             packages: take_fd(PACKAGES)?,
             image: None,
             venv: None,
+            agent: None,
         })
     }
 }
@@ -104,6 +110,7 @@ fn run(mut given: Given) -> Result<u8, Told> {
     let shown = [
         (&job.job.root, &mut given.image, IMAGE),
         (&job.job.venv, &mut given.venv, VENV),
+        (&job.job.agent, &mut given.agent, AGENT),
     ];
     for (named, fd, number) in shown {
         if named.is_some() {
@@ -165,10 +172,14 @@ impl Keeper {
         keeper::settle(&parent, groups)?;
         hand(given, own_pidfd()?)?;
         let mut steps = Vec::new();
-        let scratch = self.stage(given, &mut steps)?;
+        let (scratch, texts) = self.stage(given, &mut steps)?;
         self.write_bundle()?;
         steps.push(self.processors());
         let made = self.create(given)?;
+        if let Some(texts) = texts {
+            // Before anything of the guest's: the process in there is still the runtime's.
+            keeper::in_mounts_of(&made.pidfd, || texts.lay_over(Path::new("/proc")))?;
+        }
         hand(given, scratch)?;
         hand(given, made.pidfd)?;
         report(&given.control, &steps)?;
@@ -187,11 +198,37 @@ impl Keeper {
             .map_err(|error| format!("reporting the end: {error}"))
     }
 
-    /// The files of the container: the host's system, the inputs, scratch. Answers with the top of scratch.
-    fn stage(&self, given: &mut Given, steps: &mut Vec<Step>) -> Result<OwnedFd, String> {
+    /// The files of the container: the host's system, the inputs, scratch. Answers with the top of scratch, and with
+    /// what `/proc` is to tell where an agent lives.
+    fn stage(
+        &self,
+        given: &mut Given,
+        steps: &mut Vec<Step>,
+    ) -> Result<(OwnedFd, Option<Texts>), String> {
+        let folders = Folders {
+            packages: given.packages.as_fd(),
+            image: given.image.as_ref().map(AsFd::as_fd),
+            venv: given.venv.as_ref().map(AsFd::as_fd),
+            agent: given.agent.as_ref().map(AsFd::as_fd),
+        };
+        let builder = Builder::begin(self.root_plan(), folders, steps)?;
+        let inputs = builder.inputs().ok_or("there is no place for the inputs")?;
+        copy_in(&mut given.control, &self.job.job.files, inputs)?;
+        let built = builder.finish_staged(steps);
+        // The devices of the stage are not shown: a runtime brings its own.
+        steps.retain(|step| step.wall != wall::DEVICES);
+        let scratch = built.scratch.ok_or("there is no scratch")?;
+        Ok((scratch, built.texts.transpose()?))
+    }
+
+    fn root_plan(&self) -> Plan {
         let limit = |amount: Option<u64>| amount.map_or(Limit::Unlimited, Limit::At);
         let job = &self.job.job;
-        let plan = Plan {
+        let machine = Machine {
+            memory: limit(job.memory_bytes),
+            processors: job.processors,
+        };
+        Plan {
             ground: Ground {
                 system: match &job.root {
                     Some(root) => System::Image(root.into()),
@@ -199,7 +236,7 @@ impl Keeper {
                 },
                 packages: job.packages.clone().into(),
                 venv: job.venv.as_ref().map(Into::into),
-                agent: None,
+                agent: job.agent.as_ref().map(Into::into),
             },
             input_bytes: job.input_bytes(),
             input_files: job.input_files(),
@@ -207,23 +244,9 @@ impl Keeper {
             scratch_files: limit(job.scratch_files),
             links: job.links.clone(),
             owner: (self.job.owner, self.job.owner),
-            machine: None,
-        };
-        let folders = Folders {
-            packages: given.packages.as_fd(),
-            image: given.image.as_ref().map(AsFd::as_fd),
-            venv: given.venv.as_ref().map(AsFd::as_fd),
-            agent: None,
-        };
-        let builder = Builder::begin(plan, folders, steps)?;
-        let inputs = builder.inputs().ok_or("there is no place for the inputs")?;
-        copy_in(&mut given.control, &job.files, inputs)?;
-        let built = builder.finish_staged(steps);
-        // The devices of the stage are not shown: a runtime brings its own.
-        steps.retain(|step| step.wall != wall::DEVICES);
-        built
-            .scratch
-            .ok_or_else(|| "there is no scratch".to_owned())
+            seen_as: (INSIDE, INSIDE),
+            machine: job.agent.is_some().then_some(machine),
+        }
     }
 
     fn write_bundle(&self) -> Result<(), String> {

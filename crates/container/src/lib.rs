@@ -2,9 +2,9 @@
 //! makes from one OCI bundle, or that a Docker daemon makes.
 //!
 //! `probe`, `lower` and `drive` are the backend as every backend has them; `bundle` and `filter` are the
-//! parts of the bundle; `keeper` is the other process, which has the container made; `measure` looks at
-//! what was made from outside, between the runtime's `create` and its `start` and again before the
-//! program begins; `advisories` says which versions are not to be trusted. [`docker`] is the same once more
+//! parts of the bundle; `keeper` is the other process, which has the container made; `making` is the host's side of
+//! that, and `session` has it made for an agent to live in; `measure` looks at what was made from outside, between the
+//! runtime's `create` and its `start` and again before the program begins; `advisories` says which versions are not to be trusted. [`docker`] is the same once more
 //! where a daemon drives the runtime.
 
 #![forbid(unsafe_code)]
@@ -21,9 +21,12 @@ mod filter;
 pub mod keeper;
 mod kind;
 mod lower;
+mod making;
 mod measure;
 mod probe;
+mod session;
 mod walls;
 
 pub use drive::ContainerBackend;
 pub use kind::{Kind, Platform};
+pub use session::{ContainerSessions, Unfit};

@@ -3,7 +3,7 @@
 use casemate_backend::plan::Plan;
 use casemate_driver::handover::WireJob;
 use casemate_driver::lowered::{self, LIBRARIES, Lowered};
-use casemate_driver::system::{Entry, System};
+use casemate_driver::system::{Entry, FIRST, System};
 use casemate_linux::Limit;
 use casemate_linux::jail::root::Shape;
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,9 @@ pub(crate) const STARTING: u64 = 64;
 pub(crate) const SENTRY_TASKS: u64 = 512;
 /// Tasks of gVisor's on the host for each of the guest's.
 pub(crate) const TASKS_FOR_ONE: u64 = 4;
+
+/// Tasks of ours in the group of a container that an agent lives in: its first process.
+pub(crate) const FIRST_OF_SESSION: u64 = 1;
 
 /// What the keeper is told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,12 +66,28 @@ pub(crate) fn lower<'a>(
     Ok(lowered)
 }
 
-/// What is shown beside the system: our packages, and those of a virtual environment.
-pub(crate) fn beside(job: &WireJob) -> &'static [&'static str] {
-    match job.venv {
-        None => &["opt/casemate"],
-        Some(_) => &["opt/casemate", "opt/venv"],
-    }
+/// The same for a container that an agent lives in, whose folder on the host this is.
+pub(crate) fn lower_session<'a>(
+    plan: &'a Plan,
+    system: &System,
+    agent: &str,
+    warm: bool,
+) -> Result<Lowered<'a>, String> {
+    let lowered = lowered::lower_lasting(plan, system, agent, warm, LIBRARIES, STARTING);
+    let mut lowered = lowered?;
+    lowered.watched.held_bytes = 0;
+    lowered.job.command.insert(1, FIRST.to_owned());
+    Ok(lowered)
+}
+
+/// What is shown beside the system: our packages, those of a virtual environment, the agent.
+pub(crate) fn beside(job: &WireJob) -> Vec<&'static str> {
+    let venv = job.venv.as_ref().map(|_| "opt/venv");
+    let agent = job.agent.as_ref().map(|_| "opt/agent");
+    std::iter::once("opt/casemate")
+        .chain(venv)
+        .chain(agent)
+        .collect()
 }
 
 /// What the keeper with these numbers is told.
@@ -81,7 +100,8 @@ pub(crate) fn keeper_job(
     group: Option<&str>,
 ) -> Result<KeeperJob, String> {
     let beside = beside(job);
-    let tree = tree(shapes, beside);
+    let lived_in = job.agent.is_some();
+    let tree = tree(shapes, &beside, lived_in);
     let tasks = match kind {
         // The only count of the guest's tasks there is.
         Kind::Gvisor(_) => job.tasks,
@@ -92,12 +112,13 @@ pub(crate) fn keeper_job(
         kind,
         ids,
         shapes,
-        beside,
+        beside: &beside,
         command: &job.command,
         env: &job.env,
         group,
         open_files: job.open_files,
         tasks,
+        lived_in,
     })?;
     Ok(KeeperJob {
         job: job.clone(),
@@ -133,6 +154,24 @@ mod tests {
             gvisor.cgroup.memory_bytes.value().unwrap() - runc.cgroup.memory_bytes.value().unwrap();
         assert_eq!(more, SENTRY);
         assert!(gvisor.watched.held_bytes > 0);
+    }
+
+    #[test]
+    fn an_agent_is_the_child_of_a_first_process_and_is_handed_its_connections() {
+        let plan = plan_for("print(1)");
+        let session = lower_session(&plan, &sample().unwrap(), "/agent", true).unwrap();
+        let command = session.job.command.join(" ");
+        assert!(
+            command.starts_with("/opt/agent/casemate-guest first --handoff-fd 3 ")
+                && command.ends_with(" --warm"),
+            "{command}"
+        );
+        assert_eq!(beside(&session.job), ["opt/casemate", "opt/agent"]);
+        let run = lower(Kind::Crun, &plan, &sample().unwrap()).unwrap();
+        assert_eq!(
+            (&session.cgroup, session.watched),
+            (&run.cgroup, run.watched)
+        );
     }
 
     #[test]

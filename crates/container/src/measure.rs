@@ -1,11 +1,14 @@
 //! What stands around a container, read by the host from outside: the kernel's own files about its
 //! processes. Nothing in here asks the runtime or the guest.
 
+use std::path::Path;
+
 use casemate_linux::Step;
 use casemate_linux::cgroup::Cgroup;
-use casemate_linux::jail::wall as jail;
+use casemate_linux::jail::{Network, procfs, wall as jail};
 use casemate_linux::lockdown::wall;
 
+use casemate_driver::system::AGENT;
 use casemate_driver::walls as shared;
 
 use crate::kind::Kind;
@@ -20,10 +23,13 @@ mod sentry;
 use casemate_driver::outside::{Found, Process};
 
 use checks::{
-    descriptors, filtered, identity, network, pid_namespace, rlimits, set_open_files,
-    user_namespace,
+    descriptors, filtered, identity, loopback_is_up, network, pid_namespace, rlimits,
+    set_open_files, user_namespace,
 };
-use mounts::{check_mounts, only_scratch_is_writable};
+use mounts::{
+    MountLine, check_mounts, is_text_in_proc, only_scratch_is_writable, only_texts_in_proc,
+    own_terminals,
+};
 use sentry::sentry;
 
 /// What is expected of the container's first process.
@@ -41,6 +47,18 @@ pub(crate) struct Expected {
     pub(crate) scratch: u64,
     /// Every variable of the environment.
     pub(crate) environment: Vec<String>,
+    /// Whether an agent lives in it.
+    pub(crate) lived_in: bool,
+}
+
+impl Expected {
+    const fn network(&self) -> Network {
+        if self.lived_in {
+            Network::Loopback
+        } else {
+            Network::Nothing
+        }
+    }
 }
 
 /// What stands when the runtime has made the container and has not started it.
@@ -53,7 +71,13 @@ pub(crate) fn created(expected: &Expected, pid: u32, group: Option<&Cgroup>) -> 
     };
     let mut steps = vec![
         look(walls::CREATED, "made and not started", &not_started),
-        look(wall::NETWORK_NAMESPACE, "a network of its own", &network),
+        look(wall::NETWORK_NAMESPACE, "a network of its own", &|p| {
+            let own = network(p)?;
+            if expected.lived_in {
+                loopback_is_up(p)?;
+            }
+            Ok(own)
+        }),
         look(wall::IPC_NAMESPACE, "not the host's", &|p| {
             p.own_namespace("ipc")
         }),
@@ -98,6 +122,13 @@ pub(crate) fn created(expected: &Expected, pid: u32, group: Option<&Cgroup>) -> 
             &mounts,
         ),
     ]);
+    if expected.lived_in {
+        steps.push(look(
+            jail::PROC,
+            "processes of the container, and texts of our own",
+            &process_file_system,
+        ));
+    }
     steps
 }
 
@@ -131,7 +162,7 @@ pub(crate) fn started(
                 process.no_capabilities()?;
                 process.no_new_privs()?;
                 identity(expected.user, process)?;
-                filtered(process)
+                filtered(expected.network(), process)
             },
         ),
         look(
@@ -153,7 +184,7 @@ pub(crate) fn started(
 fn not_started(process: &Process) -> Found {
     let exe = process.exe()?;
     let name = exe.rsplit('/').next().unwrap_or_default();
-    if name.starts_with("python") {
+    if name.starts_with("python") || exe == AGENT {
         return Err(format!("process {} already runs {exe}", process.pid));
     }
     Ok(format!("process {} is still the runtime's", process.pid))
@@ -161,9 +192,32 @@ fn not_started(process: &Process) -> Found {
 
 fn root(expected: &Expected, process: &Process) -> Found {
     let table = process.file("mountinfo")?;
-    let found = check_mounts(&table, &expected.mounts, &|_| false)?;
+    let lived_in = expected.lived_in;
+    let harmless =
+        |line: &MountLine<'_>| lived_in && (is_text_in_proc(line) || line.is_terminals());
+    let found = check_mounts(&table, &expected.mounts, &harmless)?;
+    if lived_in {
+        own_terminals(&table, &process_table("self")?)?;
+    }
     only_scratch_is_writable(&table, &expected.mounts, expected.scratch)?;
     Ok(found)
+}
+
+fn process_table(of: &str) -> Result<String, String> {
+    let path = format!("/proc/{of}/mountinfo");
+    std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))
+}
+
+/// What the kernel says of it, and then what is found in it under each name that this machine's own has.
+fn process_file_system(process: &Process) -> Found {
+    only_texts_in_proc(&process.file("mountinfo")?)?;
+    let names = procfs::names(Path::new("/proc"))?;
+    let at = format!("/proc/{}/root/proc", process.pid);
+    procfs::only_processes(Path::new(&at), &names)?;
+    Ok(format!(
+        "subset=pid, hidepid=2, read-only; of {} names of the machine's none but ours",
+        names.len()
+    ))
 }
 
 #[cfg(test)]
@@ -212,6 +266,36 @@ mod tests {
         assert!(why.contains("/tmp"), "{why}");
     }
 
+    const LIVED_IN: &str = "11 9 0:7 / /proc ro,nosuid,nodev,noexec - proc proc rw,hidepid=invisible,subset=pid\n\
+        12 11 0:9 /sys /proc/sys ro,nosuid,nodev,noexec - tmpfs none ro\n\
+        13 11 0:9 /stat /proc/stat ro,nosuid,nodev,noexec - tmpfs none ro\n\
+        14 9 0:30 / /dev/pts rw,nosuid,noexec - devpts devpts rw,mode=620,ptmxmode=666\n";
+
+    #[test]
+    fn proc_shows_texts_of_ours_and_is_told_to_show_processes() {
+        only_texts_in_proc(LIVED_IN).unwrap();
+        for (from, to) in [
+            (",subset=pid", ""),
+            ("hidepid=invisible,", ""),
+            ("/proc ro,", "/proc rw,"),
+            ("/proc/sys ro,", "/proc/sys rw,"),
+            ("/proc/stat ro", "/proc/kcore ro"),
+            ("- tmpfs none ro\n", "- ext4 none ro\n"),
+            (" /proc ", " /proc2 "),
+        ] {
+            let changed = LIVED_IN.replace(from, to);
+            assert!(only_texts_in_proc(&changed).is_err(), "{to}");
+        }
+    }
+
+    #[test]
+    fn terminals_are_not_the_hosts() {
+        own_terminals(LIVED_IN, "9 1 0:31 / /dev/pts rw - devpts d rw\n").unwrap();
+        let why = own_terminals(LIVED_IN, "9 1 0:30 / /dev/pts rw - devpts d rw\n").unwrap_err();
+        assert!(why.contains("host"), "{why}");
+        assert!(own_terminals("", "").is_err());
+    }
+
     #[test]
     fn this_process_is_in_the_hosts_namespaces_and_so_fails() {
         let own = Process::open(std::process::id()).unwrap();
@@ -227,6 +311,7 @@ mod tests {
             mounts: expected(),
             scratch: 0,
             environment: vec!["NOBODY=1".to_owned()],
+            lived_in: true,
         };
         let walls = created(&expected, std::process::id(), None);
         let standing: Vec<_> = walls.iter().filter(|step| step.stands()).collect();

@@ -15,6 +15,8 @@ use casemate_model::known::{KnownWall, KnownWalls};
 pub(crate) enum Family {
     /// On the host's kernel, made by a runtime that we drive.
     Runtime,
+    /// The same with an agent that lives in it.
+    Session,
     /// On gVisor's kernel, made by runsc that we drive.
     Gvisor,
     /// On the host's kernel, made by Docker.
@@ -98,6 +100,9 @@ const SHARED_KERNEL: &[KnownWall] = &[
     KnownWall::required(wall::NOT_DUMPABLE, &[]),
 ];
 
+/// What only one that an agent lives in has: more than processes is shown there.
+const SESSION: &[KnownWall] = &[KnownWall::required(jail::PROC, &[])];
+
 /// What only gVisor has.
 const GVISOR: &[KnownWall] = &[
     KnownWall::required(NETWORK, &[NetworkAbsent]),
@@ -113,6 +118,7 @@ impl Family {
     pub(crate) const fn walls(self) -> KnownWalls {
         match self {
             Self::Runtime => KnownWalls(&[ALL, OURS, SHARED_KERNEL]),
+            Self::Session => KnownWalls(&[ALL, OURS, SHARED_KERNEL, SESSION]),
             Self::Gvisor => KnownWalls(&[ALL, OURS, GVISOR]),
             Self::Docker => KnownWalls(&[ALL, DOCKER, DOCKER_SHARED, SHARED_KERNEL]),
             Self::DockerGvisor => KnownWalls(&[ALL, DOCKER, DOCKER_GVISOR, GVISOR]),
@@ -142,8 +148,9 @@ mod tests {
     use crate::kind::Kind;
     use crate::lower::lower;
 
-    const FAMILIES: [Family; 4] = [
+    const FAMILIES: [Family; 5] = [
         Family::Runtime,
+        Family::Session,
         Family::Gvisor,
         Family::Docker,
         Family::DockerGvisor,

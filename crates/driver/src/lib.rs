@@ -8,8 +8,7 @@
 //! Where processes, threads and native code are real, backends share more: `packages` makes what
 //! the system's Python needs, `lowered` is a plan in plain numbers, `handover` and `packets` carry it to the
 //! process that builds the sandbox, `listen`, `watch` and `collect` see the run to its end, measured at the
-//! pace of `pace`; `walls` are those
-//! that all of them have.
+//! pace of `pace`; `session` looks after a sandbox that an agent lives in; `walls` are those that all of them have.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -28,6 +27,7 @@ pub mod outside;
 pub mod pace;
 pub mod packages;
 pub mod packets;
+pub mod session;
 pub mod system;
 mod tally;
 pub mod walls;

@@ -16,6 +16,11 @@ pub const VENV: &str = "/opt/venv";
 
 /// Where the agent is seen, in a sandbox that one lives in.
 pub const AGENT: &str = "/opt/agent/casemate-guest";
+/// Its first argument where it is to be process 1 of a container: it waits for the word to begin, and an agent with the
+/// other arguments is its child.
+pub const FIRST: &str = "first";
+/// Where it finds the channel over which it is handed connections.
+pub const AGENT_CHANNEL: i32 = 3;
 /// The user of such a sandbox.
 const AGENT_USER: &str = "user";
 
@@ -139,7 +144,8 @@ impl System {
     /// When the system has no Python.
     pub fn agent(&self, warm: bool) -> Result<Command, (String, String)> {
         let python = self.interpreter(Language::Python)?;
-        let mut argv = vec![AGENT, "--handoff-fd", "3", "--user", AGENT_USER];
+        let channel = AGENT_CHANNEL.to_string();
+        let mut argv = vec![AGENT, "--handoff-fd", &channel, "--user", AGENT_USER];
         argv.extend(["--python", python]);
         let packages = format!("{PACKAGES}/site-packages");
         if self.root.is_none() {

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
+use casemate_driver::system::FIRST;
 use lexopt::prelude::*;
 
 use crate::launch::Launch;
@@ -32,6 +33,8 @@ pub(crate) enum Command {
     Serve(Box<Config>),
     /// Become a program of a user.
     Launch(Launch),
+    /// Be the first process of a container, and have an agent with these arguments.
+    First(Vec<OsString>),
     /// Print something.
     Say(String),
 }
@@ -64,6 +67,9 @@ pub(crate) struct Config {
 pub(crate) fn parse(args: Vec<OsString>) -> Result<Command, String> {
     if args.first().is_some_and(|first| first == Launch::WORD) {
         return Launch::parse(args).map(Command::Launch);
+    }
+    if args.first().is_some_and(|first| first == FIRST) {
+        return Ok(Command::First(args.into_iter().skip(1).collect()));
     }
     parse_serve(args).map_err(|error| format!("{error}; see --help"))
 }

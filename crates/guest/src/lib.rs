@@ -17,6 +17,7 @@ mod agent;
 mod blocking;
 mod config;
 mod files;
+mod first;
 mod interpreter;
 mod launch;
 mod metrics;
@@ -39,13 +40,14 @@ const FAILED: u8 = 125;
 #[must_use]
 pub fn main(args: Vec<OsString>) -> ExitCode {
     let done = match config::parse(args) {
-        Ok(Command::Launch(launch)) => launch.run(),
-        Ok(Command::Serve(config)) => serve(*config),
-        Ok(Command::Say(text)) => say(&text),
+        Ok(Command::Launch(launch)) => launch.run().map(|()| ExitCode::SUCCESS),
+        Ok(Command::First(args)) => not_dumpable().and_then(|()| first::run(&args)),
+        Ok(Command::Serve(config)) => serve(*config).map(|()| ExitCode::SUCCESS),
+        Ok(Command::Say(text)) => say(&text).map(|()| ExitCode::SUCCESS),
         Err(error) => Err(error),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("casemate-guest: {error}");
             ExitCode::from(FAILED)
@@ -66,9 +68,7 @@ fn say(text: &str) -> Result<(), String> {
 fn serve(config: Config) -> Result<(), String> {
     // What is made for users is readable, whatever the mask of whoever started this says.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    // What runs in the sandbox may be of the same user: it has no business in this one's memory and descriptors.
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
-        .map_err(|error| format!("prctl: {error}"))?;
+    not_dumpable()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(blocking::THREADS)
@@ -76,4 +76,10 @@ fn serve(config: Config) -> Result<(), String> {
         .build()
         .map_err(|error| format!("starting: {error}"))?;
     runtime.block_on(serve::run(config))
+}
+
+/// What runs in the sandbox may be of the same user: it has no business in this one's memory and descriptors.
+fn not_dumpable() -> Result<(), String> {
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .map_err(|error| format!("prctl: {error}"))
 }

@@ -270,6 +270,7 @@ impl Inside {
             memory: limit(job.memory_bytes),
             processors: job.processors,
         };
+        let owner = owner(self.identity);
         Plan {
             ground: ground_of(job),
             input_bytes: job.input_bytes(),
@@ -277,19 +278,25 @@ impl Inside {
             scratch_bytes: limit(job.scratch_bytes),
             scratch_files: limit(job.scratch_files),
             links: job.links.clone(),
-            owner: match self.identity {
-                Identity::Fixed { uid, gid } if rustix::process::geteuid().is_root() => (uid, gid),
-                _ => (
-                    rustix::process::geteuid().as_raw(),
-                    rustix::process::getegid().as_raw(),
-                ),
-            },
+            owner,
+            seen_as: owner,
             machine: job.agent.is_some().then_some(machine),
         }
     }
 
     fn confinement(&self, job: &WireJob) -> Confinement {
         confinement(job, self.identity, self.number)
+    }
+}
+
+/// Who owns the scratch of a jail: where it is made by root, whoever its processes become.
+pub(crate) fn owner(identity: Identity) -> (u32, u32) {
+    match identity {
+        Identity::Fixed { uid, gid } if rustix::process::geteuid().is_root() => (uid, gid),
+        _ => (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        ),
     }
 }
 

@@ -18,7 +18,7 @@ use std::os::fd::{OwnedFd, RawFd};
 
 use crate::limit::Limit;
 use crate::lockdown::{self, Identity, wall as base};
-use crate::seccomp::Compiled;
+use crate::seccomp::{Compiled, FilterError, JAIL, Policy, SESSION};
 use crate::step::{Step, failed};
 
 pub mod enter;
@@ -26,6 +26,7 @@ mod landlocked;
 mod limits;
 pub mod machine;
 pub(crate) mod namespaces;
+pub mod procfs;
 pub mod root;
 pub mod zygote;
 
@@ -104,6 +105,20 @@ pub enum Network {
     Loopback,
 }
 
+impl Network {
+    /// The rules for system calls of a sandbox with this network.
+    ///
+    /// # Errors
+    /// When its files cannot be read.
+    pub fn policy(self) -> Result<Policy, FilterError> {
+        let jail = Policy::parse(JAIL)?;
+        match self {
+            Self::Nothing => Ok(jail),
+            Self::Loopback => Ok(jail.but(Policy::parse(SESSION)?)),
+        }
+    }
+}
+
 /// Switches on the loopback of this process's network namespace.
 ///
 /// # Errors
@@ -120,12 +135,8 @@ impl Filter {
     /// Compiles it. It does not depend on the job, so a process that waits for one can do this before.
     #[must_use]
     pub fn compile(network: Network) -> Self {
-        use crate::seccomp::{JAIL, SESSION};
-        let compiled = match network {
-            Network::Nothing => lockdown::compile(JAIL),
-            Network::Loopback => lockdown::compile_but(JAIL, SESSION),
-        };
-        Self(compiled, network)
+        let compiled = network.policy().and_then(|policy| policy.compile());
+        Self(compiled.map_err(|error| error.to_string()), network)
     }
 }
 

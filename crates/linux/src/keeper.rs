@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, open};
@@ -15,8 +15,8 @@ use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
     mount_change, mount_remount, move_mount, open_tree, unmount,
 };
-use rustix::process::set_parent_process_death_signal;
-use rustix::thread::UnshareFlags;
+use rustix::process::{PidfdFlags, getpid, pidfd_open, set_parent_process_death_signal};
+use rustix::thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces};
 
 use crate::cgroup::{Kind, Layout};
 use crate::jail::namespaces::unshare;
@@ -106,6 +106,28 @@ pub fn make_folder(path: &Path) -> Result<(), String> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     let options = c"size=32m,nr_inodes=1024,mode=0755";
     mount("none", path, "tmpfs", flags, options).map_err(|e| failed("mount tmpfs", e))
+}
+
+/// Does something in the mounts of a container that was made and not started, and comes back. This process must have one
+/// thread.
+///
+/// # Errors
+/// What failed in there, or that the kernel refuses the way in or back.
+pub fn in_mounts_of<T>(
+    container: impl AsFd,
+    action: impl FnOnce() -> Result<T, String>,
+) -> Result<T, String> {
+    let own = pidfd_open(getpid(), PidfdFlags::empty()).map_err(|e| failed("pidfd_open", e))?;
+    enter_mounts(container.as_fd())?;
+    let done = action();
+    enter_mounts(own.as_fd())?;
+    done
+}
+
+/// The root and the working folder become those of the other mounts too.
+fn enter_mounts(of: BorrowedFd<'_>) -> Result<(), String> {
+    move_into_thread_name_spaces(of, ThreadNameSpaceType::MOUNT)
+        .map_err(|e| failed("setns to the mounts", e))
 }
 
 /// Goes on when whoever started this process ends: for one that cleans up behind it.

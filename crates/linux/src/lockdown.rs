@@ -193,13 +193,6 @@ pub(crate) fn compile(text: &str) -> Result<Compiled, String> {
         .map_err(|error| error.to_string())
 }
 
-/// The same with what another policy says otherwise.
-pub(crate) fn compile_but(text: &str, other: &str) -> Result<Compiled, String> {
-    Policy::parse(text)
-        .and_then(|policy| policy.but(Policy::parse(other)?).compile())
-        .map_err(|error| error.to_string())
-}
-
 fn install(wall: &'static str, filter: Result<Compiled, String>, all_threads: bool) -> Step {
     let how = "allowlist; any other call kills the process";
     install_with(wall, filter, all_threads, how)

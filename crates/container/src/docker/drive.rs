@@ -37,7 +37,7 @@ use super::reclaim::reclaim;
 use super::trouble::Trouble;
 use super::{Ids, PLACES, Variant, keeper};
 use crate::bundle::variables;
-use crate::drive::Turn;
+use crate::making::Turn;
 use crate::measure::docker::{self as measure, Expected};
 use crate::probe::Lack;
 use crate::walls;

@@ -121,6 +121,7 @@ fn stage(job: &KeeperJob, given: &mut Given) -> Result<(), String> {
         scratch_files: limit(wire.scratch_files),
         links: wire.links.clone(),
         owner: (user, user),
+        seen_as: (user, user),
         machine: None,
     };
     create_private(Path::new(PLACES)).map_err(|error| error.to_string())?;

@@ -91,7 +91,7 @@ pub(crate) fn lower<'a>(
 
 /// The tree of the image: that of every root, and what a daemon mounts of itself.
 pub(crate) fn tree(shapes: &[Shape]) -> Tree {
-    let mut tree = of_every_root(shapes, &BESIDE);
+    let mut tree = of_every_root(shapes, &BESIDE, false);
     tree.folders.push("sys".to_owned());
     tree.files.extend(EMPTY_FILES.map(str::to_owned));
     tree

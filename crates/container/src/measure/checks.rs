@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use casemate_driver::outside::{Found, Process};
+use casemate_linux::jail::Network;
 use casemate_linux::seccomp::installed::Installed;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
@@ -22,8 +23,9 @@ pub(crate) fn set_open_files(open_files: Option<u64>, pid: u32) -> Result<(), St
         .map_err(|error| format!("prlimit: {error}"))
 }
 
-/// That the kernel holds filters for it which let nothing through that the jail's would not: each is read back and run.
-pub(crate) fn filtered(process: &Process) -> Found {
+/// That the kernel holds filters for it which let nothing through that those of a jail with this network would not: each
+/// is read back and run.
+pub(crate) fn filtered(network: Network, process: &Process) -> Found {
     process.expect("Seccomp", "2")?;
     let installed = Installed::of(process.pid)
         .map_err(|error| format!("its filters cannot be read back: {error}"))?;
@@ -31,7 +33,7 @@ pub(crate) fn filtered(process: &Process) -> Found {
         let why = "the kernel shows none of its filters (it takes CONFIG_CHECKPOINT_RESTORE)";
         return Err(why.to_owned());
     }
-    let beyond = installed.beyond_the_jail()?;
+    let beyond = installed.beyond_the_jail(network)?;
     if let Some(first) = beyond.first() {
         return Err(format!(
             "{first} and {} more calls are let through",
@@ -80,6 +82,16 @@ pub(crate) fn network(process: &Process) -> Found {
         return Ok(format!("{own}: the loopback alone, no route"));
     }
     Err(format!("it has {} and {routes} routes", devices.join(", ")))
+}
+
+/// Its address is in the kernel's table only where the device is up.
+pub(crate) fn loopback_is_up(process: &Process) -> Result<(), String> {
+    let table = process.file("net/fib_trie")?;
+    let mut addresses = table.lines().filter_map(|line| line.split("-- ").nth(1));
+    match addresses.any(|address| address.trim() == "127.0.0.1") {
+        true => Ok(()),
+        false => Err("its loopback is not up".to_owned()),
+    }
 }
 
 pub(crate) fn pid_namespace(process: &Process) -> Found {

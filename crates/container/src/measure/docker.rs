@@ -7,7 +7,7 @@ use std::path::Path;
 use casemate_driver::walls as shared;
 use casemate_linux::Step;
 use casemate_linux::cgroup::Cgroup;
-use casemate_linux::jail::wall as jail;
+use casemate_linux::jail::{Network, wall as jail};
 use casemate_linux::lockdown::wall;
 
 use super::checks::{descriptors, filtered, identity, network, pid_namespace, rlimits};
@@ -108,7 +108,7 @@ pub(crate) fn shared(expected: &Expected<'_>, pid: u32, group: &Cgroup) -> Vec<S
         each(
             wall::SECCOMP,
             "the filter of the jail, by libseccomp",
-            &filtered,
+            &|p| filtered(Network::Nothing, p),
         ),
         each(
             shared::ENVIRONMENT,

@@ -1,6 +1,10 @@
 //! A process's table of mounts, held against what it is to be.
 
 use casemate_driver::outside::Found;
+use casemate_linux::jail::machine;
+
+/// Where terminals are.
+const TERMINALS: &str = "/dev/pts";
 
 /// One line of a process's table of mounts.
 #[derive(Debug, Clone, Copy)]
@@ -12,11 +16,21 @@ pub(crate) struct MountLine<'a> {
     pub(crate) point: &'a str,
     pub(crate) options: &'a str,
     pub(crate) typ: &'a str,
+    /// Options of the whole file system.
+    pub(crate) of_all: &'a str,
 }
 
 impl MountLine<'_> {
     pub(crate) fn has(&self, word: &str) -> bool {
         self.options.split(',').any(|option| option == word)
+    }
+
+    fn whole_has(&self, word: &str) -> bool {
+        self.of_all.split(',').any(|option| option == word)
+    }
+
+    pub(crate) fn is_terminals(&self) -> bool {
+        self.point == TERMINALS && self.typ == "devpts" && self.has("nosuid") && self.has("noexec")
     }
 }
 
@@ -25,12 +39,14 @@ pub(crate) fn mount_lines(text: &str) -> Vec<MountLine<'_>> {
         .filter_map(|line| {
             let (front, back) = line.split_once(" - ")?;
             let mut front = front.split(' ').skip(2);
+            let mut back = back.split(' ');
             Some(MountLine {
                 device: front.next()?,
                 root: front.next()?,
                 point: front.next()?,
                 options: front.next()?,
-                typ: back.split(' ').next()?,
+                typ: back.next()?,
+                of_all: back.nth(1).unwrap_or_default(),
             })
         })
         .collect()
@@ -91,6 +107,50 @@ pub(crate) fn only_scratch_is_writable(
                 "what can be written at {point} is not the staged scratch"
             ));
         }
+    }
+    Ok(())
+}
+
+/// A text of ours over a name in `/proc`.
+pub(crate) fn is_text_in_proc(line: &MountLine<'_>) -> bool {
+    let name = line.point.strip_prefix("/proc/");
+    let known = name.is_some_and(|name| machine::NAMES.contains(&name));
+    known && line.typ == "tmpfs" && line.has("ro") && line.has("nosuid") && line.has("nodev")
+}
+
+/// The process file system is read-only and shows processes alone, each to its own user, and nothing lies over it but
+/// texts of ours.
+pub(crate) fn only_texts_in_proc(text: &str) -> Result<(), String> {
+    let lines = mount_lines(text);
+    let proc = lines.iter().rfind(|line| line.point == "/proc");
+    let proc = proc.ok_or("nothing is mounted at /proc")?;
+    let hides = ["hidepid=invisible", "hidepid=2"];
+    let narrow = proc.whole_has("subset=pid") && hides.iter().any(|word| proc.whole_has(word));
+    let closed = ["ro", "nosuid", "nodev", "noexec"];
+    if proc.typ != "proc" || !narrow || !closed.iter().all(|word| proc.has(word)) {
+        return Err(format!(
+            "/proc is {} ({} {})",
+            proc.typ, proc.options, proc.of_all
+        ));
+    }
+    let over = lines.iter().filter(|line| line.point.starts_with("/proc/"));
+    match over.into_iter().find(|line| !is_text_in_proc(line)) {
+        None => Ok(()),
+        Some(line) => Err(format!(
+            "{} ({}) is mounted at {}",
+            line.typ, line.options, line.point
+        )),
+    }
+}
+
+/// The container's terminals are no other file system's that the host has mounted.
+pub(crate) fn own_terminals(text: &str, host: &str) -> Result<(), String> {
+    let lines = mount_lines(text);
+    let own = lines.iter().rfind(|line| line.is_terminals());
+    let own = own.ok_or_else(|| format!("there are no terminals at {TERMINALS}"))?;
+    let hosts = mount_lines(host);
+    if hosts.iter().any(|line| line.device == own.device) {
+        return Err("its terminals are the host's".to_owned());
     }
     Ok(())
 }

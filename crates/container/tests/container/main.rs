@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![allow(clippy::print_stdout, reason = "the list of tests is what it prints")]
 
+mod sessions;
 mod support;
 mod walls;
 
@@ -27,8 +28,11 @@ fn main() {
     if first.as_deref() == Some(support::HOST) {
         return support::be_a_host(args.next());
     }
+    if first.as_deref() == Some(support::SESSION) {
+        return support::be_a_host_of_a_session(args);
+    }
     let suite: &[support::Test] = &[("passes_the_suite", passes_the_suite)];
-    support::run(&[suite, walls::TESTS].concat(), first);
+    support::run(&[suite, walls::TESTS].concat(), sessions::TESTS, first);
 }
 
 fn passes_the_suite(backend: &dyn Backend) {

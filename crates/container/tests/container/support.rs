@@ -1,10 +1,13 @@
 //! The backends over this program, the set-up they need, and a list of tests run one by one over each.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
 use casemate_backend::contract::{Backend, Cancel, Usable};
 use casemate_backend::setup::{Progress, Unit};
 use casemate_backend::suite;
 use casemate_container::docker::{DockerBackend, Variant};
-use casemate_container::{ContainerBackend, Kind, Platform};
+use casemate_container::{ContainerBackend, ContainerSessions, Kind, Platform};
 use casemate_driver::packages::{Store, set_up};
 use casemate_linux::{Child, Spawn};
 use casemate_model::guarantee::{Guarantee, Guarantees};
@@ -107,6 +110,125 @@ pub(crate) fn runs_container_of(pid: u32) -> bool {
         .any(|container| named(container) && container["State"] == "running")
 }
 
+/// The agent as it is shipped, in a folder that has nothing else in it; none where `./dev` has not built it.
+pub(crate) fn agent() -> Option<tempfile::TempDir> {
+    let beside = || {
+        Some(
+            std::env::current_exe()
+                .ok()?
+                .ancestors()
+                .nth(3)?
+                .join("agent/casemate-guest"),
+        )
+    };
+    let named = std::env::var_os("CASEMATE_GUEST_AGENT").map(PathBuf::from);
+    let path = named.or_else(beside).filter(|path| path.exists());
+    let Some(path) = path else {
+        assert!(std::env::var_os("CI").is_none(), "the agent is missing");
+        println!("SKIPPED all sessions: the agent is missing; ./dev agent builds it");
+        return None;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    readable(folder.path());
+    std::fs::copy(path, folder.path().join("casemate-guest")).unwrap();
+    readable(&folder.path().join("casemate-guest"));
+    Some(folder)
+}
+
+fn readable(path: &Path) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+fn sessions(name: &str, agent: &Path) -> ContainerSessions {
+    let mut kinds = [Kind::Runc, Kind::Crun].into_iter();
+    let kind = kinds.find(|kind| kind.name() == name).unwrap();
+    let program = std::env::current_exe().unwrap();
+    ContainerSessions::new(kind, Store::open().unwrap(), program, agent).unwrap()
+}
+
+/// The argument that makes this program open one session.
+pub(crate) const SESSION: &str = "host-of-a-session";
+
+/// Another process like this one, in which a session is.
+pub(crate) fn another(name: &str, how: &str, agent: &Path) -> Child {
+    let spawn = Spawn::this_program().arg(SESSION).arg(name).arg(how);
+    let spawn = spawn.arg(agent);
+    std::env::vars_os()
+        .fold(spawn, |spawn, (name, value)| spawn.env(name, value))
+        .spawn()
+        .unwrap()
+}
+
+/// Is that process.
+pub(crate) fn be_a_host_of_a_session(mut words: impl Iterator<Item = std::ffi::OsString>) {
+    let mut word = || words.next().unwrap();
+    let (name, how, agent) = (word(), word(), word());
+    let sessions = sessions(name.to_str().unwrap(), Path::new(&agent));
+    crate::sessions::be_a_host(&sessions, how.to_str().unwrap());
+}
+
+/// A runtime that leaves something out of the bundle, to be mounted over the real one.
+pub(crate) struct Replaced {
+    folder: tempfile::TempDir,
+    agent: tempfile::TempDir,
+    name: String,
+    real: PathBuf,
+}
+
+const RUNTIME: &str = include_str!("../../../casemate/tests/taken_away/runtime.py");
+
+impl Replaced {
+    pub(crate) fn new(name: &str) -> Self {
+        let folders = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
+        let mut paths = folders.iter().map(|folder| Path::new(folder).join(name));
+        let real = paths.find(|path| path.exists()).unwrap();
+        let real = real.canonicalize().unwrap();
+        // Not in /tmp, which the keeper has one of its own of.
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+        readable(folder.path());
+        std::fs::copy(&real, folder.path().join("real")).unwrap();
+        let here = folder.path().display().to_string();
+        let path = folder.path().join("runtime");
+        std::fs::write(&path, RUNTIME.replace("FOLDER", &here)).unwrap();
+        readable(&path);
+        Self {
+            folder,
+            agent: agent().unwrap(),
+            name: name.to_owned(),
+            real,
+        }
+    }
+
+    /// What a process says that opens a session with this left out, as a line of Python.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this program is started once more, in other mounts"
+    )]
+    pub(crate) fn opened(&self, leave_out: &str) -> String {
+        std::fs::write(self.folder.path().join("leave_out"), leave_out).unwrap();
+        let mount = "mount --bind \"$1\" \"$2\" && shift 2 && exec \"$@\"";
+        let output = std::process::Command::new("/usr/bin/unshare")
+            .args([
+                "--mount",
+                "--propagation",
+                "private",
+                "/bin/sh",
+                "-c",
+                mount,
+                "sh",
+            ])
+            .arg(self.folder.path().join("runtime"))
+            .arg(&self.real)
+            .arg(std::env::current_exe().unwrap())
+            .args([SESSION, &self.name, "once"])
+            .arg(self.agent.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        said + &String::from_utf8_lossy(&output.stderr)
+    }
+}
+
 struct Say;
 
 impl Progress for Say {
@@ -120,9 +242,9 @@ impl Progress for Say {
     }
 }
 
-/// Runs the tests whose full names contain `only`. A runtime that this machine does not have is skipped,
-/// in so many words; in CI that is a failure.
-pub(crate) fn run(tests: &[Test], only: Option<String>) {
+/// Runs the tests whose full names contain `only`: of every kind, and those of sessions where there can be one. A
+/// runtime that this machine does not have is skipped, in so many words; in CI that is a failure.
+pub(crate) fn run(tests: &[Test], of_sessions: &[crate::sessions::Test], only: Option<String>) {
     let only = only.filter(|arg| !arg.starts_with('-')).unwrap_or_default();
     let store = Store::open().unwrap();
     if let Err(error) = set_up(&store, false, &Say) {
@@ -136,7 +258,12 @@ pub(crate) fn run(tests: &[Test], only: Option<String>) {
             .iter()
             .filter(|(test, _)| format!("{name}/{test}").contains(&only));
         let wanted: Vec<&Test> = wanted.collect();
-        if wanted.is_empty() {
+        let lasting = matches!(made, Made::Ours(Kind::Runc | Kind::Crun));
+        let lasting = of_sessions
+            .iter()
+            .filter(|(test, _)| lasting && format!("{name}/session/{test}").contains(&only));
+        let lasting: Vec<_> = lasting.collect();
+        if wanted.is_empty() && lasting.is_empty() {
             continue;
         }
         let backend = made.backend(store.clone());
@@ -149,25 +276,31 @@ pub(crate) fn run(tests: &[Test], only: Option<String>) {
             println!("SKIPPED {} tests of {name}: {usable:?}", wanted.len());
             continue;
         }
-        failed.extend(run_over(name, backend.as_ref(), &wanted));
+        for (test, run) in wanted {
+            let whole = format!("{name}/{test}");
+            failed.extend(one(&whole, || run(backend.as_ref())));
+        }
+        if !lasting.is_empty()
+            && let Some(agent) = agent()
+        {
+            let sessions = sessions(name, agent.path());
+            for (test, run) in lasting {
+                let whole = format!("{name}/session/{test}");
+                failed.extend(one(&whole, || run(&sessions)));
+            }
+        }
     }
     assert!(failed.is_empty(), "failed: {}", failed.join(", "));
 }
 
-fn run_over(kind: &str, backend: &dyn Backend, tests: &[&Test]) -> Vec<String> {
-    let mut failed = Vec::new();
-    for (name, test) in tests {
-        let begun = std::time::Instant::now();
-        let passed =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(backend))).is_ok();
-        let word = if passed { "ok" } else { "FAILED" };
-        println!(
-            "test {kind}/{name} ... {word} ({:.1} s)",
-            begun.elapsed().as_secs_f64()
-        );
-        if !passed {
-            failed.push(format!("{kind}/{name}"));
-        }
-    }
-    failed
+/// Runs one; its name where it failed.
+fn one(name: &str, test: impl FnOnce()) -> Option<String> {
+    let begun = std::time::Instant::now();
+    let passed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(test)).is_ok();
+    let word = if passed { "ok" } else { "FAILED" };
+    println!(
+        "test {name} ... {word} ({:.1} s)",
+        begun.elapsed().as_secs_f64()
+    );
+    (!passed).then(|| name.to_owned())
 }

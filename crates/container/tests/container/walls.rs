@@ -397,7 +397,7 @@ fn keeper_of(host: u32) -> Option<i32> {
 }
 
 /// Processes of users that only guests have, or of a runtime's in a table of ours.
-fn guests() -> Vec<String> {
+pub(crate) fn guests() -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let path = entry.path();
@@ -414,14 +414,14 @@ fn guests() -> Vec<String> {
     found
 }
 
-fn left_of_this_process() -> Vec<String> {
+pub(crate) fn left_of_this_process() -> Vec<String> {
     let mut left = left_of(std::process::id());
     left.extend(guests());
     left
 }
 
 /// Groups, staged files and a daemon's containers that are named after a process.
-fn left_of(pid: u32) -> Vec<String> {
+pub(crate) fn left_of(pid: u32) -> Vec<String> {
     let part = format!("-{pid}-");
     let mut left = groups_of(pid);
     let staged = std::fs::read_dir("/run/casemate/docker");

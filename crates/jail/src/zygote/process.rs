@@ -61,6 +61,7 @@ fn become_zygote(control: &Packets, packages: &OwnedFd) -> Result<Infallible, St
         scratch_files: Limit::At(SCRATCH_FILES),
         links: Vec::new(),
         owner: (0, 0),
+        seen_as: (0, 0),
         machine: None,
     };
     let mut steps = Vec::new();

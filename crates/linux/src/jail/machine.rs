@@ -15,7 +15,7 @@ use crate::limit::Limit;
 use crate::step::failed;
 
 /// The names at the top of `/proc` that there are beside processes; the last is a folder.
-pub(super) const NAMES: [&str; 8] = [
+pub const NAMES: [&str; 8] = [
     "cpuinfo",
     "filesystems",
     "loadavg",

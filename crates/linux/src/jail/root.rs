@@ -3,9 +3,8 @@
 //! Nothing that a guest may write is there while mounts are made, so no name can be swapped under
 //! them; the parts come in a fixed order and the old root is gone at the end.
 
-use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Gid, Mode, OFlags, Uid, chownat, mkdirat, open, openat, symlinkat};
@@ -15,22 +14,18 @@ use rustix::mount::{
 };
 
 use super::machine::{self, Machine};
+use super::procfs::{self, Texts};
 use super::wall;
 use crate::limit::Limit;
 use crate::step::{Step, failed};
 use crate::sys;
 
-const RDONLY: u64 = 1;
-const NOSUID: u64 = 2;
-const NODEV: u64 = 4;
-const NOEXEC: u64 = 8;
+pub(super) const RDONLY: u64 = 1;
+pub(super) const NOSUID: u64 = 2;
+pub(super) const NODEV: u64 = 4;
+pub(super) const NOEXEC: u64 = 8;
 
 const PROC: &str = "proc";
-const PROC_FLAGS: MountFlags = MountFlags::NOSUID
-    .union(MountFlags::NODEV)
-    .union(MountFlags::NOEXEC)
-    .union(MountFlags::RDONLY);
-const PROC_OPTIONS: &CStr = c"subset=pid,hidepid=2";
 /// Where the new root is put together: some folder that every system has.
 pub const PLACE: &str = "/tmp";
 /// Beside the parts of the root, only while they are being made.
@@ -128,6 +123,8 @@ pub struct Plan {
     pub links: Vec<(String, String)>,
     /// Who owns scratch: user and group.
     pub owner: (u32, u32),
+    /// The same numbers as they are seen from inside, where that is another user namespace.
+    pub seen_as: (u32, u32),
     /// What `/proc` tells of the machine, in a jail that an agent lives in; without it, it shows processes alone.
     pub machine: Option<Machine>,
 }
@@ -175,6 +172,8 @@ pub struct Built {
     pub system: Vec<String>,
     /// Whether what `/proc` shows may be read too.
     pub has_proc: bool,
+    /// What `/proc` is to tell of the machine, where it is not there yet.
+    pub texts: Option<Result<Texts, String>>,
 }
 
 impl Bare {
@@ -254,7 +253,7 @@ impl Bare {
             inputs: None,
         };
         if builder.bare.has_home() {
-            builder.bare.accounts(builder.plan.owner)?;
+            builder.bare.accounts(builder.plan.seen_as)?;
             builder.bare.terminals()?;
         }
         builder.begin_inputs()?;
@@ -437,13 +436,19 @@ impl Builder {
 
     /// Closes the inputs, makes scratch and the process file system, and becomes the root.
     pub fn finish(mut self, steps: &mut Vec<Step>) -> Built {
-        let built = self.finish_parts(steps);
+        let mut built = self.finish_parts(steps);
         steps.push(Step::run(
             wall::PROC,
             "processes of the jail only",
-            || match self.plan.machine {
-                None => self.proc(),
-                Some(machine) => self.proc_of(machine),
+            || {
+                let at = self.bare.path(PROC);
+                match built.texts.take() {
+                    None => procfs::mount_processes(&at),
+                    Some(texts) => {
+                        procfs::mount_whole(&at)?;
+                        texts?.lay_over(&at)
+                    }
+                }
             },
         ));
         steps.push(Step::run(
@@ -474,6 +479,7 @@ impl Builder {
             scratch,
             system: std::mem::take(&mut self.bare.folders),
             has_proc: self.plan.machine.is_some(),
+            texts: self.plan.machine.map(|machine| self.texts(machine)),
         }
     }
 
@@ -583,66 +589,13 @@ impl Builder {
         ))
     }
 
-    fn proc(&self) -> Result<String, String> {
-        let at = self.bare.path(PROC);
-        mount("proc", &at, "proc", PROC_FLAGS, PROC_OPTIONS)
-            .map_err(|e| failed("mount proc (Linux 5.8 or newer)", e))?;
-        for hidden in ["sys", "kcore", "sysrq-trigger", "kallsyms"] {
-            if at.join(hidden).exists() {
-                return Err(format!("/proc/{hidden} is still there"));
-            }
-        }
-        Ok("subset=pid, hidepid=2, read-only".to_owned())
-    }
-
-    /// The same, and files of ours over the names that ordinary tools read. The kernel finds no name but those of
-    /// processes once it is told to, except what is held: so there is no list of what to hide, and what it
-    /// gets a name for later is hidden too.
-    fn proc_of(&self, machine: Machine) -> Result<String, String> {
+    /// What is told of the machine, in a file system of its own.
+    fn texts(&self, machine: Machine) -> Result<Texts, String> {
         let files = machine::files(machine)?;
-        self.write_machine(&files)?;
-        let at = self.bare.path(PROC);
-        let flags = PROC_FLAGS.difference(MountFlags::RDONLY);
-        mount("proc", &at, "proc", flags, c"hidepid=2").map_err(|e| failed("mount proc", e))?;
-        let names = names(&at)?;
-        close_network(&at)?;
-        for name in machine::NAMES {
-            let tree = clone_tree(&self.bare.path(MAKING).join(name), false)?;
-            sys::mount_setattr(tree.as_fd(), false, RDONLY | NOSUID | NODEV | NOEXEC)
-                .map_err(|e| failed("mount_setattr", e))?;
-            self.bare.attach(&tree, &format!("{PROC}/{name}"))?;
-        }
+        drop(self.make_file_system(&procfs::room_for(&files))?);
+        let texts = Texts::write(&self.bare.path(MAKING), files);
         self.leave_making()?;
-        for name in machine::LINKS {
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let link = open(at.join(name), flags, Mode::empty()).map_err(|e| failed(name, e))?;
-            // Held by process 1 for as long as it lives: a link cannot be mounted over.
-            let _held = link.into_raw_fd();
-        }
-        mount_remount(&at, PROC_FLAGS, PROC_OPTIONS)
-            .map_err(|e| failed("mount -o remount,subset=pid", e))?;
-        verify_proc(&at, &names, &files)?;
-        Ok(format!(
-            "subset=pid, hidepid=2, read-only; of our own: {}; none other of {} names",
-            machine::NAMES.join(", "),
-            names.len()
-        ))
-    }
-
-    /// Writes what is told of the machine, in a file system that is read-only then.
-    fn write_machine(&self, files: &[(&str, String)]) -> Result<(), String> {
-        let bytes: usize = files.iter().map(|(_, text)| text.len() + (8 << 10)).sum();
-        let options = format!("size={bytes},nr_inodes=32,mode=0755");
-        drop(self.make_file_system(&options)?);
-        let making = self.bare.path(MAKING);
-        for name in machine::FOLDERS {
-            std::fs::create_dir(making.join(name)).map_err(|e| failed(name, e))?;
-        }
-        for (name, text) in files {
-            std::fs::write(making.join(name), text).map_err(|e| failed(name, e))?;
-        }
-        let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
-        mount_remount(&making, flags, "").map_err(|e| failed("mount -o remount,ro", e))
+        texts
     }
 
     fn pivot(&self) -> Result<String, String> {
@@ -665,78 +618,6 @@ impl Builder {
     }
 }
 
-/// The names at the top of a whole `/proc` that are no process's. None of them is looked at: what was looked at is
-/// found again.
-fn names(proc: &Path) -> Result<Vec<String>, String> {
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(proc).map_err(|e| failed("reading /proc", e))? {
-        let name = entry.map_err(|e| failed("reading /proc", e))?.file_name();
-        let name = name.into_string().map_err(|_| "a name in /proc is none")?;
-        if !is_of_a_process(&name) {
-            names.push(name);
-        }
-    }
-    Ok(names)
-}
-
-fn is_of_a_process(name: &str) -> bool {
-    name.bytes().all(|byte| byte.is_ascii_digit()) || matches!(name, "self" | "thread-self")
-}
-
-/// Takes every right to what tells of more than the network namespace, whose files these are alone: no other
-/// namespace's are touched.
-fn close_network(proc: &Path) -> Result<(), String> {
-    use std::os::unix::fs::PermissionsExt;
-    let at = proc.join("self/net");
-    for entry in std::fs::read_dir(&at).map_err(|e| failed("reading /proc/self/net", e))? {
-        let path = entry
-            .map_err(|e| failed("reading /proc/self/net", e))?
-            .path();
-        let name = path.file_name().unwrap_or_default();
-        if machine::NETWORK.iter().any(|open| name == *open) {
-            continue;
-        }
-        let what = || format!("closing /proc/self/net/{}", name.display());
-        let none = std::fs::Permissions::from_mode(0o000);
-        std::fs::set_permissions(&path, none).map_err(|e| failed(&what(), e))?;
-        let now = std::fs::metadata(&path).map_err(|e| failed(&what(), e))?;
-        if now.permissions().mode() & 0o7777 != 0 {
-            return Err(format!("{}: the kernel kept its rights", what()));
-        }
-    }
-    Ok(())
-}
-
-/// Nothing of the machine's is found in it, by none of these names, and what is found is what was written.
-fn verify_proc(at: &Path, all: &[String], files: &[(&str, String)]) -> Result<(), String> {
-    for name in all {
-        let shown =
-            machine::NAMES.contains(&name.as_str()) || machine::LINKS.contains(&name.as_str());
-        match std::fs::symlink_metadata(at.join(name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !shown => {}
-            Ok(_) if shown => {}
-            Ok(_) => return Err(format!("/proc/{name} is still there")),
-            Err(error) => return Err(failed(&format!("/proc/{name}"), error)),
-        }
-    }
-    if let Some(name) = names(at)?.first() {
-        return Err(format!("/proc/{name} is still listed"));
-    }
-    for name in machine::LINKS {
-        let leads = std::fs::read_link(at.join(name)).map_err(|e| failed(name, e))?;
-        if leads != Path::new("self").join(name) {
-            return Err(format!("/proc/{name} leads to {}", leads.display()));
-        }
-    }
-    for (name, text) in files {
-        let read = std::fs::read_to_string(at.join(name)).map_err(|e| failed(name, e))?;
-        if read != *text {
-            return Err(format!("/proc/{name} is not ours"));
-        }
-    }
-    expect_read_only(&at.join("sys"))
-}
-
 /// What is at the top, and that it cannot be changed.
 fn verify(shown: &[String]) -> Result<(), String> {
     let entries = std::fs::read_dir("/").map_err(|e| failed("reading /", e))?;
@@ -752,7 +633,7 @@ fn verify(shown: &[String]) -> Result<(), String> {
     expect_read_only(Path::new("/data"))
 }
 
-fn expect_read_only(dir: &Path) -> Result<(), String> {
+pub(super) fn expect_read_only(dir: &Path) -> Result<(), String> {
     let probe = dir.join(".casemate-probe");
     match std::fs::File::create(&probe) {
         Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => Ok(()),
@@ -931,7 +812,7 @@ fn expect_same(tree: &OwnedFd, checked: BorrowedFd<'_>, what: &str) -> Result<()
 }
 
 /// A detached copy of the mount at a path, and with `recursive` of those below it.
-fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd, String> {
+pub(super) fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd, String> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;

@@ -4,7 +4,8 @@
 use std::io;
 use std::sync::OnceLock;
 
-use super::{Condition, FilterError, Instruction, JAIL, Policy};
+use super::{Condition, FilterError, Instruction, Policy};
+use crate::jail::Network;
 use crate::sys;
 
 /// System calls are numbered below this; the kernel's own table ends well before it.
@@ -76,13 +77,13 @@ impl Installed {
         self.0.len()
     }
 
-    /// What is let through although the filter of the jail would not: names or numbers of system calls. Every number is
-    /// tried through every door, with arguments that the file's rules are about.
+    /// What is let through although the filter of a jail with this network would not: names or numbers of system calls.
+    /// Every number is tried through every door, with arguments that the file's rules are about.
     ///
     /// # Errors
     /// When a filter is none that a kernel would take, or the jail's cannot be compiled.
-    pub fn beyond_the_jail(&self) -> Result<Vec<String>, String> {
-        let forbidden = forbidden().as_ref().map_err(Clone::clone)?;
+    pub fn beyond_the_jail(&self, network: Network) -> Result<Vec<String>, String> {
+        let forbidden = forbidden(network).as_ref().map_err(Clone::clone)?;
         let mut found = Vec::new();
         for call in forbidden {
             if self.lets_through(call)? {
@@ -115,11 +116,17 @@ impl Installed {
     }
 }
 
-/// Calls that the filter of the jail does not let through, among those that are worth trying.
-fn forbidden() -> &'static Result<Vec<Call>, String> {
-    static FORBIDDEN: OnceLock<Result<Vec<Call>, String>> = OnceLock::new();
-    FORBIDDEN.get_or_init(|| {
-        let policy = Policy::parse(JAIL).map_err(|error| error.to_string())?;
+/// Calls that the filter of a jail does not let through, among those that are worth trying.
+fn forbidden(network: Network) -> &'static Result<Vec<Call>, String> {
+    type Found = OnceLock<Result<Vec<Call>, String>>;
+    static NOTHING: Found = OnceLock::new();
+    static LOOPBACK: Found = OnceLock::new();
+    let found = match network {
+        Network::Nothing => &NOTHING,
+        Network::Loopback => &LOOPBACK,
+    };
+    found.get_or_init(|| {
+        let policy = network.policy().map_err(|error| error.to_string())?;
         let compiled = policy.compile().map_err(|error| error.to_string())?;
         let own = Installed(vec![compiled.program]);
         let calls = worth_trying(&policy).map_err(|error| error.to_string())?;
@@ -239,33 +246,50 @@ mod tests {
         Instruction { code, jt, jf, k }
     }
 
+    fn of(network: Network) -> Installed {
+        Installed(vec![network.policy().unwrap().compile().unwrap().program])
+    }
+
     fn jail() -> Installed {
-        Installed(vec![
-            Policy::parse(JAIL).unwrap().compile().unwrap().program,
-        ])
+        of(Network::Nothing)
+    }
+
+    fn beyond(filters: &Installed) -> Vec<String> {
+        filters.beyond_the_jail(Network::Nothing).unwrap()
     }
 
     #[test]
     fn the_jails_own_lets_nothing_more_through() {
-        assert!(forbidden().as_ref().unwrap().len() > 1000);
-        assert_eq!(jail().beyond_the_jail().unwrap(), Vec::<String>::new());
+        for network in [Network::Nothing, Network::Loopback] {
+            assert!(forbidden(network).as_ref().unwrap().len() > 1000);
+            let beyond = of(network).beyond_the_jail(network);
+            assert_eq!(beyond.unwrap(), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn a_sessions_filter_differs_by_its_sockets_alone() {
+        let found = beyond(&of(Network::Loopback));
+        assert!(!found.is_empty() && found.iter().all(|name| name == "socket"), "{found:?}");
+        let narrower = jail().beyond_the_jail(Network::Loopback);
+        assert_eq!(narrower.unwrap(), Vec::<String>::new());
     }
 
     #[test]
     fn a_hollow_filter_is_seen_through() {
         let all = Installed(vec![vec![step(0x06, 0, 0, ALLOW)]]);
-        let found = all.beyond_the_jail().unwrap();
+        let found = beyond(&all);
         assert!(found.iter().any(|name| name == "ptrace"), "{found:?}");
         // None, and one that only notes calls down or asks somebody, are no better.
         for answer in [0x7ffc_0000, 0x7ff0_0000, 0x7fc0_0000] {
             let noted = Installed(vec![vec![step(0x06, 0, 0, answer)]]);
-            assert_eq!(noted.beyond_the_jail().unwrap(), found);
+            assert_eq!(beyond(&noted), found);
         }
-        assert_eq!(Installed(Vec::new()).beyond_the_jail().unwrap(), found);
+        assert_eq!(beyond(&Installed(Vec::new())), found);
         // The strictest counts.
         let mut both = jail();
         both.0.extend(all.0);
-        assert_eq!(both.beyond_the_jail().unwrap(), Vec::<String>::new());
+        assert_eq!(beyond(&both), Vec::<String>::new());
     }
 
     #[test]
@@ -281,7 +305,7 @@ mod tests {
             ];
             program.splice(0..0, first);
         }
-        let found = one.beyond_the_jail().unwrap();
+        let found = beyond(&one);
         assert!(found.contains(&"bpf".to_owned()), "{found:?}");
         assert!(
             found.iter().all(|name| name.starts_with("bpf")),
@@ -296,7 +320,7 @@ mod tests {
             vec![step(0xffff, 0, 0, 0)],
             vec![step(0x05, 0, 0, 9)],
         ] {
-            assert!(Installed(vec![program]).beyond_the_jail().is_err());
+            assert!(Installed(vec![program]).beyond_the_jail(Network::Nothing).is_err());
         }
     }
 
@@ -324,6 +348,6 @@ mod tests {
         let child = crate::Spawn::new("/bin/sleep").arg("30").spawn().unwrap();
         let found = Installed::of(child.pid()).unwrap();
         assert_eq!(found.count(), 0);
-        assert!(!found.beyond_the_jail().unwrap().is_empty());
+        assert!(!beyond(&found).is_empty());
     }
 }
