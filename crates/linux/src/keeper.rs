@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, RawFd};
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, open};
@@ -15,8 +15,11 @@ use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
     mount_change, mount_remount, move_mount, open_tree, unmount,
 };
-use rustix::process::{PidfdFlags, getpid, pidfd_open, set_parent_process_death_signal};
-use rustix::thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces};
+use rustix::process::set_parent_process_death_signal;
+use rustix::thread::{
+    LinkNameSpaceType, ThreadNameSpaceType, UnshareFlags, move_into_link_name_space,
+    move_into_thread_name_spaces,
+};
 
 use crate::cgroup::{Kind, Layout};
 use crate::jail::namespaces::unshare;
@@ -117,17 +120,15 @@ pub fn in_mounts_of<T>(
     container: impl AsFd,
     action: impl FnOnce() -> Result<T, String>,
 ) -> Result<T, String> {
-    let own = pidfd_open(getpid(), PidfdFlags::empty()).map_err(|e| failed("pidfd_open", e))?;
-    enter_mounts(container.as_fd())?;
+    // By the namespace itself: this process's own descriptor would lead to where it is by then.
+    let own = File::open("/proc/self/ns/mnt").map_err(|e| failed("/proc/self/ns/mnt", e))?;
+    move_into_thread_name_spaces(container.as_fd(), ThreadNameSpaceType::MOUNT)
+        .map_err(|e| failed("setns to the container's mounts", e))?;
     let done = action();
-    enter_mounts(own.as_fd())?;
+    // The root and the working folder become those of the other mounts too.
+    move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Mount))
+        .map_err(|e| failed("setns back", e))?;
     done
-}
-
-/// The root and the working folder become those of the other mounts too.
-fn enter_mounts(of: BorrowedFd<'_>) -> Result<(), String> {
-    move_into_thread_name_spaces(of, ThreadNameSpaceType::MOUNT)
-        .map_err(|e| failed("setns to the mounts", e))
 }
 
 /// Goes on when whoever started this process ends: for one that cleans up behind it.

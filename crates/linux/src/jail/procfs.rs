@@ -133,9 +133,7 @@ fn close_network(proc: &Path) -> Result<(), String> {
     // By its number: whoever does this may be in another process table.
     let at = proc.join("1/net");
     for entry in std::fs::read_dir(&at).map_err(|e| failed("reading /proc/1/net", e))? {
-        let path = entry
-            .map_err(|e| failed("reading /proc/1/net", e))?
-            .path();
+        let path = entry.map_err(|e| failed("reading /proc/1/net", e))?.path();
         let name = path.file_name().unwrap_or_default();
         if machine::NETWORK.iter().any(|open| name == *open) {
             continue;

@@ -437,20 +437,16 @@ impl Builder {
     /// Closes the inputs, makes scratch and the process file system, and becomes the root.
     pub fn finish(mut self, steps: &mut Vec<Step>) -> Built {
         let mut built = self.finish_parts(steps);
-        steps.push(Step::run(
-            wall::PROC,
-            "processes of the jail only",
-            || {
-                let at = self.bare.path(PROC);
-                match built.texts.take() {
-                    None => procfs::mount_processes(&at),
-                    Some(texts) => {
-                        procfs::mount_whole(&at)?;
-                        texts?.lay_over(&at)
-                    }
+        steps.push(Step::run(wall::PROC, "processes of the jail only", || {
+            let at = self.bare.path(PROC);
+            match built.texts.take() {
+                None => procfs::mount_processes(&at),
+                Some(texts) => {
+                    procfs::mount_whole(&at)?;
+                    texts?.lay_over(&at)
                 }
-            },
-        ));
+            }
+        }));
         steps.push(Step::run(
             wall::ROOT,
             "a root of its own, the host's detached",

@@ -270,7 +270,10 @@ mod tests {
     #[test]
     fn a_sessions_filter_differs_by_its_sockets_alone() {
         let found = beyond(&of(Network::Loopback));
-        assert!(!found.is_empty() && found.iter().all(|name| name == "socket"), "{found:?}");
+        assert!(
+            !found.is_empty() && found.iter().all(|name| name == "socket"),
+            "{found:?}"
+        );
         let narrower = jail().beyond_the_jail(Network::Loopback);
         assert_eq!(narrower.unwrap(), Vec::<String>::new());
     }
@@ -320,7 +323,11 @@ mod tests {
             vec![step(0xffff, 0, 0, 0)],
             vec![step(0x05, 0, 0, 9)],
         ] {
-            assert!(Installed(vec![program]).beyond_the_jail(Network::Nothing).is_err());
+            assert!(
+                Installed(vec![program])
+                    .beyond_the_jail(Network::Nothing)
+                    .is_err()
+            );
         }
     }
 
