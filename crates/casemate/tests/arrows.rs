@@ -23,6 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "casemate-model",
             "casemate-backend",
             "casemate-driver",
+            "casemate-envd",
             "casemate-linux",
         ],
     ),

@@ -9,6 +9,7 @@ macro_rules! files {
 /// What every guest has.
 pub const SHARED: &[(&str, &str)] = files![
     "casemate_guest/__init__.py",
+    "casemate_guest/cells.py",
     "casemate_guest/channel.py",
     "casemate_guest/charts.py",
     "casemate_guest/denied.py",

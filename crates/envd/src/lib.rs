@@ -22,6 +22,7 @@ pub mod interpreter;
 mod json;
 pub mod limits;
 pub mod process;
+pub mod server;
 mod shape;
 pub mod signature;
 pub mod text;

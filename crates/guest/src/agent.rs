@@ -1,10 +1,11 @@
 //! What the agent knows and holds.
 
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use casemate_envd::client::Init;
+use casemate_envd::server::paths::{self, text};
 use casemate_envd::{Code, RpcError};
 
 use crate::config::Config;
@@ -87,15 +88,7 @@ impl Agent {
 
     /// A path as a user means it: absolute, or below the user's home.
     pub(crate) fn resolve(&self, user: &User, path: &str) -> PathBuf {
-        let path = match path {
-            "" => match &self.told().default_workdir {
-                Some(folder) => user.home.join(folder),
-                None => user.home.clone(),
-            },
-            "~" => user.home.clone(),
-            _ => user.home.join(path.strip_prefix("~/").unwrap_or(path)),
-        };
-        cleaned(&path)
+        paths::resolve(&user.home, self.told().default_workdir.as_deref(), path)
     }
 
     /// The folder a process begins in.
@@ -108,7 +101,7 @@ impl Agent {
         if path.is_empty() && !cwd.exists() {
             return Ok("/".into());
         }
-        let what = format!("cwd '{}' does not exist", shown(&cwd));
+        let what = format!("cwd '{}' does not exist", text(&cwd));
         Err(RpcError::new(Code::InvalidArgument, what))
     }
 
@@ -118,7 +111,7 @@ impl Agent {
         user: &User,
         own: &BTreeMap<String, String>,
     ) -> BTreeMap<String, String> {
-        let home = shown(&user.home);
+        let home = text(&user.home);
         let mut all: BTreeMap<String, String> = [
             ("PATH", PATH),
             ("HOME", &home),
@@ -129,7 +122,7 @@ impl Agent {
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect();
         // What a context can import, a script can too.
-        let packages: Vec<String> = self.config.packages.iter().map(|at| shown(at)).collect();
+        let packages: Vec<String> = self.config.packages.iter().map(|at| text(at)).collect();
         if !packages.is_empty() {
             all.insert("PYTHONPATH".to_owned(), packages.join(":"));
         }
@@ -137,19 +130,6 @@ impl Agent {
         all.extend(own.clone());
         all
     }
-}
-
-/// An absolute path without `.`, `..` and empty parts, by its words alone.
-fn cleaned(path: &Path) -> PathBuf {
-    let mut clean = PathBuf::from("/");
-    for part in path.components() {
-        match part {
-            Component::Normal(name) => clean.push(name),
-            Component::ParentDir => drop(clean.pop()),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
-    clean
 }
 
 /// A name that nobody can guess.
@@ -160,26 +140,9 @@ pub(crate) fn random_name() -> Result<String, RpcError> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// A path as text; what is no UTF-8 in it is shown as such.
-pub(crate) fn shown(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn paths_are_cleaned_by_their_words() {
-        for (path, clean) in [
-            ("/home/u/./a//b/", "/home/u/a/b"),
-            ("/home/u/../x", "/home/x"),
-            ("/../../x", "/x"),
-            ("/", "/"),
-        ] {
-            assert_eq!(cleaned(Path::new(path)), Path::new(clean));
-        }
-    }
 
     #[test]
     fn names_differ() {

@@ -2,9 +2,7 @@
 
 mod download;
 mod entry;
-mod gunzip;
 mod metadata;
-mod transfer;
 mod tree;
 mod upload;
 mod watch;
@@ -19,15 +17,17 @@ use casemate_envd::filesystem::{
     WatchResponse, Watcher, WatcherEvents,
 };
 use casemate_envd::process::Empty;
+use casemate_envd::server::query::failed;
 use casemate_envd::{Code, RpcError};
 
 pub(crate) use download::download;
 pub(crate) use upload::{compose, upload};
 
-use crate::agent::{Agent, shown};
+use crate::agent::Agent;
 use crate::blocking::blocking;
-use crate::rpc::{Call, Out};
 use crate::users::{Names, User};
+use casemate_envd::server::paths::text;
+use casemate_envd::server::rpc::{Call, Out};
 use entry::describe;
 
 /// A path of a call, and whose it is.
@@ -75,13 +75,13 @@ pub(crate) async fn make_dir(
         let Asked { user, path, names } = Asked::of(&agent, &call, &request.path)?;
         match std::fs::metadata(&path) {
             Ok(found) if found.is_dir() => {
-                let what = format!("directory already exists: {}", shown(&path));
+                let what = format!("directory already exists: {}", text(&path));
                 return Err(RpcError::new(Code::AlreadyExists, what));
             }
             Ok(_) => {
                 let what = format!(
                     "path already exists but it is not a directory: {}",
-                    shown(&path)
+                    text(&path)
                 );
                 return Err(RpcError::new(Code::InvalidArgument, what));
             }
@@ -120,7 +120,7 @@ pub(crate) async fn list_dir(
         let Asked { path, names, .. } = Asked::of(&agent, &call, &request.path)?;
         let found = std::fs::metadata(&path).map_err(|error| failed(&error, &path))?;
         if !found.is_dir() {
-            let what = format!("path is not a directory: {}", shown(&path));
+            let what = format!("path is not a directory: {}", text(&path));
             return Err(RpcError::new(Code::InvalidArgument, what));
         }
         let entries = tree::list(&path, request.depth.max(1), &names)?;
@@ -203,29 +203,4 @@ fn is_missing(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
     )
-}
-
-/// What the file system says, in the protocol's words.
-fn failed(error: &io::Error, path: &Path) -> RpcError {
-    use io::ErrorKind;
-    let path = shown(path);
-    let (code, what) = match error.kind() {
-        ErrorKind::NotFound | ErrorKind::NotADirectory => {
-            (Code::NotFound, format!("path '{path}' does not exist"))
-        }
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
-            (Code::PermissionDenied, format!("'{path}': {error}"))
-        }
-        ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty => {
-            (Code::AlreadyExists, format!("'{path}': {error}"))
-        }
-        ErrorKind::InvalidInput | ErrorKind::InvalidFilename | ErrorKind::IsADirectory => {
-            (Code::InvalidArgument, format!("'{path}': {error}"))
-        }
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            (Code::ResourceExhausted, format!("'{path}': {error}"))
-        }
-        _ => (Code::Internal, format!("'{path}': {error}")),
-    };
-    RpcError::new(code, what)
 }

@@ -7,32 +7,25 @@ mod jupyter;
 mod kernel;
 mod language;
 mod python;
-mod shown;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::{Response, StatusCode};
-use bytes::Bytes;
-use casemate_envd::interpreter::{Context as Told, ContextRequest, ExecuteRequest, Line};
-use serde::de::DeserializeOwned;
+use casemate_envd::interpreter::{Context as Told, ContextRequest, ExecuteRequest};
+use casemate_envd::server::http;
+use casemate_envd::server::lines::{Refusal, WAITING, answer, parsed};
+use casemate_envd::server::paths::text;
 use tokio::sync::mpsc;
 
-use crate::agent::{Agent, random_name, shown};
-use crate::rpc::{Chunks, plain, read, response};
+use crate::agent::{Agent, random_name};
 use context::{Cell, Context};
 use language::Language;
 
 /// Contexts at the same time.
 const CONTEXTS_MAX: usize = 32;
-/// How long an execution may say nothing before it says that it runs.
-const KEEPALIVE: Duration = Duration::from_secs(5);
-/// Lines that wait for a slow reader. After that the code waits.
-const WAITING: usize = 16;
-
 /// All contexts, the oldest first, and which is the default one of its language.
 #[derive(Default)]
 pub(crate) struct Contexts(Mutex<Inner>);
@@ -43,27 +36,6 @@ struct Inner {
     defaults: BTreeMap<Language, String>,
     /// Whether the default contexts that there are from the beginning have been made.
     begun: bool,
-}
-
-/// Why a request about contexts is not done.
-struct Refusal(StatusCode, String);
-
-impl Refusal {
-    fn bad(what: impl Into<String>) -> Self {
-        Self(StatusCode::BAD_REQUEST, what.into())
-    }
-
-    fn failed(what: impl Into<String>) -> Self {
-        Self(StatusCode::INTERNAL_SERVER_ERROR, what.into())
-    }
-
-    fn unknown(id: &str) -> Self {
-        Self(StatusCode::NOT_FOUND, format!("Context {id} not found"))
-    }
-
-    fn response(&self) -> Response<Body> {
-        plain(self.0, &self.1)
-    }
 }
 
 impl Contexts {
@@ -129,7 +101,7 @@ impl Contexts {
         let told = Told {
             id: random_name().map_err(wrong)?,
             language: language.name().to_owned(),
-            cwd: shown(&cwd),
+            cwd: text(&cwd),
         };
         let mut inner = self.lock();
         if inner.all.len() >= CONTEXTS_MAX {
@@ -153,15 +125,8 @@ impl Contexts {
     }
 }
 
-/// A request's JSON.
-async fn parsed<T: DeserializeOwned>(request: Request) -> Result<T, Refusal> {
-    let bytes = read(request.into_body()).await;
-    let bytes = bytes.map_err(|error| Refusal::bad(error.message))?;
-    serde_json::from_slice(&bytes).map_err(|error| Refusal::bad(error.to_string()))
-}
-
 fn json<T: serde::Serialize>(value: &T) -> Response<Body> {
-    crate::routes::json(StatusCode::OK, value)
+    http::json(StatusCode::OK, value)
 }
 
 fn answered(done: Result<Response<Body>, Refusal>) -> Response<Body> {
@@ -237,34 +202,7 @@ pub(crate) async fn execute(State(agent): State<Arc<Agent>>, request: Request) -
             out: sender,
         };
         context.execute(cell).await.map_err(Refusal::failed)?;
-        let (out, chunks) = mpsc::channel(WAITING);
-        tokio::spawn(pass_on(lines, out));
-        Ok(response(
-            StatusCode::OK,
-            "application/x-ndjson",
-            Body::new(Chunks(chunks)),
-        ))
+        Ok(answer(lines))
     };
     answered(begun.await)
-}
-
-/// Passes lines on, and says that the code runs when it says nothing itself. When nobody reads any more,
-/// neither does this, which interrupts the code.
-async fn pass_on(mut lines: mpsc::Receiver<Line>, out: mpsc::Sender<Bytes>) {
-    let mut clock = tokio::time::interval(KEEPALIVE);
-    clock.reset();
-    loop {
-        let line = tokio::select! {
-            line = lines.recv() => match line {
-                Some(line) => line,
-                None => return,
-            },
-            _ = clock.tick() => Line::Keepalive,
-            () = out.closed() => return,
-        };
-        if out.send(line.write()).await.is_err() {
-            return;
-        }
-        clock.reset();
-    }
 }

@@ -24,7 +24,6 @@ mod metrics;
 mod process;
 mod readiness;
 mod routes;
-mod rpc;
 mod serve;
 mod users;
 

@@ -15,7 +15,7 @@ use casemate_envd::process::{
 use casemate_envd::{Code, RpcError};
 
 use crate::agent::Agent;
-use crate::rpc::{Call, In, Out};
+use casemate_envd::server::rpc::{Call, In, Out};
 use running::{Running, Starting};
 pub(crate) use running::{duplicate, output};
 use stream::subscribe;

@@ -8,11 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use casemate_envd::server::serve::serve;
 use casemate_linux::{handoff, take_fd};
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -24,12 +21,6 @@ use crate::routes::router;
 
 /// Connections at the same time. More wait to be taken.
 const CONNECTIONS: usize = 512;
-/// How long a caller may take over the head of a request, and may keep a connection for the next.
-const HEAD_WITHIN: Duration = Duration::from_secs(640);
-/// Bytes of a request's head.
-const HEAD_MAX: usize = 64 << 10;
-/// Headers of a request.
-const HEADERS_MAX: usize = 128;
 /// How long to wait when there are no more descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -69,18 +60,6 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
-}
-
-async fn serve(stream: UnixStream, router: Router) {
-    let service = TowerToHyperService::new(router);
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
-        .max_buf_size(HEAD_MAX)
-        .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), service);
-    // A caller that breaks its connection off is told nothing.
-    drop(connection.await);
 }
 
 /// Carries a stream on to a port of this machine, each way to its end. Where nobody listens it ends at once.

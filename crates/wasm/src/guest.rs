@@ -57,6 +57,12 @@ impl Guest {
         self.pace = Pace::default();
     }
 
+    /// Begins the next cell of a session.
+    pub(crate) fn begin_cell(&mut self, job: Vec<u8>) {
+        self.wasi.begin_cell(job);
+        self.pace = Pace::default();
+    }
+
     /// Tells what the run uses, when that is due. Memory of a guest never shrinks, so its peak is what it has.
     pub(crate) fn measure(&mut self) -> Result<(), Halt> {
         let clock = &self.wasi.clock;

@@ -2,6 +2,8 @@
 
 /// How the guest's driver is called, every time: one expression, because the reactor parses it anew.
 pub(crate) const DRIVER: &str = "__import__('casemate_guest').main()";
+/// The same for a cell of a session.
+pub(crate) const CELL: &str = "__import__('casemate_guest').cell()";
 
 /// The interpreter's environment; nothing of the host's is in it.
 pub(crate) const GUEST_ENV: [(&str, &str); 5] = [

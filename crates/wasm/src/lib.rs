@@ -2,7 +2,8 @@
 //! in worker processes that are locked down before they touch anything of a guest's.
 //!
 //! `setup` makes the compiled snapshot; `probe`, `lower` and `drive` are the backend as every backend
-//! has them; `worker` is the other process; `wasi` is everything the guest can see.
+//! has them, and `session` is it for sandboxes that live on; `process` and `listen` are the host's side of a worker,
+//! `worker` is that process; `wasi` is everything the guest can see.
 
 #![deny(unsafe_code)]
 #![cfg_attr(
@@ -10,6 +11,7 @@
     allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")
 )]
 
+mod asks;
 mod drive;
 mod guest;
 mod guest_files;
@@ -20,6 +22,8 @@ mod machine;
 mod memory;
 mod module;
 mod probe;
+mod process;
+mod session;
 pub mod setup;
 mod walls;
 mod wasi;
@@ -28,3 +32,4 @@ pub mod worker;
 
 pub use drive::WasmBackend;
 pub use probe::NAME;
+pub use session::WasmSessions;

@@ -102,7 +102,7 @@ impl<'a> Run<'a> {
             Kind::MessageEnd => self.tally.message_end(),
             Kind::File => self.take_file(&payload)?,
             Kind::FileData => self.take_file_data(&payload)?,
-            Kind::Job | Kind::Data | Kind::Start | Kind::Ready | Kind::Armed | Kind::End => {
+            _ => {
                 return Err(lie(format!("a {kind:?} frame in the middle of a run")));
             }
         }

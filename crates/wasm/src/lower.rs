@@ -29,9 +29,8 @@ pub(crate) fn lower(plan: &Plan) -> Result<Lowered<'_>, String> {
         stdin_bytes: plan.stdin.len() as u64,
         files: files.iter().map(|file| wire_file(plan, file)).collect(),
         limits,
-        clock_granularity_us: u64::try_from(plan.clock_granularity.as_micros())
-            .unwrap_or(u64::MAX)
-            .max(1),
+        clock_granularity_us: granularity(plan),
+        session: false,
     };
     Ok(Lowered {
         job,
@@ -39,6 +38,33 @@ pub(crate) fn lower(plan: &Plan) -> Result<Lowered<'_>, String> {
         stdin: &plan.stdin,
         files,
     })
+}
+
+/// The same for a session: its limits and clocks. Its program is not looked at, and it has no inputs.
+pub(crate) fn lower_session(plan: &Plan) -> Result<Lowered<'static>, String> {
+    Ok(Lowered {
+        job: WireJob {
+            job_bytes: 0,
+            stdin_bytes: 0,
+            files: Vec::new(),
+            // Nothing is handed back: its files are asked for.
+            limits: WireLimits {
+                artifacts: 0,
+                artifact_bytes: 0,
+                ..wire_limits(plan)?
+            },
+            clock_granularity_us: granularity(plan),
+            session: true,
+        },
+        driver: Vec::new(),
+        stdin: &[],
+        files: Vec::new(),
+    })
+}
+
+fn granularity(plan: &Plan) -> u64 {
+    let micros = plan.clock_granularity.as_micros();
+    u64::try_from(micros).unwrap_or(u64::MAX).max(1)
 }
 
 fn wire_file(plan: &Plan, file: &PlannedFile) -> WireFile {

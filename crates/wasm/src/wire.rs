@@ -4,6 +4,7 @@
 //! sending. The host bounds every frame before it reads it, decodes totally, and counts what the
 //! limits allow once more by itself.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
 use casemate_model::limit::LimitKind;
@@ -21,8 +22,12 @@ pub(crate) enum Kind {
     Job = 1,
     /// Host to worker: the next bytes of the contents.
     Data = 2,
-    /// Host to worker: run.
+    /// Host to worker: run. A session begins to wait for what follows.
     Start = 3,
+    /// Host to a session: the next cell; what the driver reads of it follows as `Data`.
+    Cell = 4,
+    /// Host to a session: something about its files; what is to be written follows as `Data`.
+    Ask = 5,
     /// Worker to host: locked down, loaded, sealed; the walls.
     Ready = 10,
     /// Worker to host: an instance stands; the walls of this run.
@@ -39,16 +44,22 @@ pub(crate) enum Kind {
     File = 17,
     /// Worker to host: its next bytes.
     FileData = 18,
-    /// Worker to host: how it ended.
+    /// Worker to host: how it ended; of a session, how a cell did.
     End = 19,
+    /// Session to host: a part of what was asked for.
+    AnswerPart = 20,
+    /// Session to host: the last part.
+    AnswerEnd = 21,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        const ALL: [Kind; 13] = [
+        const ALL: [Kind; 17] = [
             Kind::Job,
             Kind::Data,
             Kind::Start,
+            Kind::Cell,
+            Kind::Ask,
             Kind::Ready,
             Kind::Armed,
             Kind::Stdout,
@@ -59,6 +70,8 @@ impl Kind {
             Kind::File,
             Kind::FileData,
             Kind::End,
+            Kind::AnswerPart,
+            Kind::AnswerEnd,
         ];
         ALL.into_iter().find(|kind| *kind as u8 == byte)
     }
@@ -73,6 +86,9 @@ pub(crate) struct WireJob {
     pub(crate) files: Vec<WireFile>,
     pub(crate) limits: WireLimits,
     pub(crate) clock_granularity_us: u64,
+    /// Whether the instance serves cell after cell; then there is no job and no input, and the limits on time and
+    /// output are each cell's.
+    pub(crate) session: bool,
 }
 
 #[cfg(test)]
@@ -97,6 +113,7 @@ impl WireJob {
                 artifact_bytes: 0,
             },
             clock_granularity_us: 1000,
+            session: false,
         }
     }
 }
@@ -160,6 +177,8 @@ pub(crate) struct WireEnd {
     pub(crate) wall_us: u64,
     pub(crate) cpu_us: u64,
     pub(crate) memory_peak_bytes: u64,
+    /// Bytes of files at the end.
+    pub(crate) disk_bytes: u64,
     pub(crate) disk_peak_bytes: u64,
     pub(crate) disk_peak_files: u64,
     pub(crate) open_files_peak: u64,
@@ -185,6 +204,85 @@ pub(crate) enum WireExit {
     Trapped { trap: String },
     /// Something failed on our side.
     Failed { reason: String },
+}
+
+/// The next cell of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WireCell {
+    pub(crate) job_bytes: u64,
+}
+
+/// What is asked about a session's files. Every path is absolute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum WireAsk {
+    /// What is there.
+    Stat { path: String },
+    /// What is in a folder, so many levels deep: at most so many entries.
+    List { path: String, depth: u32, most: u64 },
+    /// A folder and those above it.
+    MakeDir { path: String },
+    /// Another name, and the folders above that.
+    Move { from: String, to: String },
+    /// Nothing there any more, nor in it.
+    Remove { path: String },
+    /// A part of a file.
+    Read { path: String, at: u64, len: u32 },
+    /// A part of a file that is written; its first makes the file anew, and the folders above it.
+    Write {
+        path: String,
+        at: u64,
+        bytes: u64,
+        metadata: Option<BTreeMap<String, String>>,
+    },
+    /// A symbolic link.
+    Link { path: String, target: String },
+}
+
+/// The answer. Bytes of a file follow it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum WireAnswer {
+    /// What there is, and the bytes of the session's files altogether.
+    Entries {
+        entries: Vec<WireEntry>,
+        disk_bytes: u64,
+    },
+    /// A part of a file of so many bytes.
+    Part { size: u64 },
+    /// What the file system says against it.
+    Failed { errno: String },
+    /// More than may be listed at once.
+    TooMany,
+}
+
+/// One entry of the guest's file system.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WireEntry {
+    pub(crate) path: String,
+    pub(crate) is: WireIs,
+    /// What a link leads to, in the end, is.
+    pub(crate) leads_to: Option<(String, WireIs)>,
+    /// What a link says.
+    pub(crate) target: Option<String>,
+    pub(crate) bytes: u64,
+    /// Nanoseconds since 1970.
+    pub(crate) mtime: u64,
+    pub(crate) writable: bool,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) metadata: BTreeMap<String, String>,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum WireIs {
+    File,
+    Folder,
+    Link,
+    #[default]
+    Other,
 }
 
 /// Writes frames.

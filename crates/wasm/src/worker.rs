@@ -17,16 +17,17 @@ use casemate_linux::{Step, take_fd};
 use casemate_model::event::Event;
 use casemate_model::limit::LimitKind;
 
-use crate::guest::MemoryLimit;
-use crate::guest_files::{DRIVER, GUEST_ENV};
+use crate::asks;
+use crate::guest::{Guest, MemoryLimit};
+use crate::guest_files::{CELL, DRIVER, GUEST_ENV};
 use crate::library::Library;
 use crate::machine::{self, GuestSpec, Instance, Machine, THREAD_STACK, TurnEnd};
 use crate::memory::Memories;
 use crate::module;
 use crate::wasi::{Blob, Clock, Errno, Halt, Outlet, Quota, Wasi};
 use crate::wire::{
-    Kind, WireEnd, WireExit, WireFile, WireJob, WireLeft, WireWall, receive, send, send_json,
-    send_split,
+    Kind, WireAsk, WireCell, WireEnd, WireExit, WireFile, WireJob, WireLeft, WireWall, receive,
+    send, send_json, send_split,
 };
 
 /// The argument that makes this program a worker.
@@ -135,6 +136,9 @@ fn run(
     }
     let outlet = Box::new(Channel(channel.clone()));
     machine.give(&mut instance, spec(job, driver, stdin), outlet, |wasi| {
+        if job.session {
+            wasi.tree.make_home()?;
+        }
         place(wasi, files)
     })?;
     send_json(&mut &**channel, Kind::Armed, &armed(job))?;
@@ -144,10 +148,58 @@ fn run(
         _ => return Ok(false),
     }
     instance.store.data_mut().wasi.clock = clock(job);
+    if job.session {
+        serve_cells(machine, channel, &mut instance)?;
+        return Ok(false);
+    }
     let end = machine.turn(&mut instance, DRIVER);
     let reusable = matches!(end, TurnEnd::Returned(_) | TurnEnd::Halted(Halt::Exit(_)));
     report(channel, job, &mut instance, end)?;
     Ok(reusable)
+}
+
+/// Serves one instance cell after cell, and its files in between, until the host has no more of them or a cell leaves
+/// the instance unusable. While it waits it is in one blocking read.
+fn serve_cells(
+    machine: &Machine,
+    channel: &Arc<UnixStream>,
+    instance: &mut Instance,
+) -> anyhow::Result<()> {
+    while let Some((kind, payload)) = receive(&mut &**channel)? {
+        match kind {
+            Kind::Cell => {
+                let cell: WireCell = serde_json::from_slice(&payload)?;
+                let job = contents(channel, cell.job_bytes)?;
+                instance.store.data_mut().begin_cell(job);
+                let end = machine.turn(instance, CELL);
+                let goes_on = matches!(end, TurnEnd::Returned(_));
+                let guest = instance.store.data_mut();
+                let end = measured(guest, end)?;
+                guest.wasi.flush(true)?;
+                send_json(&mut &**channel, Kind::End, &end)?;
+                if !goes_on {
+                    break;
+                }
+            }
+            Kind::Ask => {
+                let ask: WireAsk = serde_json::from_slice(&payload)?;
+                let data = match &ask {
+                    WireAsk::Write { bytes, .. } => contents(channel, *bytes)?,
+                    _ => Vec::new(),
+                };
+                let wasi = &mut instance.store.data_mut().wasi;
+                let now = wasi.now();
+                let (answer, bytes) = asks::answer(&mut wasi.tree, now, &ask, &data);
+                let mut all = serde_json::to_vec(&answer)?;
+                all.push(b'\n');
+                all.extend(bytes);
+                send_split(&mut &**channel, Kind::AnswerPart, &all)?;
+                send(&mut &**channel, Kind::AnswerEnd, &[])?;
+            }
+            other => anyhow::bail!("expected a cell, got {other:?}"),
+        }
+    }
+    Ok(())
 }
 
 fn contents(channel: &Arc<UnixStream>, bytes: u64) -> anyhow::Result<Vec<u8>> {
@@ -215,12 +267,21 @@ fn armed(job: &WireJob) -> Vec<WireWall> {
     ];
     for (name, limit, amount) in capped {
         let wall = format!("limit_{name}");
+        let of_each = matches!(
+            limit,
+            LimitKind::CpuTime | LimitKind::WallTime | LimitKind::OutputBytes
+        );
+        let asked = if job.session && of_each {
+            "a ceiling for each cell"
+        } else {
+            "a ceiling"
+        };
         walls.push(if amount.is_some_and(|amount| amount < u64::MAX) {
-            WireWall::standing(&wall, "a ceiling", show(limit, amount))
+            WireWall::standing(&wall, asked, show(limit, amount))
         } else {
             WireWall {
                 wall,
-                asked: "a ceiling".into(),
+                asked: asked.into(),
                 got: Err("unlimited by choice".into()),
             }
         });
@@ -235,10 +296,18 @@ fn report(
     end: TurnEnd,
 ) -> anyhow::Result<()> {
     let guest = instance.store.data_mut();
+    guest.wasi.close_all();
+    let end = measured(guest, end)?;
+    hand_back(channel, job, &mut guest.wasi)?;
+    guest.wasi.flush(true)?;
+    Ok(send_json(&mut &**channel, Kind::End, &end)?)
+}
+
+/// How a turn ended, and what it used. The limit that ended it is in the log.
+fn measured(guest: &mut Guest, end: TurnEnd) -> anyhow::Result<WireEnd> {
     let (wall_us, cpu_us) = (guest.wasi.clock.elapsed_us(), guest.wasi.clock.cpu_us());
     let memory_peak_bytes = guest.memory_added();
     let wasi = &mut guest.wasi;
-    wasi.close_all();
     let end = match end {
         TurnEnd::Returned(status) => WireExit::Returned { status },
         TurnEnd::Halted(Halt::Exit(code)) => WireExit::Exited { code },
@@ -260,20 +329,18 @@ fn report(
         },
         TurnEnd::Failed(reason) => WireExit::Failed { reason },
     };
-    hand_back(channel, job, wasi)?;
-    wasi.flush(true)?;
-    let end = WireEnd {
+    Ok(WireEnd {
         end,
         wall_us,
         cpu_us,
         memory_peak_bytes,
+        disk_bytes: wasi.tree.quota.bytes,
         disk_peak_bytes: wasi.tree.quota.bytes_peak,
         disk_peak_files: wasi.tree.quota.files_peak,
         open_files_peak: wasi.open_files_peak,
         stdout_bytes: wasi.streams[0].written,
         stderr_bytes: wasi.streams[1].written,
-    };
-    Ok(send_json(&mut &**channel, Kind::End, &end)?)
+    })
 }
 
 /// Sends the files that were left, up to the limits; a limit that cut them is an event.

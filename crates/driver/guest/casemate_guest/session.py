@@ -12,12 +12,9 @@ import threading
 from IPython.core.interactiveshell import InteractiveShell
 
 from . import channel as channels
-from . import display, errors, native, native_shell, runner, shell
+from . import cells, display, errors, native, native_shell, runner, shell
 from .late import AfterImport, Figures
 
-COLUMNS = "e2b/data"
-# Cells of a data frame that is told as columns and values; a larger one is shown as a table only.
-MAX_CELLS = 200_000
 # How long half a line may wait to be seen, in seconds.
 FLUSH_EVERY = 0.1
 
@@ -77,21 +74,6 @@ def _request(fd):
     return None
 
 
-def _environment(changes):
-    """Set variables and return what undoes it."""
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-
-    def undo():
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-    return undo
-
-
 class Session:
     """The interpreter's state between cells."""
 
@@ -109,7 +91,7 @@ class Session:
         sys.argv = [""]
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(line_buffering=True, errors="backslashreplace")
-        sys.meta_path.insert(0, AfterImport("PIL.Image", _show_pictures))
+        sys.meta_path.insert(0, AfterImport("PIL.Image", cells.show_pictures))
         os.register_at_fork(after_in_child=self._in_child)
         self._flusher.start()
 
@@ -122,10 +104,10 @@ class Session:
     def run(self, request):
         """Run one cell and tell how it went."""
         out = self._channel = Channel(self._packets, request.get("max_result_bytes") or channels.DEFAULT_RESULT_BYTES)
-        undo = _environment(request.get("env") or {})
+        undo = cells.environment(request.get("env") or {})
         self._flusher.cell(True)
         try:
-            self._cell(request["code"], request["name"], out)
+            cells.execute(self._shell, self._figures, request["code"], request["name"], out)
         except BaseException as error:
             # Interrupted at the last moment, or ours: either way it is told.
             out.error(*errors.describe(error, request["name"]))
@@ -139,58 +121,13 @@ class Session:
             _exit(0)
         out.end(0)
 
-    def _cell(self, code, name, out):
-        self._figures.bind(lambda mimes: out.display("figure", mimes))
-        self._shell.channel, self._shell.keeps_results = out, True
-        try:
-            error = self._shell.execute(code, name)
-            if error is not None:
-                out.error(*errors.describe(error, name))
-            self._figures.flush_at_end()
-        finally:
-            self._shell.channel = None
-
 
 def _register(formatter):
     """Our representations, and data frames as columns and values besides."""
     display.register_by_name(formatter)
     bundles = formatter.mimebundle_formatter
     for module in ("pandas", "pandas.core.frame"):
-        bundles.for_type_by_name(module, "DataFrame", _frame_bundle)
-
-
-def _frame_bundle(frame):
-    bundle = display._frame_bundle(frame)
-    if frame.size <= MAX_CELLS:
-        bundle[COLUMNS] = _columns(frame)
-    return bundle
-
-
-def _columns(frame):
-    """`{column: [values]}`, times in ISO 8601, what JSON cannot say as text."""
-    from . import tables
-
-    def value(cell):
-        return cell if isinstance(cell, str) else tables.cell(cell)
-
-    columns = {}
-    for position in range(frame.shape[1]):
-        columns[str(frame.columns[position])] = [value(cell) for cell in frame.iloc[:, position].tolist()]
-    return columns
-
-
-def _show_pictures(module):
-    """`image.show()` and `image.save()` of the program show the picture: there is no window to show it in."""
-    save = module.Image.save
-
-    def save_and_show(self, fp, format=None, **params):
-        save(self, fp, format, **params)
-        if not errors.is_library(sys._getframe(1).f_code.co_filename):
-            shell.show(self)
-
-    save_and_show.__doc__, save_and_show.__wrapped__ = save.__doc__, save
-    module.Image.save = save_and_show
-    module.Image.show = lambda self, title=None: shell.show(self)
+        bundles.for_type_by_name(module, "DataFrame", cells.frame_bundle)
 
 
 def main():

@@ -8,28 +8,22 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderValue, Response, StatusCode, header};
 use bytes::Bytes;
+use casemate_envd::server::paths::text;
+use casemate_envd::server::query::{Coding, FileQuery, Refusal, coding};
+use casemate_envd::server::rpc::response;
 use casemate_envd::signature::Operation;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_util::stream::unfold;
 use rustix::fs::OFlags;
 
-use super::transfer::{FileQuery, Refusal};
-use crate::agent::{Agent, shown};
+use crate::agent::Agent;
 use crate::blocking::blocking;
-use crate::rpc::response;
 
 /// Bytes that are read at once.
 const STEP: usize = 256 << 10;
-
-/// How a file is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Coding {
-    Identity,
-    Gzip,
-}
 
 /// A file that is being sent.
 struct Sending {
@@ -50,10 +44,10 @@ pub(crate) async fn download(State(agent): State<Arc<Agent>>, request: Request) 
 
 async fn sent(agent: Arc<Agent>, request: Request) -> Result<Response<Body>, Refusal> {
     let query = FileQuery::of(request.uri())?;
-    query.admit(&agent, request.headers(), Operation::Read)?;
-    let user = query.user(&agent)?;
+    query.admit(agent.token().as_deref(), request.headers(), Operation::Read)?;
+    let user = agent.user(query.user())?;
     let coding = coding(request.headers()).ok_or_else(Refusal::not_acceptable)?;
-    let path = query.target(&agent, &user);
+    let path = agent.resolve(&user, query.path.as_deref().unwrap_or_default());
     let opened = blocking(move || Ok(open(&path))).await?;
     let (sending, size) = opened?;
     Ok(answer(sending, size, coding))
@@ -74,7 +68,7 @@ fn open(path: &Path) -> Result<(Sending, Option<u64>), Refusal> {
         return Err(wrong(&io::ErrorKind::IsADirectory.into()));
     }
     if !found.is_file() {
-        let what = format!("path '{}' is not a regular file", shown(path));
+        let what = format!("path '{}' is not a regular file", text(path));
         return Err(Refusal::bad(what));
     }
     // What the kernel makes up when it is read has no size; then the beginning tells whether it is empty.
@@ -191,53 +185,4 @@ fn step(file: &mut File, want: usize) -> io::Result<Bytes> {
     let mut buffer = Vec::with_capacity(want);
     file.take(want as u64).read_to_end(&mut buffer)?;
     Ok(buffer.into())
-}
-
-/// How a caller wants it: compressed when nothing else is asked for.
-fn coding(headers: &HeaderMap) -> Option<Coding> {
-    let Some(accepted) = headers.get(header::ACCEPT_ENCODING) else {
-        return Some(Coding::Identity);
-    };
-    let accepted = accepted.to_str().unwrap_or_default().to_ascii_lowercase();
-    let mut only_gzip = !accepted.trim().is_empty();
-    let (mut gzip, mut identity) = (false, true);
-    for part in accepted.split(',') {
-        let (name, parameters) = part.split_once(';').unwrap_or((part, ""));
-        let quality = parameters.trim().strip_prefix("q=").map(str::trim);
-        let wanted = quality.is_none_or(|q| q.parse::<f32>().is_ok_and(|q| q > 0.0));
-        match (name.trim(), wanted) {
-            ("gzip", wanted) => gzip = wanted,
-            ("identity" | "*", false) => identity = false,
-            (_, true) => only_gzip = false,
-            _ => {}
-        }
-    }
-    match (gzip, identity) {
-        (true, _) if only_gzip => Some(Coding::Gzip),
-        (_, true) => Some(Coding::Identity),
-        (true, false) => Some(Coding::Gzip),
-        (false, false) => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_is_compressed_for_who_asks_for_nothing_else() {
-        let of = |text: &str| {
-            let value = HeaderValue::from_str(text).unwrap();
-            coding(&[(header::ACCEPT_ENCODING, value)].into_iter().collect())
-        };
-        assert_eq!(coding(&HeaderMap::new()), Some(Coding::Identity));
-        assert_eq!(of("gzip"), Some(Coding::Gzip));
-        assert_eq!(of("gzip;q=1.0, identity;q=0"), Some(Coding::Gzip));
-        assert_eq!(of("gzip, deflate, br"), Some(Coding::Identity));
-        assert_eq!(of("identity"), Some(Coding::Identity));
-        assert_eq!(of(""), Some(Coding::Identity));
-        assert_eq!(of("br, *;q=0, gzip"), Some(Coding::Gzip));
-        assert_eq!(of("br, identity;q=0"), None);
-        assert_eq!(of("gzip;q=0, *;q=0"), None);
-    }
 }

@@ -8,8 +8,8 @@ use std::path::Path;
 use casemate_envd::filesystem::{EntryInfo, FileType, Timestamp};
 
 use super::metadata;
-use crate::agent::shown;
 use crate::users::Names;
+use casemate_envd::server::paths::{name, text};
 
 /// What is at a path. Of a link, the type and the mode are those of what it leads to.
 pub(super) fn describe(path: &Path, names: &Names) -> io::Result<EntryInfo> {
@@ -23,7 +23,7 @@ pub(super) fn describe(path: &Path, names: &Names) -> io::Result<EntryInfo> {
     Ok(EntryInfo {
         name: name(path),
         r#type: seen.map_or(FileType::Unspecified, kind).into(),
-        path: shown(path),
+        path: text(path),
         size: i64::try_from(own.size()).unwrap_or(i64::MAX),
         mode: seen.map_or(0, |seen| seen.mode() & 0o777),
         permissions: permissions(&own),
@@ -36,12 +36,6 @@ pub(super) fn describe(path: &Path, names: &Names) -> io::Result<EntryInfo> {
         symlink_target: is_link.then(|| leads_to(path)),
         metadata: metadata::read(path),
     })
-}
-
-/// The last part of a path: `/` has none but itself.
-pub(super) fn name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or(path.as_os_str());
-    name.to_string_lossy().into_owned()
 }
 
 fn kind(found: &Metadata) -> FileType {
@@ -58,7 +52,7 @@ fn kind(found: &Metadata) -> FileType {
 /// Where a link leads in the end, or what it says where that is not there.
 fn leads_to(path: &Path) -> String {
     let end = std::fs::canonicalize(path).or_else(|_| std::fs::read_link(path));
-    end.map(|end| shown(&end)).unwrap_or_default()
+    end.map(|end| text(&end)).unwrap_or_default()
 }
 
 /// The mode as text, in the letters that the protocol's first server used.
@@ -131,7 +125,7 @@ mod tests {
         assert_eq!(entry.r#type, i32::from(FileType::File));
         assert_eq!(entry.permissions, "Lrwxrwxrwx");
         let end = std::fs::canonicalize(&file).unwrap();
-        assert_eq!(entry.symlink_target, Some(shown(&end)));
+        assert_eq!(entry.symlink_target, Some(text(&end)));
         let entry = described(&lost);
         assert_eq!((entry.r#type, entry.mode), (0, 0));
         assert_eq!(entry.symlink_target.as_deref(), Some("nowhere"));

@@ -4,12 +4,10 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use axum::http::HeaderMap;
 use rustix::fs::{XattrFlags, flistxattr, fremovexattr, fsetxattr, getxattr, listxattr};
 
 /// The names of ours among the attributes.
 const PREFIX: &str = "user.e2b.";
-const HEADER: &str = "x-metadata-";
 /// Bytes of all keys and values.
 const BYTES_MAX: usize = 4096;
 /// Bytes of the names of all attributes that are looked at.
@@ -56,50 +54,9 @@ pub(super) fn replace(file: impl AsFd, new: &BTreeMap<String, String>) -> rustix
     Ok(())
 }
 
-/// What the headers of an upload say.
-pub(super) fn of_headers(headers: &HeaderMap) -> Result<BTreeMap<String, String>, String> {
-    let mut found = BTreeMap::new();
-    let mut bytes = 0;
-    for (name, value) in headers {
-        let Some(key) = name.as_str().strip_prefix(HEADER) else {
-            continue;
-        };
-        let printable = |byte: &u8| (0x20..0x7f).contains(byte);
-        if key.is_empty() || !value.as_bytes().iter().all(printable) {
-            return Err(format!("metadata '{key}' is not printable ASCII"));
-        }
-        let value = value.to_str().map_err(|error| error.to_string())?;
-        bytes += key.len() + value.len();
-        found.insert(key.to_owned(), value.to_owned());
-    }
-    if bytes > BYTES_MAX {
-        return Err(format!("metadata has at most {BYTES_MAX} bytes"));
-    }
-    Ok(found)
-}
-
 #[cfg(test)]
 mod tests {
-    use axum::http::{HeaderName, HeaderValue};
-
     use super::*;
-
-    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        let pair = |(name, value): &(&'static str, &str)| {
-            let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
-            (HeaderName::from_static(name), value)
-        };
-        pairs.iter().map(pair).collect()
-    }
-
-    #[test]
-    fn headers_are_metadata_in_lower_case_and_bounded() {
-        let found = of_headers(&headers(&[("x-metadata-author", "mish"), ("accept", "x")]));
-        assert_eq!(found, Ok([("author".to_owned(), "mish".to_owned())].into()));
-        assert!(of_headers(&headers(&[("x-metadata-a", "caf\u{e9}")])).is_err());
-        let long = "x".repeat(BYTES_MAX);
-        assert!(of_headers(&headers(&[("x-metadata-a", &long)])).is_err());
-    }
 
     #[test]
     fn attributes_are_replaced_as_a_whole() {

@@ -13,8 +13,8 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 
 use super::entry::describe;
 use super::failed;
-use crate::agent::shown;
 use crate::users::Names;
+use casemate_envd::server::paths::text;
 
 /// Folders below one that is watched.
 const FOLDERS_MAX: usize = 8192;
@@ -70,7 +70,7 @@ impl Watch {
     ) -> Result<Self, RpcError> {
         let found = std::fs::metadata(&root).map_err(|error| failed(&error, &root))?;
         if !found.is_dir() {
-            let what = format!("path is not a directory: {}", shown(&root));
+            let what = format!("path is not a directory: {}", text(&root));
             return Err(RpcError::new(Code::InvalidArgument, what));
         }
         if !request.allow_network_mounts {
@@ -234,7 +234,7 @@ impl Watch {
             .then(|| describe(&self.root.join(path), &self.names).ok())
             .flatten();
         FilesystemEvent {
-            name: shown(path),
+            name: text(path),
             r#type: kind.into(),
             entry,
         }
@@ -264,7 +264,7 @@ fn cannot(error: rustix::io::Errno, path: &Path) -> RpcError {
     match error {
         Errno::NOSPC | Errno::MFILE | Errno::NFILE => RpcError::new(
             Code::ResourceExhausted,
-            format!("'{}': too many folders are watched", shown(path)),
+            format!("'{}': too many folders are watched", text(path)),
         ),
         error => failed(&error.into(), path),
     }
@@ -279,7 +279,7 @@ fn refuse_networks(path: &Path) -> Result<(), RpcError> {
         Some((_, name)) => {
             let what = format!(
                 "cannot watch '{}': {name} is a network file system",
-                shown(path)
+                text(path)
             );
             Err(RpcError::new(Code::InvalidArgument, what))
         }

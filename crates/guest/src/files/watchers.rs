@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use super::watch::Watch;
 use crate::blocking::blocking;
 use crate::readiness::watched;
-use crate::rpc::{Call, Out};
+use casemate_envd::server::rpc::{Call, Out};
 
 /// Watchers at the same time.
 const WATCHERS_MAX: usize = 128;

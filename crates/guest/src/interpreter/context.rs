@@ -8,13 +8,14 @@ use std::time::Duration;
 use casemate_backend::contract::Signal;
 use casemate_driver::{Message, decode};
 use casemate_envd::interpreter::{Context as Told, Line};
-use casemate_envd::text::Utf8;
+use casemate_envd::server::lines::Printed;
+use casemate_envd::server::shown::shown;
 use casemate_linux::Exit;
+use casemate_model::result::Origin;
 use tokio::sync::{mpsc, oneshot};
 
 use super::kernel::{CellRequest, Event, Kernel, Recipe};
 use super::language::Language;
-use super::shown::shown;
 use crate::agent::Agent;
 use crate::users::User;
 
@@ -278,8 +279,7 @@ fn how(exit: Exit) -> String {
 /// The lines of one cell.
 struct Telling<'a> {
     out: &'a mpsc::Sender<Line>,
-    stdout: Utf8,
-    stderr: Utf8,
+    printed: Printed,
     /// The first error counts.
     failed: bool,
 }
@@ -288,8 +288,7 @@ impl<'a> Telling<'a> {
     fn new(out: &'a mpsc::Sender<Line>) -> Self {
         Self {
             out,
-            stdout: Utf8::default(),
-            stderr: Utf8::default(),
+            printed: Printed::default(),
             failed: false,
         }
     }
@@ -328,7 +327,10 @@ impl<'a> Telling<'a> {
     async fn message(&mut self, message: Message) -> Option<Ended> {
         match message {
             Message::Signal(Signal::Displayed(displayed)) => {
-                self.send(Line::Result(Box::new(shown(displayed)))).await;
+                let is_main = displayed.origin == Origin::Expression;
+                let forms = displayed.representations.into_iter();
+                let shown = shown(is_main, forms.map(|form| (form.mime, form.content)));
+                self.send(Line::Result(Box::new(shown))).await;
             }
             Message::Signal(Signal::Error(error)) if !self.failed => {
                 self.failed = true;
@@ -354,32 +356,15 @@ impl<'a> Telling<'a> {
     }
 
     async fn printed(&mut self, stdout: &[u8], stderr: &[u8]) {
-        let (stdout, stderr) = (self.stdout.push(stdout), self.stderr.push(stderr));
-        self.texts(stdout, stderr).await;
+        for line in self.printed.push(stdout, stderr) {
+            self.send(line).await;
+        }
     }
 
     /// What was held back, at the end.
     async fn finish(&mut self) {
-        let (stdout, stderr) = (self.stdout.finish(), self.stderr.finish());
-        self.texts(stdout, stderr).await;
-    }
-
-    async fn texts(&self, stdout: String, stderr: String) {
-        let timestamp = jiff::Timestamp::now().to_string();
-        if !stdout.is_empty() {
-            let timestamp = timestamp.clone();
-            self.send(Line::Stdout {
-                text: stdout,
-                timestamp,
-            })
-            .await;
-        }
-        if !stderr.is_empty() {
-            self.send(Line::Stderr {
-                text: stderr,
-                timestamp,
-            })
-            .await;
+        for line in self.printed.finish() {
+            self.send(line).await;
         }
     }
 

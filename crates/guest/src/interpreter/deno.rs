@@ -23,9 +23,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::jupyter::{self, Requests, Said};
 use super::kernel::{CellRequest, Command, Event};
-use crate::agent::{random_name, shown};
+use crate::agent::random_name;
 use crate::config::Config;
 use crate::users::User;
+use casemate_envd::server::paths::text;
 
 /// Prepares a context: the variables of one cell, the mark behind it, output of Node's in the order of the rest, and
 /// `require`, which other kernels have.
@@ -81,9 +82,9 @@ pub(super) fn command(config: &Config) -> Result<Command, RpcError> {
                     `./dev serve` fetches it, and `casemate serve --deno FILE` takes one that is there";
         RpcError::new(Code::Unimplemented, what)
     })?;
-    let folder = shown(&std::env::temp_dir().join(".deno"));
+    let folder = text(&std::env::temp_dir().join(".deno"));
     let argv = [
-        &*shown(&program),
+        &*text(&program),
         "jupyter",
         "--kernel",
         "--conn",

@@ -7,8 +7,9 @@ use casemate_driver::guest::{NATIVE, SHARED};
 use casemate_envd::{Code, RpcError};
 
 use super::kernel::Command;
-use crate::agent::{random_name, shown};
+use crate::agent::random_name;
 use crate::config::Config;
+use casemate_envd::server::paths::text;
 
 /// Where the driver lies below a folder of packages.
 const DRIVER: &str = "casemate_guest/session.py";
@@ -19,13 +20,13 @@ pub(super) fn command(config: &Config) -> Result<Command, RpcError> {
     if !folders.iter().any(|folder| folder.join(DRIVER).is_file()) {
         folders.push(unpacked()?);
     }
-    let folders: Vec<String> = folders.iter().map(|folder| shown(folder)).collect();
+    let folders: Vec<String> = folders.iter().map(|folder| text(folder)).collect();
     let list = serde_json::to_string(&folders).unwrap_or_default();
     // A list of texts is written in Python as it is in JSON.
     let boot = format!(
         "import sys; sys.path.extend({list}); from casemate_guest.session import main; main()"
     );
-    let mut argv = vec![shown(&config.python), "-I".to_owned(), "-B".to_owned()];
+    let mut argv = vec![text(&config.python), "-I".to_owned(), "-B".to_owned()];
     if !config.packages.is_empty() {
         // Everything is in the folders that were named.
         argv.push("-S".to_owned());

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::running::Running;
-use crate::rpc::{Call, Out};
+use casemate_envd::server::rpc::{Call, Out};
 
 /// Messages that wait for a slow listener. After that the process waits.
 const WAITING: usize = 8;

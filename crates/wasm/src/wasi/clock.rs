@@ -15,6 +15,10 @@ const MONOTONIC_START: Duration = Duration::from_secs(100_000);
 #[derive(Debug, Clone)]
 pub(crate) struct Clock {
     granularity: Duration,
+    /// When the guest's own clocks began.
+    begun: Instant,
+    cpu_begun: Duration,
+    /// Since when what is allowed is counted.
     started: Instant,
     cpu_started: Duration,
     wall_allowed: Option<Duration>,
@@ -30,14 +34,23 @@ impl Clock {
         cpu_allowed: Option<Duration>,
         cpu_millis: u32,
     ) -> Self {
+        let (started, cpu_started) = (Instant::now(), thread_cpu_time().unwrap_or_default());
         Self {
             granularity: granularity.max(Duration::from_nanos(1)),
-            started: Instant::now(),
-            cpu_started: thread_cpu_time().unwrap_or_default(),
+            begun: started,
+            cpu_begun: cpu_started,
+            started,
+            cpu_started,
             wall_allowed,
             cpu_allowed,
             cpu_millis,
         }
+    }
+
+    /// Counts what is allowed from now on. The guest's own clocks go on.
+    pub(crate) fn begin_again(&mut self) {
+        self.started = Instant::now();
+        self.cpu_started = thread_cpu_time().unwrap_or_default();
     }
 
     /// Microseconds since the start, for events.
@@ -51,10 +64,7 @@ impl Clock {
     }
 
     fn cpu(&self) -> Duration {
-        // A clock that cannot be read counts as spent: the guest stops rather than run unmeasured.
-        thread_cpu_time()
-            .unwrap_or(Duration::MAX)
-            .saturating_sub(self.cpu_started)
+        cpu_since(self.cpu_started)
     }
 
     /// Time until the wall deadline, or none without one.
@@ -89,8 +99,8 @@ impl Clock {
             0 => SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .unwrap_or_default(),
-            1 => MONOTONIC_START + self.started.elapsed(),
-            2 | 3 => self.cpu(),
+            1 => MONOTONIC_START + self.begun.elapsed(),
+            2 | 3 => cpu_since(self.cpu_begun),
             _ => return None,
         };
         Some(self.round(exact))
@@ -105,6 +115,12 @@ impl Clock {
     pub(crate) fn resolution(&self) -> u64 {
         u64::try_from(self.granularity.as_nanos()).unwrap_or(u64::MAX)
     }
+}
+
+fn cpu_since(then: Duration) -> Duration {
+    // A clock that cannot be read counts as spent: the guest stops rather than run unmeasured.
+    let now = thread_cpu_time().unwrap_or(Duration::MAX);
+    now.saturating_sub(then)
 }
 
 fn over(limit: LimitKind, allowed: Option<Duration>, seen: Duration) -> Result<(), Halt> {
@@ -154,6 +170,16 @@ mod tests {
             ),
             "{halt:?}"
         );
+    }
+
+    #[test]
+    fn what_is_allowed_is_counted_anew_and_the_guests_clocks_go_on() {
+        let mut clock = Clock::start(Duration::from_nanos(1), None, None, 1000);
+        std::thread::sleep(Duration::from_millis(20));
+        let before = clock.read(1).unwrap();
+        clock.begin_again();
+        assert!(clock.elapsed_us() < 20_000);
+        assert!(clock.read(1).unwrap() >= before);
     }
 
     #[test]

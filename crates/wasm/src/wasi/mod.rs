@@ -22,10 +22,11 @@ use casemate_model::limit::LimitKind;
 
 pub(crate) use calls::link;
 pub(crate) use clock::Clock;
+use errno::Stop;
 pub(crate) use errno::{Errno, Halt};
 pub(crate) use log::EventLog;
 pub(crate) use table::Table;
-pub(crate) use tree::{Base, Blob, Ino, Quota, Tree};
+pub(crate) use tree::{Base, Blob, Ino, Kind, Quota, Spot, Tree};
 
 /// Events passed on at once: few enough that they fit one frame whatever their texts.
 pub(crate) const EVENT_BATCH: usize = 200;
@@ -96,6 +97,8 @@ pub(crate) struct Wasi {
     result_bytes: u64,
     open_files_allowed: u64,
     outlet: Box<dyn Outlet>,
+    /// Whether more output than is allowed is refused, rather than the guest stopped.
+    refuses_output: bool,
 }
 
 impl Wasi {
@@ -120,7 +123,19 @@ impl Wasi {
             result_bytes: 0,
             open_files_allowed: spec.open_files_allowed,
             outlet: spec.outlet,
+            refuses_output: false,
         })
+    }
+
+    /// Begins the next cell of a session: what its driver reads, and everything that is counted for one cell.
+    pub(crate) fn begin_cell(&mut self, job: Vec<u8>) {
+        self.job = job;
+        self.clock.begin_again();
+        self.log = EventLog::new();
+        self.streams = [Stream::default(); 2];
+        self.result_bytes = 0;
+        self.refuses_output = true;
+        (self.tree.quota.bytes_refused, self.tree.quota.files_refused) = (None, None);
     }
 
     /// Notes an event at this moment.
@@ -201,8 +216,9 @@ impl Wasi {
         self.outlet.message(bytes)
     }
 
-    /// Passes bytes of an output stream on, up to the limit, which ends the run.
-    fn emit(&mut self, number: u32, bytes: &[u8]) -> Result<(), Halt> {
+    /// Passes bytes of an output stream on, up to the limit, which ends a run. A cell gets an error: what other cells
+    /// left is worth more than the end of a text.
+    fn emit(&mut self, number: u32, bytes: &[u8]) -> Result<(), Stop> {
         let stream = &mut self.streams[usize::from(number == 2)];
         let room = self.output_allowed.saturating_sub(stream.written);
         stream.written += bytes.len() as u64;
@@ -214,11 +230,15 @@ impl Wasi {
         if fits < bytes.len() {
             let (limit, allowed) = (LimitKind::OutputBytes, self.output_allowed);
             self.log_limit(limit, allowed, seen);
-            return Err(Halt::Limit {
+            if self.refuses_output {
+                return Err(Errno::NoSpc.into());
+            }
+            let halt = Halt::Limit {
                 limit,
                 allowed,
                 seen,
-            });
+            };
+            return Err(halt.into());
         }
         Ok(())
     }

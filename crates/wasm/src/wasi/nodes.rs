@@ -71,6 +71,8 @@ pub(crate) struct Node {
     pub(crate) writable: bool,
     /// Nanoseconds since 1970.
     pub(crate) mtime: u64,
+    /// What was said about it when it was uploaded.
+    pub(crate) metadata: BTreeMap<String, String>,
     /// Names that point here.
     pub(super) links: u32,
     /// Descriptors that are open on it.
@@ -86,6 +88,7 @@ impl Node {
             parent,
             writable,
             mtime: 0,
+            metadata: BTreeMap::new(),
             links: 1,
             opens: 0,
             counted: false,

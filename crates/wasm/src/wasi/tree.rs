@@ -94,6 +94,29 @@ impl Tree {
         self.root
     }
 
+    /// Makes the home of a session's user.
+    pub(crate) fn make_home(&mut self) -> Result<(), Errno> {
+        let homes = self.attach(self.root, "home", Kind::Dir(BTreeMap::new()), false)?;
+        let home = Kind::Dir(BTreeMap::new());
+        self.attach(homes, "user", home, true).map(drop)
+    }
+
+    /// The path of a folder, from its root.
+    pub(crate) fn path_of(&self, dir: Ino) -> Result<String, Errno> {
+        let mut names = Vec::new();
+        let mut at = dir;
+        while at != self.root {
+            let parent = self.parent(at)?;
+            let mut entries = self.entries(parent)?.iter();
+            // One that nothing leads to any more has no path.
+            let name = entries.find(|(_, ino)| **ino == at);
+            names.push(name.ok_or(Errno::NoEnt)?.0.as_str());
+            at = parent;
+        }
+        names.reverse();
+        Ok(format!("/{}", names.join("/")))
+    }
+
     pub(crate) fn node(&self, ino: Ino) -> Result<&Node, Errno> {
         let index = ino as usize;
         match index.checked_sub(self.base.nodes.len()) {
@@ -261,7 +284,8 @@ impl Tree {
         Ok(names)
     }
 
-    fn writable_dir(&self, dir: Ino) -> Result<(), Errno> {
+    /// Whether names may be made and removed in a folder.
+    pub(crate) fn writable_dir(&self, dir: Ino) -> Result<(), Errno> {
         self.entries(dir)?;
         if self.node(dir)?.writable {
             Ok(())

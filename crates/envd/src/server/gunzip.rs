@@ -10,7 +10,7 @@ use futures_util::{Stream, StreamExt};
 const STEP: usize = 2 << 10;
 
 /// Any body, and what goes wrong with it, in words.
-pub(super) type Parts = std::pin::Pin<Box<dyn Stream<Item = Result<Bytes, String>> + Send>>;
+pub type Parts = std::pin::Pin<Box<dyn Stream<Item = Result<Bytes, String>> + Send>>;
 
 struct Gunzip {
     from: Parts,
@@ -20,7 +20,7 @@ struct Gunzip {
 }
 
 /// Decompresses gzip as it comes.
-pub(super) fn gunzip(from: Parts) -> Parts {
+pub fn gunzip(from: Parts) -> Parts {
     let state = Gunzip {
         from,
         left: Bytes::new(),

@@ -2,24 +2,24 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use casemate_envd::interpreter::Shown;
-use casemate_model::result::{Displayed, Origin, Representation};
 use serde_json::value::RawValue;
+
+use crate::interpreter::Shown;
 
 /// A chart as data.
 const CHART: &str = "application/vnd.casemate.chart+json";
 /// A data frame as columns and values.
 const COLUMNS: &str = "e2b/data";
 
-/// Puts each form where SDKs look for it. A form that is not what its type says is left out.
-pub(super) fn shown(displayed: Displayed) -> Shown {
+/// Puts each form, a media type and its content, where SDKs look for it. A form that is not what its type says is
+/// left out.
+pub fn shown(is_main_result: bool, forms: impl IntoIterator<Item = (String, Vec<u8>)>) -> Shown {
     let mut shown = Shown {
-        is_main_result: displayed.origin == Origin::Expression,
+        is_main_result,
         ..Shown::default()
     };
     let mut extra = serde_json::Map::new();
-    for form in displayed.representations {
-        let Representation { mime, content } = form;
+    for (mime, content) in forms {
         match mime.as_str() {
             "text/plain" => shown.text = Some(unquoted(text(content))),
             "text/html" => shown.html = Some(text(content)),
@@ -80,26 +80,17 @@ fn other(mime: &str, content: Vec<u8>) -> serde_json::Value {
 mod tests {
     use super::*;
 
-    fn of(origin: Origin, forms: &[(&str, &[u8])]) -> String {
-        let representations = forms
-            .iter()
-            .map(|(mime, content)| Representation {
-                mime: (*mime).to_owned(),
-                content: content.to_vec(),
-            })
-            .collect();
-        let displayed = Displayed {
-            origin,
-            representations,
-        };
-        serde_json::to_string(&shown(displayed)).unwrap()
+    fn of(is_main_result: bool, forms: &[(&str, &[u8])]) -> String {
+        let forms = forms.iter();
+        let forms = forms.map(|(mime, content)| ((*mime).to_owned(), content.to_vec()));
+        serde_json::to_string(&shown(is_main_result, forms)).unwrap()
     }
 
     #[test]
     fn every_type_has_its_place() {
         assert_eq!(
             of(
-                Origin::Expression,
+                true,
                 &[
                     ("text/plain", b"'it\\'s'"),
                     ("image/png", b"\x89P"),
@@ -116,7 +107,7 @@ mod tests {
     fn other_types_go_together() {
         assert_eq!(
             of(
-                Origin::Display,
+                false,
                 &[
                     ("a/b", b"text"),
                     ("c/d", b"\xff"),
@@ -130,7 +121,7 @@ mod tests {
     #[test]
     fn json_that_is_none_is_left_out() {
         assert_eq!(
-            of(Origin::Figure, &[("application/json", b"{")]),
+            of(false, &[("application/json", b"{")]),
             r#"{"is_main_result":false}"#
         );
     }

@@ -1,4 +1,4 @@
-//! The Connect protocol on the agent's side: unary calls and streams, in both codecs.
+//! The Connect protocol on the server's side: unary calls and streams, in both codecs.
 
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -10,8 +10,6 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Request, Response, StatusCode, header};
 use base64::Engine as _;
 use bytes::{Bytes, BytesMut};
-use casemate_envd::envelope::{self, Envelope, Envelopes};
-use casemate_envd::{Code, Codec, KEEPALIVE_HEADER, RpcError, TIMEOUT_HEADER};
 use http_body_util::BodyExt;
 use hyper::body::Frame;
 use prost::Message;
@@ -19,7 +17,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use crate::agent::Agent;
+use crate::envelope::{self, Envelope, Envelopes};
+use crate::{Code, Codec, KEEPALIVE_HEADER, RpcError, TIMEOUT_HEADER};
 
 /// Bytes of a request.
 const REQUEST_MAX: usize = 8 << 20;
@@ -30,17 +29,19 @@ const KEEPALIVE: Duration = Duration::from_secs(90);
 
 /// What a caller says about a call, beside the request.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Call {
+pub struct Call {
     /// The user it is for.
-    pub(crate) user: Option<String>,
+    pub user: Option<String>,
     /// How often a stream is to say that it lives.
-    pub(crate) keepalive: Option<Duration>,
+    pub keepalive: Option<Duration>,
     /// How long it may take.
-    pub(crate) timeout: Option<Duration>,
+    pub timeout: Option<Duration>,
 }
 
 impl Call {
-    fn of(headers: &HeaderMap) -> Self {
+    /// What the headers of a request say.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let number = |name| text(name).and_then(|text| text.parse::<u64>().ok());
         Self {
@@ -51,7 +52,7 @@ impl Call {
     }
 
     /// A clock that ticks whenever a stream has to say that it lives.
-    pub(crate) fn clock(&self) -> tokio::time::Interval {
+    pub fn clock(&self) -> tokio::time::Interval {
         let every = self.keepalive.unwrap_or(KEEPALIVE).min(KEEPALIVE);
         let mut clock = tokio::time::interval(every);
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -60,7 +61,7 @@ impl Call {
     }
 
     /// When the call is late, if it can be.
-    pub(crate) async fn late(&self) {
+    pub async fn late(&self) {
         match self.timeout {
             Some(timeout) => tokio::time::sleep(timeout).await,
             None => std::future::pending().await,
@@ -83,10 +84,10 @@ fn basic(text: &str) -> Option<String> {
 }
 
 /// Answers a unary call.
-pub(crate) async fn unary<Q, A, F>(
-    agent: Arc<Agent>,
+pub async fn unary<S, Q, A, F>(
+    server: Arc<S>,
     request: Request<Body>,
-    method: impl FnOnce(Arc<Agent>, Call, Q) -> F,
+    method: impl FnOnce(Arc<S>, Call, Q) -> F,
 ) -> Response<Body>
 where
     Q: Message + Default + DeserializeOwned,
@@ -104,7 +105,7 @@ where
         uncompressed(&parts.headers)?;
         let bytes = read(body).await?;
         let request = codec.decode_ours(&bytes).map_err(malformed)?;
-        method(agent, Call::of(&parts.headers), request).await
+        method(server, Call::of(&parts.headers), request).await
     };
     match answer.await {
         Ok(answer) => response(StatusCode::OK, codec.unary(), codec.encode(&answer)),
@@ -126,10 +127,10 @@ fn no_stream() -> Response<Body> {
 }
 
 /// Answers a call with a stream, which the method fills.
-pub(crate) async fn stream<Q, A, F>(
-    agent: Arc<Agent>,
+pub async fn stream<S, Q, A, F>(
+    server: Arc<S>,
     request: Request<Body>,
-    method: impl FnOnce(Arc<Agent>, Call, Q, Out<A>) -> F,
+    method: impl FnOnce(Arc<S>, Call, Q, Out<A>) -> F,
 ) -> Response<Body>
 where
     Q: Message + Default + DeserializeOwned,
@@ -146,7 +147,7 @@ where
         Err(error) => return response(StatusCode::OK, codec.stream(), envelope::end(Some(error))),
     };
     let sender = out.sender.clone();
-    let filled = method(agent, Call::of(&parts.headers), request, out);
+    let filled = method(server, Call::of(&parts.headers), request, out);
     tokio::spawn(async move {
         let end = envelope::end(filled.await.err());
         // A reader that has gone needs no end.
@@ -156,10 +157,10 @@ where
 }
 
 /// Answers a call whose request is a stream.
-pub(crate) async fn client_stream<Q, A, F>(
-    agent: Arc<Agent>,
+pub async fn client_stream<S, Q, A, F>(
+    server: Arc<S>,
     request: Request<Body>,
-    method: impl FnOnce(Arc<Agent>, In<Q>) -> F,
+    method: impl FnOnce(Arc<S>, In<Q>) -> F,
 ) -> Response<Body>
 where
     Q: Message + Default + DeserializeOwned,
@@ -170,7 +171,7 @@ where
     let Some(codec) = stream_codec(&parts.headers) else {
         return no_stream();
     };
-    let answer = match method(agent, In::new(codec, body)).await {
+    let answer = match method(server, In::new(codec, body)).await {
         Ok(answer) => {
             let message = envelope::message(&codec.encode(&answer));
             [message, envelope::end(None)].concat().into()
@@ -197,7 +198,10 @@ fn uncompressed(headers: &HeaderMap) -> Result<(), RpcError> {
 
 /// All bytes of a request's body. One that is too large is read to its end all the same, so that its sender
 /// gets to read the answer.
-pub(crate) async fn read(mut body: Body) -> Result<Bytes, RpcError> {
+///
+/// # Errors
+/// When it is too large, or its sender broke off.
+pub async fn read(mut body: Body) -> Result<Bytes, RpcError> {
     let mut all = BytesMut::new();
     let mut fits = true;
     while let Some(frame) = body.frame().await {
@@ -236,7 +240,7 @@ where
 }
 
 /// An error of a unary call.
-pub(crate) fn failed(error: &RpcError) -> Response<Body> {
+pub fn failed(error: &RpcError) -> Response<Body> {
     let status = StatusCode::from_u16(error.code.status());
     let body = serde_json::to_vec(error).unwrap_or_default();
     response(
@@ -247,12 +251,12 @@ pub(crate) fn failed(error: &RpcError) -> Response<Body> {
 }
 
 /// A response of text.
-pub(crate) fn plain(status: StatusCode, text: &str) -> Response<Body> {
+pub fn plain(status: StatusCode, text: &str) -> Response<Body> {
     response(status, "text/plain; charset=utf-8", text.to_owned())
 }
 
 /// A response.
-pub(crate) fn response(
+pub fn response(
     status: StatusCode,
     content_type: &'static str,
     body: impl Into<Body>,
@@ -267,7 +271,7 @@ pub(crate) fn response(
 }
 
 /// Where a stream's messages go.
-pub(crate) struct Out<A> {
+pub struct Out<A> {
     codec: Codec,
     sender: mpsc::Sender<Bytes>,
     kind: PhantomData<fn(A)>,
@@ -275,7 +279,7 @@ pub(crate) struct Out<A> {
 
 /// Nobody reads the stream any more.
 #[derive(Debug)]
-pub(crate) struct Gone;
+pub struct Gone;
 
 impl<A: Message + Serialize> Out<A> {
     fn new(codec: Codec) -> (Self, Chunks) {
@@ -289,19 +293,22 @@ impl<A: Message + Serialize> Out<A> {
     }
 
     /// Sends a message, once there is room for it.
-    pub(crate) async fn send(&self, message: &A) -> Result<(), Gone> {
+    ///
+    /// # Errors
+    /// [`Gone`].
+    pub async fn send(&self, message: &A) -> Result<(), Gone> {
         let framed = envelope::message(&self.codec.encode(message));
         self.sender.send(framed).await.map_err(|_| Gone)
     }
 
     /// Waits until nobody reads the stream any more.
-    pub(crate) async fn gone(&self) {
+    pub async fn gone(&self) {
         self.sender.closed().await;
     }
 }
 
 /// A body that is sent as its parts come.
-pub(crate) struct Chunks(pub(crate) mpsc::Receiver<Bytes>);
+pub struct Chunks(pub mpsc::Receiver<Bytes>);
 
 impl hyper::body::Body for Chunks {
     type Data = Bytes;
@@ -317,7 +324,7 @@ impl hyper::body::Body for Chunks {
 }
 
 /// The messages of a request.
-pub(crate) struct In<Q> {
+pub struct In<Q> {
     codec: Codec,
     body: Body,
     envelopes: Envelopes,
@@ -335,7 +342,10 @@ impl<Q: Message + Default + DeserializeOwned> In<Q> {
     }
 
     /// The next message; none at the end, which a caller need not mark.
-    pub(crate) async fn next(&mut self) -> Result<Option<Q>, RpcError> {
+    ///
+    /// # Errors
+    /// When the bytes are no such messages, or their sender broke off.
+    pub async fn next(&mut self) -> Result<Option<Q>, RpcError> {
         loop {
             match self.envelopes.next().map_err(malformed)? {
                 Some(Envelope::Message(bytes)) => {
