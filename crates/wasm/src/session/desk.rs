@@ -12,6 +12,7 @@ use casemate_backend::contract::{Cancel, Signal};
 use casemate_envd::interpreter::Line;
 use casemate_envd::server::lines::Printed;
 use casemate_envd::server::shown::shown;
+use casemate_model::event::{Event, What, Witness};
 use casemate_model::limit::LimitKind;
 use casemate_model::outcome::Exit;
 use casemate_model::result::Origin;
@@ -220,8 +221,13 @@ impl Desk {
         let mut run = Run::new(&self.limits, &mut sink);
         let heard = run.listen(&mut self.worker.channel, &self.cancel);
         let end = reported(heard, &mut self.worker, &self.limits)?;
+        let finished = run.tally.exit_code().is_some();
         match end.end {
-            WireExit::Returned { .. } => Ok(end),
+            WireExit::Returned { .. } if finished => Ok(end),
+            // Its driver came to no end, which is for want of memory, or because a cell broke it.
+            WireExit::Returned { .. } => Err(telling.over.take().unwrap_or_else(|| {
+                Exit::Fault("its interpreter runs no cells any more".to_owned())
+            })),
             WireExit::Exited { code } => Err(Exit::Code(code)),
             ref other => Err(run.judge(other)),
         }
@@ -319,6 +325,8 @@ struct Telling {
     printed: Printed,
     /// The first error counts.
     failed: bool,
+    /// The limit of memory, where it was reached: what it refuses a cell can go on from.
+    over: Option<Exit>,
     /// Whether nobody reads any more, or too slowly.
     unheard: bool,
 }
@@ -330,6 +338,7 @@ impl Telling {
             cancel,
             printed: Printed::default(),
             failed: false,
+            over: None,
             unheard: false,
         }
     }
@@ -350,6 +359,22 @@ impl Telling {
                     name: told.name,
                     value: told.value,
                     traceback: told.traceback,
+                });
+            }
+            Signal::Event(Event {
+                witness: Witness::Host,
+                what:
+                    What::LimitReached {
+                        limit: limit @ LimitKind::Memory,
+                        allowed,
+                        seen,
+                    },
+                ..
+            }) => {
+                self.over = Some(Exit::Limit {
+                    limit,
+                    allowed,
+                    seen,
                 });
             }
             Signal::Error(_) | Signal::Event(_) => {}
