@@ -1,5 +1,7 @@
 //! Sandboxes that live on, in WebAssembly: real workers, spoken to by the agent's protocol.
 
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream as StdStream;
 use std::sync::Arc;

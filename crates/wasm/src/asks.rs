@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use crate::wasi::{Errno, Ino, Kind, Spot, Tree};
 use crate::wire::{WireAnswer, WireAsk, WireEntry, WireIs};
 
-/// Bytes of paths and what is said beside them in one list.
-const LIST_MAX: usize = 24 << 20;
-/// What an entry takes in a list beside its path.
+/// Bytes of what is said of all entries in one list.
+const LIST_MAX: usize = 8 << 20;
+/// What an entry takes in a list beside its texts.
 const ENTRY_COST: usize = 200;
 
 /// Answers one question: the answer, and the bytes of a file that follow it. `now` is what is stamped on files.
@@ -125,11 +125,11 @@ impl Files<'_> {
         let mut waiting = Vec::new();
         self.open(path, top, 1, &mut waiting)?;
         while let Some((path, ino, level)) = waiting.pop() {
-            bytes += path.len() + ENTRY_COST;
+            let entry = self.describe(&path, ino)?;
+            bytes += cost(&entry);
             if found.len() as u64 >= most || bytes > LIST_MAX {
                 return Ok(WireAnswer::TooMany);
             }
-            let entry = self.describe(&path, ino)?;
             if entry.is == WireIs::Folder && level < depth {
                 self.open(&path, ino, level + 1, &mut waiting)?;
             }
@@ -246,6 +246,15 @@ impl Files<'_> {
         self.tree.node_mut(ino)?.metadata.clone_from(metadata);
         Ok(ino)
     }
+}
+
+/// What an entry takes in a list.
+fn cost(entry: &WireEntry) -> usize {
+    let leads_to = entry.leads_to.as_ref().map_or(0, |(path, _)| path.len());
+    let target = entry.target.as_ref().map_or(0, String::len);
+    let metadata = entry.metadata.iter();
+    let metadata: usize = metadata.map(|(key, value)| key.len() + value.len()).sum();
+    ENTRY_COST + entry.path.len() + leads_to + target + metadata
 }
 
 fn is(kind: &Kind) -> WireIs {

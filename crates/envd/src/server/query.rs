@@ -211,6 +211,8 @@ pub fn coding(headers: &HeaderMap) -> Option<Coding> {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     #[test]

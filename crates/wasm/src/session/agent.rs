@@ -11,7 +11,7 @@ use casemate_envd::client::{Init, Metrics};
 use casemate_envd::interpreter::Context;
 use casemate_envd::server::paths;
 use casemate_envd::{Code, RpcError};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::desk::{Answered, Cell, HOME, Question, Task};
 use super::state::State;
@@ -22,6 +22,8 @@ pub(super) const USER: &str = "user";
 /// The variables that the interpreter has beside those of the session.
 const OWN: [(&str, &str); 3] = [("HOME", HOME), ("USER", USER), ("LOGNAME", USER)];
 const MIB: u64 = 1 << 20;
+/// Executions that run, wait or are being read.
+pub(super) const EXECUTIONS: usize = 16;
 
 /// The host's end of a session.
 pub(super) struct Agent {
@@ -33,6 +35,8 @@ pub(super) struct Agent {
     memory_bytes: u64,
     disk_bytes: u64,
     cpu_millis: u32,
+    /// Executions that may be answered at the same time: what they say and nobody has read yet is in this process.
+    pub(super) executions: Arc<Semaphore>,
     /// When the processor time was last read, and what it was then.
     last: Mutex<Option<(Instant, u64)>>,
 }
@@ -58,6 +62,7 @@ impl Agent {
             memory_bytes: limits.memory_bytes,
             disk_bytes: limits.disk_bytes,
             cpu_millis: limits.cpu_millis,
+            executions: Arc::new(Semaphore::new(EXECUTIONS)),
             last: Mutex::default(),
         })
     }

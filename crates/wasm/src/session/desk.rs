@@ -36,8 +36,6 @@ const ANSWER_MAX: usize = 40 << 20;
 const READ_WITHIN: Duration = Duration::from_secs(60);
 /// How often a line is tried again for a slow reader.
 const RETRY: Duration = Duration::from_millis(2);
-/// Cells that wait while a session is paused.
-const CELLS_MAX: usize = 64;
 /// The working folder of cells, which is their user's home.
 pub(super) const HOME: &str = "/home/user";
 
@@ -110,6 +108,13 @@ enum Next {
 impl Desk {
     /// Serves until the session ends, and says how it did.
     pub(super) fn serve(mut self) -> String {
+        let how = self.serve_to_the_end();
+        // What was stopped in a cell could not be killed.
+        self.state.thaw();
+        how
+    }
+
+    fn serve_to_the_end(&mut self) -> String {
         loop {
             let done = match self.next() {
                 Ok(Next::Task(Task::Cell(cell))) => self.cell(cell),
@@ -137,9 +142,9 @@ impl Desk {
             match self.wait()? {
                 // Cells wait while it is paused. Questions do not: nothing of the guest's runs for them.
                 Some(Next::Task(Task::Cell(cell))) if self.state.is_paused() => {
-                    if self.held_back.len() < CELLS_MAX {
-                        self.held_back.push_back(cell);
-                    }
+                    // Those that nobody waits for any more go: there are as many as may be answered at once.
+                    self.held_back.retain(|held| !held.out.is_closed());
+                    self.held_back.push_back(cell);
                 }
                 Some(next) => return Ok(next),
                 None => {}

@@ -49,7 +49,7 @@ use state::State;
 /// Cells and questions that wait for one session.
 const TASKS_MAX: usize = 64;
 /// Connections to one session at the same time.
-const CONNECTIONS: usize = 512;
+const CONNECTIONS: usize = 128;
 /// How long those who are being answered have to hear the end, when a session ends by itself.
 const HEARD_WITHIN: Duration = Duration::from_secs(2);
 

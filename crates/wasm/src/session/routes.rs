@@ -1,6 +1,8 @@
 //! Which request is answered by what; and what WebAssembly has not.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::body::Body;
@@ -8,6 +10,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::{Response, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::routing::{delete, get, post};
+use bytes::Bytes;
 use casemate_envd::client::Init;
 use casemate_envd::interpreter::{ContextRequest, ExecuteRequest};
 use casemate_envd::process::{Empty, ListResponse};
@@ -15,9 +18,10 @@ use casemate_envd::server::http::{self, FILES, empty, health, hear_out, json, re
 use casemate_envd::server::lines::{Refusal, answer, parsed};
 use casemate_envd::server::rpc::{self, Call, plain, read, response, unary};
 use casemate_envd::{Code, Codec, RpcError, envelope};
-use tokio::sync::mpsc;
+use hyper::body::Frame;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::agent::Agent;
+use super::agent::{Agent, EXECUTIONS};
 use super::files;
 
 /// Lines that wait for a slow reader. After that the cell waits, and its time goes on.
@@ -173,15 +177,43 @@ async fn execute(State(agent): State<Arc<Agent>>, request: Request) -> Response<
             (None, Some(language)) if !is_python(language) => return Err(one_context()),
             _ => {}
         }
+        let place = Arc::clone(&agent.executions).try_acquire_owned();
+        let place = place.map_err(|_| {
+            let what = format!("{EXECUTIONS} executions run or wait already");
+            Refusal(StatusCode::TOO_MANY_REQUESTS, what)
+        })?;
         let (out, lines) = mpsc::channel(WAITING);
         let own = request.env_vars.unwrap_or_default();
         let sent = agent.execute(request.code, own, out).await;
         sent.map_err(|error| Refusal::failed(error.message))?;
-        Ok(answer(lines))
+        Ok(answer(lines).map(|body| {
+            Body::new(Placed {
+                body,
+                _place: place,
+            })
+        }))
     };
     begun
         .await
         .unwrap_or_else(|refusal: Refusal| refusal.response())
+}
+
+/// An answer that has a place for as long as it is being read.
+struct Placed {
+    body: Body,
+    _place: OwnedSemaphorePermit,
+}
+
+impl hyper::body::Body for Placed {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
 }
 
 fn is_python(language: &str) -> bool {
