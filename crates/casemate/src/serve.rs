@@ -54,7 +54,13 @@ pub(crate) fn command(args: ServeArgs) -> anyhow::Result<i32> {
             );
             Vec::new()
         }
-        policy => sessions::templates(policy, &args.template, &config.data, args.deno.as_deref())?,
+        policy => sessions::templates(
+            policy,
+            &args.template,
+            &store,
+            &config.data,
+            args.deno.as_deref(),
+        )?,
     };
     // Without a folder for results nothing is known.
     config.attacks = crate::attack::for_server(&store).unwrap_or_default();

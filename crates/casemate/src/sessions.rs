@@ -10,10 +10,13 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow, bail, ensure};
 use casemate_backend::session::Sessions;
 use casemate_backend::setup::cache_root;
+use casemate_container::{ContainerSessions, Kind, Unfit};
 use casemate_images::Systems;
 use casemate_jail::JailSessions;
 use casemate_model::job::ImageChoice;
 use casemate_server::Template;
+use casemate_wasm::WasmSessions;
+use casemate_wasm::setup::Store;
 
 use crate::run::{named_policy, systems};
 
@@ -46,21 +49,48 @@ const TEMPLATES: [&str; 2] = [PLAIN, "code-interpreter-v1"];
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Holder {
     Jail,
+    Runc,
+    Crun,
+    Wasm,
 }
 
 impl Holder {
-    const ALL: [Self; 1] = [Self::Jail];
+    const ALL: [Self; 4] = [Self::Jail, Self::Runc, Self::Crun, Self::Wasm];
+    /// One of which it is known why there are none.
+    const NEVER: &str = "gvisor";
 
     const fn name(self) -> &'static str {
         match self {
             Self::Jail => casemate_jail::NAME,
+            Self::Runc => Kind::Runc.name(),
+            Self::Crun => Kind::Crun.name(),
+            Self::Wasm => casemate_wasm::NAME,
         }
     }
+}
 
-    fn open(self, systems: &Systems, agent: &Path) -> Result<Arc<dyn Sessions>, String> {
+/// What the backends are opened with.
+struct Around<'a> {
+    systems: &'a Systems,
+    wasm: &'a Store,
+    /// The folder with the agent, or why there is none.
+    agent: Result<PathBuf, String>,
+}
+
+impl Around<'_> {
+    fn open(&self, holder: Holder) -> Result<Arc<dyn Sessions>, String> {
         let program = "/proc/self/exe";
-        Ok(match self {
-            Self::Jail => Arc::new(JailSessions::new(systems.clone(), program, agent)?),
+        let systems = || self.systems.clone();
+        let agent = || self.agent.as_deref().map_err(Clone::clone);
+        let container = |kind| {
+            let made = ContainerSessions::new(kind, systems(), program, agent()?);
+            made.map_err(|unfit| unfit.to_string())
+        };
+        Ok(match holder {
+            Holder::Jail => Arc::new(JailSessions::new(systems(), program, agent()?)?),
+            Holder::Runc => Arc::new(container(Kind::Runc)?),
+            Holder::Crun => Arc::new(container(Kind::Crun)?),
+            Holder::Wasm => Arc::new(WasmSessions::new(self.wasm.clone(), program)?),
         })
     }
 }
@@ -90,14 +120,21 @@ impl Asked {
             ));
         }
         let holder = Holder::ALL.into_iter().find(|one| one.name() == backend);
+        if backend == Holder::NEVER {
+            return Err(Unfit::Gvisor.to_string());
+        }
         let holder = holder.ok_or_else(|| {
             let all = Holder::ALL.map(Holder::name).join(", ");
             format!("sandboxes that live on are of: {all}; {backend:?} is none of them")
         })?;
+        let image = ImageChoice::named(image);
+        if holder == Holder::Wasm && !image.is_host() {
+            return Err("in WebAssembly a guest is its own, and takes no image".to_owned());
+        }
         Ok(Self {
             name: name.to_owned(),
             holder,
-            image: ImageChoice::named(image),
+            image,
         })
     }
 
@@ -125,8 +162,7 @@ fn with_defaults(asked: &[Asked]) -> anyhow::Result<Vec<Asked>> {
     Ok(all)
 }
 
-/// The templates under a policy. Where the machine cannot have those that nobody asked for there are none, which is
-/// said.
+/// The templates under a policy. One that nobody asked for and that the machine cannot have is left out, which is said.
 ///
 /// # Errors
 /// A policy that there is not, a data folder that cannot be written, a Deno that was named and is not the one known, or a
@@ -134,6 +170,7 @@ fn with_defaults(asked: &[Asked]) -> anyhow::Result<Vec<Asked>> {
 pub(crate) fn templates(
     policy: &str,
     asked: &[Asked],
+    wasm: &Store,
     data: &Path,
     deno: Option<&Path>,
 ) -> anyhow::Result<Vec<Template>> {
@@ -144,9 +181,42 @@ pub(crate) fn templates(
         let opened = systems.of(&one.image);
         opened.map_err(|(why, fix)| anyhow!("the template {}: {why}; {fix}", one.name))?;
     }
+    let native = wanted.iter().any(|one| one.holder != Holder::Wasm);
+    let agent = if native {
+        agent(data, deno)?
+    } else {
+        Err("nothing needs it".to_owned())
+    };
+    let around = Around {
+        systems: &systems,
+        wasm,
+        agent,
+    };
+    let mut opened = BTreeMap::new();
+    let mut templates = Vec::new();
+    for one in wanted {
+        let sessions = opened.entry(one.holder);
+        let sessions = sessions.or_insert_with(|| around.open(one.holder));
+        match sessions {
+            Ok(sessions) => templates.push(Template {
+                warm: one.name != PLAIN,
+                sessions: Arc::clone(sessions),
+                name: one.name,
+                image: one.image,
+                policy: policy.clone(),
+            }),
+            Err(why) if asked.contains(&one) => bail!("the template {}: {why}", one.name),
+            Err(why) => eprintln!("casemate: no template {}: {why}", one.name),
+        }
+    }
+    Ok(templates)
+}
+
+/// The folder with what native sandboxes are shown: the agent, and what it starts. The inner error says why there is none.
+fn agent(data: &Path, deno: Option<&Path>) -> anyhow::Result<Result<PathBuf, String>> {
     let Some(agent) = beside_this_program() else {
         let why = format!("{AGENT} is not beside this program; `./dev agent` builds it");
-        return none(asked, &why);
+        return Ok(Err(why));
     };
     let mut programs = vec![Copied::of(AGENT, read(&agent)?)];
     match known_deno(deno) {
@@ -154,36 +224,7 @@ pub(crate) fn templates(
         Err(why) if deno.is_some() => return Err(why),
         Err(why) => eprintln!("casemate: no contexts for JavaScript and TypeScript: {why:#}"),
     }
-    let folder = keep(&programs, data)?;
-    let mut opened = BTreeMap::new();
-    for holder in wanted.iter().map(|one| one.holder) {
-        if opened.contains_key(&holder) {
-            continue;
-        }
-        match holder.open(&systems, &folder) {
-            Ok(sessions) => drop(opened.insert(holder, sessions)),
-            Err(why) => return none(asked, &why),
-        }
-    }
-    let template = |one: Asked| {
-        Some(Template {
-            warm: one.name != PLAIN,
-            sessions: opened.get(&one.holder).map(Arc::clone)?,
-            name: one.name,
-            image: one.image,
-            policy: policy.clone(),
-        })
-    };
-    Ok(wanted.into_iter().filter_map(template).collect())
-}
-
-/// Nothing was asked for, and nothing there is.
-fn none(asked: &[Asked], why: &str) -> anyhow::Result<Vec<Template>> {
-    if let Some(one) = asked.first() {
-        bail!("the template {}: {why}", one.name);
-    }
-    eprintln!("casemate: no sandboxes that live on: {why}");
-    Ok(Vec::new())
+    keep(&programs, data).map(Ok)
 }
 
 fn beside_this_program() -> Option<PathBuf> {
@@ -296,7 +337,9 @@ mod tests {
             ("=jail", "no name of a template"),
             ("a b=jail", "no name of a template"),
             ("../x=jail", "no name of a template"),
-            ("data=gvisor", "none of them"),
+            ("data=gvisor", "pidfd"),
+            ("data=docker", "none of them"),
+            ("data=wasm:python-data", "takes no image"),
             ("data=", "none of them"),
         ] {
             let error = Asked::parse(text).unwrap_err();
