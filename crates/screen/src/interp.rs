@@ -1,12 +1,14 @@
 //! Statements: functions and loops over constants are run, as far as everything in them is known.
 
+use std::rc::Rc;
+
 use ruff_python_ast::{Expr, Stmt};
 
 use crate::bindings::ByName;
 use crate::bindings::ScopeId;
 use crate::eval::bind_pattern;
 use crate::resolve::{HIDDEN, MAX_DEPTH, Resolver, names_of};
-use crate::value::{Cx, Value, Values, absorb, merge, single};
+use crate::value::{Cx, MAX_ITEMS, Value, Values, absorb, merge, single};
 
 /// How a statement ended.
 pub(crate) enum Flow<'a> {
@@ -64,9 +66,9 @@ impl<'a> Resolver<'a> {
         let lost = at.var(home, name).unwrap_or_default();
         let hidden = |value: &Value<'a>| matches!(value, Value::Name(name) if &**name == HIDDEN);
         merge(&mut values, lost.into_iter().filter(hidden));
-        merge(&mut values, after);
+        absorb(&mut values, after);
         let added = self.added(stmt, cx, depth);
-        merge(&mut values, added);
+        absorb(&mut values, added);
         values
     }
 
@@ -80,7 +82,7 @@ impl<'a> Resolver<'a> {
                     .iter()
                     .any(|value| matches!(value, Value::Function(..) | Value::Lambda(..)));
                 if assign.targets.first().is_some_and(Expr::is_subscript_expr) && callable {
-                    return Values::One(Value::List(std::rc::Rc::new(values.to_vec())));
+                    return Values::One(Value::List(Rc::new(values.to_vec())));
                 }
                 values
             }
@@ -316,11 +318,22 @@ impl<'a> Resolver<'a> {
         {
             return self.out_of_fuel(cx);
         }
+        let before = match before {
+            Values::One(Value::List(items))
+                if matches!(how, "append" | "add") && items.len() < MAX_ITEMS =>
+            {
+                let item = Value::item(args.at(0).into());
+                change_list(name.id.as_str(), items, cx, |items| items.push(item));
+                return Flow::Next;
+            }
+            before => before,
+        };
         let after = match single(&before) {
             Some(Value::List(items)) => grown(items, how, &args).and_then(Value::list),
             Some(Value::Bytes(bytes)) => grown_bytes(bytes, how, &args).and_then(Value::bytes),
-            Some(Value::Dict(entries)) => grown_dict(entries, how, &args)
-                .map(|entries| Value::Dict(std::rc::Rc::new(entries))),
+            Some(Value::Dict(entries)) => {
+                grown_dict(entries, how, &args).map(|entries| Value::Dict(Rc::new(entries)))
+            }
             _ => None,
         };
         match after {
@@ -359,22 +372,26 @@ impl<'a> Resolver<'a> {
                 if !self.allowance.take(size * 32) {
                     return false;
                 }
-                let after = match (single(&before), single(&keys)) {
-                    (Some(Value::List(items)), Some(Value::Int(index))) => {
-                        let mut items = items.to_vec();
-                        let slot = crate::eval::at(items.len(), *index)
-                            .and_then(|index| items.get_mut(index));
-                        slot.map(|slot| *slot = Value::item(values))
-                            .and_then(|()| Value::list(items))
+                let after = match (before, single(&keys)) {
+                    (Values::One(Value::List(items)), Some(Value::Int(index))) => {
+                        let Some(index) = crate::eval::at(items.len(), *index) else {
+                            return false;
+                        };
+                        change_list(name.id.as_str(), items, cx, |items| {
+                            if let Some(slot) = items.get_mut(index) {
+                                *slot = Value::item(values);
+                            }
+                        });
+                        return true;
                     }
-                    (Some(Value::Dict(entries)), Some(key)) => {
+                    (Values::One(Value::Dict(entries)), Some(key)) => {
                         let mut entries: Vec<_> = entries
                             .iter()
                             .filter(|(known, _)| !known.same(key))
                             .cloned()
                             .collect();
                         entries.push((key.clone(), Value::item(values)));
-                        Some(Value::Dict(std::rc::Rc::new(entries)))
+                        Some(Value::Dict(Rc::new(entries)))
                     }
                     _ => None,
                 };
@@ -389,6 +406,19 @@ impl<'a> Resolver<'a> {
             _ => true,
         }
     }
+}
+
+/// Changes a list that a variable stands for. The variable lets go of it before, so that it need not be copied when
+/// nothing else holds it.
+fn change_list<'a>(
+    name: &'a str,
+    mut items: Rc<Vec<Value<'a>>>,
+    cx: &Cx<'a>,
+    change: impl FnOnce(&mut Vec<Value<'a>>),
+) {
+    cx.set(name, Values::new());
+    change(Rc::make_mut(&mut items));
+    cx.set(name, Values::One(Value::List(items)));
 }
 
 fn grown<'a>(
@@ -432,12 +462,9 @@ fn grown_dict<'a>(
         _ => return None,
     }
     let named = args.named.iter();
-    entries.extend(named.map(|(name, values)| {
-        (
-            Value::Text(std::rc::Rc::clone(name)),
-            Value::item(values.clone()),
-        )
-    }));
+    entries.extend(
+        named.map(|(name, values)| (Value::Text(Rc::clone(name)), Value::item(values.clone()))),
+    );
     Some(entries)
 }
 
