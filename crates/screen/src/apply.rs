@@ -5,6 +5,7 @@ use std::rc::Rc;
 use casemate_model::manifest::{Access, Certainty};
 use ruff_python_ast::{Expr, ExprCall};
 use ruff_text_size::{Ranged, TextRange};
+use smallvec::smallvec;
 
 use crate::arguments::parts;
 use crate::bindings::{Binding, node};
@@ -207,7 +208,7 @@ impl<'a> Walker<'a, '_> {
                     self.apply(
                         &callee,
                         &Args {
-                            positional: vec![item.clone()],
+                            positional: smallvec![item.clone()],
                             ..rest.clone()
                         },
                         range,
@@ -218,7 +219,7 @@ impl<'a> Walker<'a, '_> {
                     self.apply(
                         &callee,
                         &Args {
-                            positional: items,
+                            positional: items.into(),
                             ..rest.clone()
                         },
                         range,

@@ -9,6 +9,7 @@ use ruff_python_ast::visitor::{self, Visitor};
 use ruff_python_ast::{
     ExceptHandler, Expr, ExprCall, Parameters, Pattern, Stmt, StmtClassDef, StmtFunctionDef,
 };
+use smallvec::SmallVec;
 
 use crate::names::canonical;
 use crate::value::Values;
@@ -50,6 +51,9 @@ pub(crate) enum Binding<'a> {
     Unknown,
 }
 
+/// Everything that a name is bound to: most names are bound once.
+pub(crate) type Bound<'a> = Rc<SmallVec<[Binding<'a>; 1]>>;
+
 /// What a scope belongs to.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) enum Owner<'a> {
@@ -64,13 +68,13 @@ pub(crate) enum Owner<'a> {
 pub(crate) struct Scope<'a> {
     pub(crate) parent: Option<ScopeId>,
     pub(crate) owner: Owner<'a>,
-    names: ByName<'a, Rc<Vec<Binding<'a>>>>,
+    names: ByName<'a, Bound<'a>>,
     /// Names that `global` or `nonlocal` moves to the module.
     outer: Vec<&'a str>,
     /// Names of the program's own that certainly hide a builtin of the same name, and since where.
     firm: ByName<'a, u32>,
     /// `self.x = ...` in the methods of this class.
-    attributes: ByName<'a, Rc<Vec<Binding<'a>>>>,
+    attributes: ByName<'a, Bound<'a>>,
     /// What the function returns or yields.
     pub(crate) returns: Rc<Vec<&'a Expr>>,
     pub(crate) yields: Rc<Vec<&'a Expr>>,
@@ -89,7 +93,7 @@ pub(crate) struct Bindings<'a> {
     functions: ByName<'a, Vec<(ScopeId, &'a StmtFunctionDef)>>,
     pub(crate) calls: Vec<(&'a ExprCall, ScopeId)>,
     /// `x.a = v` where `x` is not `self`, by the attribute alone.
-    pub(crate) loose: ByName<'a, Rc<Vec<Binding<'a>>>>,
+    pub(crate) loose: ByName<'a, Bound<'a>>,
     /// The outermost loop around the statement, in its scope.
     outermost: Option<(&'a Stmt, ScopeId)>,
     /// How many conditions, loops and handlers stand around the statement.
@@ -98,7 +102,7 @@ pub(crate) struct Bindings<'a> {
     seen: HashSet<usize, BuildHasherDefault<AddressHasher>>,
     /// How often something was bound after the first reading.
     version: u64,
-    nothing: Rc<Vec<Binding<'a>>>,
+    nothing: Bound<'a>,
 }
 
 /// The identity of a node: trees do not move while they are analysed.
@@ -354,11 +358,7 @@ impl<'a> Bindings<'a> {
 
     /// What a name is bound to in the nearest scope that binds it, and that scope. Functions do not
     /// see the names of the classes around them.
-    pub(crate) fn lookup(
-        &self,
-        name: &str,
-        scope: ScopeId,
-    ) -> Option<(ScopeId, &Rc<Vec<Binding<'a>>>)> {
+    pub(crate) fn lookup(&self, name: &str, scope: ScopeId) -> Option<(ScopeId, &Bound<'a>)> {
         let mut at = Some(scope);
         while let Some(id) = at {
             let here = self.scopes.get(id)?;
@@ -381,12 +381,12 @@ impl<'a> Bindings<'a> {
     }
 
     /// What a class binds: names of its body and attributes its methods set.
-    pub(crate) fn member(&self, class: ScopeId, name: &str) -> Rc<Vec<Binding<'a>>> {
+    pub(crate) fn member(&self, class: ScopeId, name: &str) -> Bound<'a> {
         let scope = self.scopes.get(class);
         let named = scope.and_then(|scope| scope.names.get(name));
         let set = scope.and_then(|scope| scope.attributes.get(name));
         match (named, set) {
-            (Some(named), Some(set)) => Rc::new([named.as_slice(), set.as_slice()].concat()),
+            (Some(named), Some(set)) => Rc::new([named.as_slice(), set.as_slice()].concat().into()),
             (Some(bound), None) | (None, Some(bound)) => Rc::clone(bound),
             (None, None) => Rc::clone(&self.nothing),
         }
@@ -688,7 +688,7 @@ impl<'a> Bindings<'a> {
     }
 }
 
-fn push<'a>(bound: &mut Vec<Binding<'a>>, binding: Binding<'a>) {
+fn push<'a>(bound: &mut SmallVec<[Binding<'a>; 1]>, binding: Binding<'a>) {
     if bound.len() < MAX_BINDINGS {
         bound.push(binding);
     }

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use foldhash::fast::RandomState;
 use ruff_python_ast::{Expr, ExprCall, Parameters};
 
 use crate::bindings::{Binding, ByName, ScopeId};
@@ -10,7 +11,7 @@ use crate::memory::settled;
 use crate::names::{canonical, cut, join, member};
 use crate::pure;
 use crate::resolve::{MAX_DEPTH, MAX_FRAMES, Resolver, texts_of};
-use crate::value::{Args, Cx, MAX_VALUES, Made, Value, Values, absorb, merge, single};
+use crate::value::{Args, Cx, MAX_VALUES, Made, Positional, Value, Values, absorb, merge, single};
 
 impl<'a> Resolver<'a> {
     /// The value of a call.
@@ -39,7 +40,10 @@ impl<'a> Resolver<'a> {
 
     /// The arguments of a call.
     pub(crate) fn args(&mut self, call: &'a ExprCall, cx: &Cx<'a>, depth: usize) -> Args<'a> {
-        let mut args = Args::default();
+        let mut args = Args {
+            positional: Positional::with_capacity(call.arguments.args.len()),
+            ..Args::default()
+        };
         args.written.call = Some((call, 0, cx.clone()));
         for expr in &call.arguments.args {
             let values = self.eval(expr, cx, depth + 1);
@@ -58,7 +62,7 @@ impl<'a> Resolver<'a> {
                         lists
                             .iter()
                             .filter_map(|list| list.get(index))
-                            .for_each(|item| merge(&mut here, item.spread()));
+                            .for_each(|item| absorb(&mut here, item.spread()));
                         args.positional.push(here);
                     }
                 }
@@ -233,7 +237,7 @@ impl<'a> Resolver<'a> {
                     absorb(&mut values, found);
                 }
                 let loose = self.loose(name, cx, depth);
-                merge(&mut values, loose);
+                absorb(&mut values, loose);
                 values
             }
             Value::Made(made) => made.args.get(usize::MAX, &[name]).into(),
@@ -261,10 +265,11 @@ impl<'a> Resolver<'a> {
             }
             _ => return None,
         };
-        let mut vars: ByName<'a, Values<'a>> = ByName::default();
         let Some(parameters) = parameters else {
-            return Some((scope, vars));
+            return Some((scope, ByName::default()));
         };
+        let mut vars: ByName<'a, Values<'a>> =
+            ByName::with_capacity_and_hasher(parameters.len(), RandomState::default());
         let own = given.map(Values::from);
         let positional = || own.iter().chain(&args.positional);
         let names = parameters.posonlyargs.iter().chain(&parameters.args);
@@ -732,14 +737,10 @@ fn follows(name: &str) -> bool {
                 | "builtins.filter"
                 | "itertools.starmap"
         )
-        || [
-            ".get",
-            ".__getitem__",
-            ".pop",
-            ".setdefault",
-            ".__getattribute__",
-            ".__getattr__",
-        ]
-        .iter()
-        .any(|getter| name.ends_with(getter))
+        || name.rsplit_once('.').is_some_and(|(_, method)| {
+            matches!(
+                method,
+                "get" | "__getitem__" | "pop" | "setdefault" | "__getattribute__" | "__getattr__"
+            )
+        })
 }

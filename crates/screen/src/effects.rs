@@ -369,24 +369,21 @@ pub(crate) fn dynamic(name: &str) -> bool {
 
 /// Whether a call or a module loads or calls native code.
 pub(crate) fn native(name: &str) -> bool {
-    [
-        "ctypes",
-        "cffi",
-        "_cffi_backend",
-        "numpy.ctypeslib",
-        "llvmlite",
-        "pyximport",
-        "cython",
-        "weave",
-    ]
-    .iter()
-    .any(|module| {
+    let inside = |module: &str| {
         name.strip_prefix(module)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '(']))
-    }) || matches!(
-        name,
-        "torch.ops.load_library" | "importlib.machinery.ExtensionFileLoader" | "sys.setdlopenflags"
-    )
+    };
+    match root(name) {
+        module @ ("ctypes" | "cffi" | "_cffi_backend" | "llvmlite" | "pyximport" | "cython"
+        | "weave") => inside(module),
+        "numpy" => inside("numpy.ctypeslib"),
+        _ => matches!(
+            name,
+            "torch.ops.load_library"
+                | "importlib.machinery.ExtensionFileLoader"
+                | "sys.setdlopenflags"
+        ),
+    }
 }
 
 /// Whether a call turns bytes into objects in a way that can run code.

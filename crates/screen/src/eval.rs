@@ -252,7 +252,7 @@ impl<'a> Resolver<'a> {
                     _ => "__mul__",
                 };
                 let given = crate::value::Args::of(vec![right.into()]);
-                merge(&mut values, self.special(a, name, &given, 0));
+                absorb(&mut values, self.special(a, name, &given, 0));
             }
             for b in right {
                 if values.len() >= MAX_VALUES {
@@ -348,7 +348,7 @@ impl<'a> Resolver<'a> {
                         if !keys.is_empty() {
                             values = Values::new();
                         }
-                        merge(&mut values, value.spread());
+                        absorb(&mut values, value.spread());
                     }
                 }
                 values

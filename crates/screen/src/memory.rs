@@ -8,7 +8,7 @@ use foldhash::fast::RandomState;
 
 use crate::allowance::Cost;
 use crate::bindings::node;
-use crate::value::{Args, Value, Values};
+use crate::value::{Args, Positional, Value, Values};
 
 /// The most calls that are remembered in one program.
 const MAX_CALLS: usize = 8_192;
@@ -21,7 +21,7 @@ const HASHED: usize = 64;
 #[derive(Debug)]
 struct Followed<'a, W, T> {
     callee: Value<'a>,
-    positional: Vec<Values<'a>>,
+    positional: Positional<'a>,
     named: Vec<(Rc<str>, Values<'a>)>,
     stood: W,
     outcome: T,

@@ -15,6 +15,7 @@ use std::rc::Rc;
 use foldhash::fast::RandomState;
 use ruff_python_ast::{Expr, ExprCall, ExprName, Stmt};
 use ruff_python_parser::Mode;
+use smallvec::SmallVec;
 
 use crate::allowance::{Allowance, Mark};
 use crate::analyse::parse_in;
@@ -33,6 +34,8 @@ const ROUNDS: usize = 4;
 /// How many names outside the program are kept with what was made of them: calls that are followed make
 /// new ones all the time.
 const MAX_KEPT: usize = 16_384;
+/// How many expressions to make room for when the first one of a call is remembered.
+const USUAL_IN_A_CALL: usize = 14;
 /// The name of what was too long or too deep to work out.
 pub(crate) const HIDDEN: &str = "casemate.hidden";
 
@@ -58,8 +61,9 @@ pub(crate) struct Resolver<'a> {
     pub(crate) allowance: Allowance,
     /// Whether code in a text could not be read for its nesting or its number.
     pub(crate) unread: bool,
-    /// Names that are being worked out, and their places among what is.
-    open: HashMap<(ScopeId, &'a str), usize, RandomState>,
+    /// Names that are being worked out, the innermost last, and their places among what is. They are few: no more than
+    /// depths are followed.
+    open: Vec<(ScopeId, &'a str, usize)>,
     /// The builtins that were met, by the names that the program does not bind.
     builtins: ByName<'a, Option<Rc<str>>>,
     /// What uses of names stand for outside calls that are followed.
@@ -105,7 +109,7 @@ impl<'a> Resolver<'a> {
             running: Vec::new(),
             allowance: Allowance::new(),
             unread: false,
-            open: HashMap::default(),
+            open: Vec::new(),
             builtins: ByName::default(),
             found: ByNode::with_capacity_and_hasher(around, BuildHasherDefault::default()),
             outer: HashMap::default(),
@@ -172,7 +176,7 @@ impl<'a> Resolver<'a> {
     }
 
     /// The qualified names that an expression stands for.
-    pub(crate) fn names(&mut self, expr: &'a Expr, cx: &Cx<'a>) -> Vec<Rc<str>> {
+    pub(crate) fn names(&mut self, expr: &'a Expr, cx: &Cx<'a>) -> Names {
         names_of(&self.eval(expr, cx, 0))
     }
 
@@ -212,10 +216,11 @@ impl<'a> Resolver<'a> {
             let before = self.tentative;
             let values = self.eval_new(expr, cx, depth);
             let tentative = self.tentative != before;
-            frame
-                .memo
-                .borrow_mut()
-                .insert(key, (values.clone(), tentative));
+            let mut memo = frame.memo.borrow_mut();
+            if memo.capacity() == 0 {
+                memo.reserve(USUAL_IN_A_CALL);
+            }
+            memo.insert(key, (values.clone(), tentative));
             return values;
         }
         match self.memo.get(&key) {
@@ -281,7 +286,8 @@ impl<'a> Resolver<'a> {
             return values;
         }
         let bound = Rc::clone(bound);
-        if let Some(&place) = self.open.get(&(home, id)) {
+        let mut open = self.open.iter();
+        if let Some(&(.., place)) = open.find(|open| (open.0, open.1) == (home, id)) {
             self.allowance.circle(place);
             // `class A: os = os`: what the name stood for outside.
             let outer = self.bindings.scope(home).and_then(|scope| scope.parent);
@@ -298,16 +304,16 @@ impl<'a> Resolver<'a> {
             };
         }
         let place = self.allowance.enter();
-        self.open.insert((home, id), place);
+        self.open.push((home, id, place));
         let mark = self.mark();
         self.rest_on(grows(&bound));
         let mut values = self.bound(id, home, &bound, cx, depth);
         let offset = name.range.start().into();
         let hidden = self.bindings.hides(id, home, cx.scope, offset);
         if is_builtin(id) && !hidden {
-            merge(&mut values, self.free(id));
+            absorb(&mut values, self.free(id));
         }
-        self.open.remove(&(home, id));
+        self.open.pop();
         self.allowance.leave();
         let own_builtin = is_builtin(id) && home == cx.scope;
         if !framed && !own_builtin {
@@ -442,7 +448,7 @@ impl<'a> Resolver<'a> {
                     continue;
                 }
                 let args = Args::of(vec![values.clone()]);
-                merge(&mut made, self.invoke(maker, &args, &at, depth));
+                absorb(&mut made, self.invoke(maker, &args, &at, depth));
             }
             if !made.is_empty() {
                 values = made;
@@ -518,9 +524,12 @@ fn full_name(name: &str) -> Option<Rc<str>> {
     is_builtin(name).then(|| canonical(&["builtins.", name].concat()).into())
 }
 
+/// Qualified names: of most expressions there is one or none, which needs no heap.
+pub(crate) type Names = SmallVec<[Rc<str>; 1]>;
+
 /// The qualified names among values.
-pub(crate) fn names_of(values: &[Value<'_>]) -> Vec<Rc<str>> {
-    let mut names = Vec::new();
+pub(crate) fn names_of(values: &[Value<'_>]) -> Names {
+    let mut names = Names::with_capacity(values.len());
     for value in values {
         match value {
             Value::Name(name) if !names.contains(name) => names.push(Rc::clone(name)),
@@ -577,7 +586,7 @@ pub(crate) fn part_of<'a>(values: &[Value<'a>], index: usize) -> Values<'a> {
         match value {
             Value::List(list) => {
                 let item = list.get(index).map(Value::spread).unwrap_or_default();
-                merge(&mut parts, item);
+                absorb(&mut parts, item);
             }
             Value::Text(text) => merge(
                 &mut parts,

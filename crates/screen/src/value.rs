@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use ruff_python_ast::{Expr, ExprCall, ExprLambda, StmtClassDef, StmtFunctionDef};
+use smallvec::SmallVec;
 
 use crate::bindings::{ByName, ByNode, ScopeId};
 pub(crate) use crate::values::Values;
@@ -60,10 +61,13 @@ pub(crate) struct Made<'a> {
     pub(crate) args: Args<'a>,
 }
 
+/// Arguments by position: hardly any call has more than there is room for without the heap.
+pub(crate) type Positional<'a> = SmallVec<[Values<'a>; 2]>;
+
 /// The arguments of a call.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Args<'a> {
-    pub(crate) positional: Vec<Values<'a>>,
+    pub(crate) positional: Positional<'a>,
     pub(crate) named: Vec<(Rc<str>, Values<'a>)>,
     /// The calls that they are written in.
     pub(crate) written: Written<'a>,
@@ -94,7 +98,7 @@ impl<'a> Args<'a> {
     /// Arguments by position only.
     pub(crate) fn of(positional: Vec<Values<'a>>) -> Self {
         Self {
-            positional,
+            positional: positional.into(),
             ..Self::default()
         }
     }
@@ -130,7 +134,7 @@ impl<'a> Args<'a> {
 
     /// These arguments after others.
     pub(crate) fn after(&self, first: &[Values<'a>], named: &[(Rc<str>, Values<'a>)]) -> Self {
-        let mut positional = first.to_vec();
+        let mut positional = Positional::from(first);
         positional.extend(self.positional.iter().cloned());
         let mut all = named.to_vec();
         all.extend(self.named.iter().cloned());
@@ -341,14 +345,32 @@ pub(crate) fn single<'v, 'a>(values: &'v [Value<'a>]) -> Option<&'v Value<'a>> {
     }
 }
 
-/// [`merge`] for a whole list. Most expressions have one value from one binding: such a list is taken as
+/// [`merge`] for a whole list. Most expressions have their values from one binding: such a list is taken as
 /// it is, without copying it.
 pub(crate) fn absorb<'a>(into: &mut Values<'a>, from: Values<'a>) {
-    if into.is_empty() && from.len() <= 1 {
+    if into.is_empty() && from.len() <= MAX_VALUES && distinct(&from) {
         *into = from;
     } else {
-        merge(into, from);
+        for value in &from {
+            if into.len() >= MAX_VALUES {
+                return;
+            }
+            if !into.iter().any(|known| known.same(value)) {
+                into.push(value.clone());
+            }
+        }
     }
+}
+
+/// Whether no value of a list is there twice.
+fn distinct(values: &[Value<'_>]) -> bool {
+    let mut values = values.iter();
+    while let Some(value) = values.next() {
+        if values.as_slice().iter().any(|other| value.same(other)) {
+            return false;
+        }
+    }
+    true
 }
 
 /// Adds values that are not there yet, up to the bound.

@@ -2,7 +2,9 @@
 
 use std::ops::Deref;
 use std::rc::Rc;
-use std::{iter, option, slice, vec};
+use std::slice;
+
+use smallvec::SmallVec;
 
 use crate::value::{MAX_VALUES, Value};
 
@@ -13,8 +15,11 @@ pub(crate) enum Values<'a> {
     None,
     One(Value<'a>),
     /// At least two, shared: what is remembered is handed out again and again.
-    Many(Rc<Vec<Value<'a>>>),
+    Many(Rc<List<'a>>),
 }
+
+/// With room for as many as are kept of an expression, so that the list does not grow step by step.
+type List<'a> = SmallVec<[Value<'a>; MAX_VALUES]>;
 
 impl<'a> Values<'a> {
     pub(crate) const fn new() -> Self {
@@ -24,12 +29,7 @@ impl<'a> Values<'a> {
     pub(crate) fn push(&mut self, value: Value<'a>) {
         *self = match std::mem::take(self) {
             Self::None => Self::One(value),
-            Self::One(first) => {
-                // As many as are kept of an expression, so that the list does not grow step by step.
-                let mut values = Vec::with_capacity(MAX_VALUES);
-                values.extend([first, value]);
-                Self::Many(Rc::new(values))
-            }
+            Self::One(first) => Self::Many(Rc::new([first, value].into_iter().collect())),
             Self::Many(mut values) => {
                 Rc::make_mut(&mut values).push(value);
                 Self::Many(values)
@@ -65,7 +65,7 @@ impl<'a> From<Vec<Value<'a>>> for Values<'a> {
         match <[Value<'a>; 1]>::try_from(values) {
             Ok([one]) => Self::One(one),
             Err(values) if values.is_empty() => Self::None,
-            Err(values) => Self::Many(Rc::new(values)),
+            Err(values) => Self::Many(Rc::new(values.into())),
         }
     }
 }
@@ -75,7 +75,7 @@ impl<'a> From<&[Value<'a>]> for Values<'a> {
         match values {
             [] => Self::None,
             [one] => Self::One(one.clone()),
-            many => Self::Many(Rc::new(many.to_vec())),
+            many => Self::Many(Rc::new(many.into())),
         }
     }
 }
@@ -96,15 +96,41 @@ impl<'a> FromIterator<Value<'a>> for Values<'a> {
 
 impl<'a> IntoIterator for Values<'a> {
     type Item = Value<'a>;
-    type IntoIter = iter::Chain<option::IntoIter<Value<'a>>, vec::IntoIter<Value<'a>>>;
+    type IntoIter = Each<'a>;
 
     fn into_iter(self) -> Self::IntoIter {
-        let (one, many) = match self {
-            Self::None => (None, Vec::new()),
-            Self::One(value) => (Some(value), Vec::new()),
-            Self::Many(values) => (None, Rc::unwrap_or_clone(values)),
-        };
-        one.into_iter().chain(many)
+        Each {
+            values: self,
+            next: 0,
+        }
+    }
+}
+
+/// Values one by one. Those of a list are shared with it, which takes no list of its own.
+#[derive(Debug)]
+pub(crate) struct Each<'a> {
+    values: Values<'a>,
+    next: usize,
+}
+
+impl<'a> Iterator for Each<'a> {
+    type Item = Value<'a>;
+
+    fn next(&mut self) -> Option<Value<'a>> {
+        if let Values::Many(values) = &self.values {
+            let value = values.get(self.next)?.clone();
+            self.next += 1;
+            return Some(value);
+        }
+        match std::mem::take(&mut self.values) {
+            Values::One(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.values.len().saturating_sub(self.next);
+        (left, Some(left))
     }
 }
 
@@ -128,7 +154,11 @@ mod tests {
         values.push(Value::Int(2));
         values.push(Value::Int(3));
         assert_eq!(values.len(), 3);
-        assert_eq!(values.into_iter().count(), 3);
+        let each: Vec<_> = values.into_iter().collect();
+        assert!(matches!(
+            each.as_slice(),
+            [Value::Int(1), Value::Int(2), Value::Int(3)]
+        ));
         assert!(matches!(Values::from(Vec::new()), Values::None));
         assert!(matches!(Values::from(vec![Value::Nothing]), Values::One(_)));
         // The tag of a value has room for the other two cases.

@@ -7,7 +7,7 @@ use ruff_python_ast::Expr;
 use super::{MAX_DEPTH, MAX_KEPT, Resolver};
 use crate::bindings::{Binding, ScopeId};
 use crate::names::{join, member};
-use crate::value::{Args, Cx, Value, Values, absorb, merge};
+use crate::value::{Args, Cx, Value, Values, absorb};
 
 impl<'a> Resolver<'a> {
     /// The attribute of a value.
@@ -168,10 +168,10 @@ impl<'a> Resolver<'a> {
                     object.cloned().into_iter().collect(),
                     Value::text(name).into_iter().collect(),
                 ]);
-                merge(&mut values, self.invoke(&callee, &args, cx, depth + 20));
+                absorb(&mut values, self.invoke(&callee, &args, cx, depth + 20));
             }
         }
-        merge(&mut values, self.loose(name, cx, depth));
+        absorb(&mut values, self.loose(name, cx, depth));
         values
     }
 }
