@@ -1,6 +1,7 @@
 //! From byte offsets to lines and columns.
 
 use casemate_model::finding::{Place, excerpt};
+use memchr::memchr_iter;
 use ruff_text_size::TextRange;
 
 /// The lines of one source.
@@ -14,13 +15,11 @@ impl<'a> Lines<'a> {
     pub(crate) fn new(text: &'a str) -> Self {
         let bytes = text.as_bytes();
         let mut starts = vec![0];
-        let ends = |byte: u8| {
-            let found = bytes.iter().enumerate();
-            found.filter_map(move |(index, &other)| (other == byte).then_some(index + 1))
-        };
+        let ends = |byte: u8| memchr_iter(byte, bytes).map(|index| index + 1);
         starts.extend(ends(b'\n'));
-        if bytes.contains(&b'\r') {
-            starts.extend(ends(b'\r').filter(|&next| bytes.get(next) != Some(&b'\n')));
+        let lines = starts.len();
+        starts.extend(ends(b'\r').filter(|&next| bytes.get(next) != Some(&b'\n')));
+        if starts.len() > lines {
             starts.sort_unstable();
         }
         Self { text, starts }
