@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 #![allow(clippy::print_stdout, reason = "the list of tests is what it prints")]
 
+mod hosts;
 mod sessions;
 mod support;
 mod walls;
@@ -32,7 +33,8 @@ fn main() {
         return support::be_a_host_of_a_session(args);
     }
     let suite: &[support::Test] = &[("passes_the_suite", passes_the_suite)];
-    support::run(&[suite, walls::TESTS].concat(), sessions::TESTS, first);
+    let lasting = [sessions::TESTS, hosts::TESTS].concat();
+    support::run(&[suite, walls::TESTS].concat(), &lasting, first);
 }
 
 fn passes_the_suite(backend: &dyn Backend) {

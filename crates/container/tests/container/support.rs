@@ -164,7 +164,7 @@ pub(crate) fn be_a_host_of_a_session(mut words: impl Iterator<Item = std::ffi::O
     let mut word = || words.next().unwrap();
     let (name, how, agent) = (word(), word(), word());
     let sessions = sessions(name.to_str().unwrap(), Path::new(&agent));
-    crate::sessions::be_a_host(&sessions, how.to_str().unwrap());
+    crate::hosts::be_a_host(&sessions, how.to_str().unwrap());
 }
 
 /// A runtime that leaves something out of the bundle, to be mounted over the real one.
