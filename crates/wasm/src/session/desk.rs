@@ -229,10 +229,15 @@ impl Desk {
         let finished = run.tally.exit_code().is_some();
         match end.end {
             WireExit::Returned { .. } if finished => Ok(end),
-            // Its driver came to no end, which is for want of memory, or because a cell broke it.
+            // Its driver came to no end: for want of memory, or because a cell broke it.
             WireExit::Returned { .. } => Err(telling.over.take().unwrap_or_else(|| {
                 Exit::Fault("its interpreter runs no cells any more".to_owned())
             })),
+            // An interpreter without memory breaks WebAssembly's rules before its own.
+            ref trapped @ WireExit::Trapped { .. } => {
+                let judged = run.judge(trapped);
+                Err(telling.over.take().unwrap_or(judged))
+            }
             WireExit::Exited { code } => Err(Exit::Code(code)),
             ref other => Err(run.judge(other)),
         }
