@@ -254,10 +254,13 @@ pub(crate) async fn forks(
     let _still = sandbox.still().await.map_err(ApiError::fault)?;
     let mut all = Vec::new();
     for _ in 0..count {
+        let copied = Arc::clone(sandbox);
+        let files = tokio::task::spawn_blocking(move || copied.session.files());
+        let files = files.await.map_err(ApiError::fault)?;
         let new = New {
             template: Arc::clone(&template),
             named: sandbox.template.clone(),
-            files: Some(sandbox.session.files().map_err(ApiError::fault)?),
+            files: Some(files.map_err(ApiError::fault)?),
             env: sandbox.env.clone(),
             metadata: sandbox.metadata.clone(),
             has_traffic_token: sandbox.traffic_token.is_some(),
