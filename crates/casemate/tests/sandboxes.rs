@@ -56,6 +56,54 @@ fn streamed(server: &Server, path: &str, body: &Value, kind: &str) -> Answer {
     server.ask("POST", path, &headers, body.to_string().as_bytes())
 }
 
+/// One after the other on each backend that sandboxes can live on: a cell's state, a file, its walls, a fork, a nap.
+#[test]
+fn a_template_may_be_of_any_backend_that_sandboxes_live_on() {
+    let templates = [("w", "wasm"), ("r", "runc"), ("c", "crun")];
+    let told = templates.map(|(name, backend)| format!("{name}={backend}"));
+    let more: Vec<&str> = told.iter().flat_map(|told| ["--template", told]).collect();
+    let Some(server) = served(&more) else { return };
+    for (template, backend) in templates {
+        let id = made(&server, &json!({"template": template}));
+        assert_eq!(server.get(&at(&id, "")).json()["backend"], backend);
+        assert_eq!(cell(&server, &id, "x = 20")["error"], Value::Null);
+        assert_eq!(cell(&server, &id, "x * 2 + 2")["results"][0]["text"], "42");
+        let put = server.ask("PUT", &at(&id, "/files?path=a.txt"), &[], b"hello");
+        assert_eq!(put.status, 201, "{backend}");
+        let read = cell(&server, &id, "open('a.txt').read()");
+        assert_eq!(read["results"][0]["text"], "hello", "{backend}: {read}");
+        let receipt = server.get(&at(&id, "/receipt")).json();
+        let walls = receipt["receipt"]["walls"].as_array().unwrap();
+        assert_eq!(receipt["receipt"]["backend"], backend);
+        assert!(walls.len() > 20, "{backend}: {walls:?}");
+        // Processes, where there are any; a word on who has them where there are none.
+        let said = server.post(&at(&id, "/commands"), &json!({"command": "id -un"}));
+        if backend == "wasm" {
+            assert_eq!(said.status, 422);
+            let why = said.json()["message"].as_str().unwrap().to_owned();
+            assert!(why.contains("a template of the jail backend"), "{why}");
+        } else {
+            assert_eq!(said.json()["stdout"], "user\n", "{backend}");
+        }
+        let forks = server.post(&at(&id, "/forks"), &json!({"count": 1})).json();
+        let fork = forks[0]["sandbox"]["sandbox"].as_str().unwrap().to_owned();
+        let file = server.get(&at(&fork, "/files?path=a.txt"));
+        assert_eq!(file.body, b"hello", "{backend}");
+        for (memory, kept) in [(true, "42"), (false, "")] {
+            let paused = server.post(&at(&id, "/pause"), &json!({"memory": memory}));
+            assert_eq!(paused.status, 200, "{backend}: {}", paused.json());
+            assert_eq!(server.post(&at(&id, "/resume"), &json!({})).status, 200);
+            let again = cell(&server, &id, "x * 2 + 2");
+            let text = again["results"][0]["text"].as_str().unwrap_or_default();
+            assert_eq!(text, kept, "{backend}: {again}");
+            assert_eq!(server.get(&at(&id, "/files?path=a.txt")).body, b"hello");
+        }
+        for id in [&id, &fork] {
+            assert_eq!(server.ask("DELETE", &at(id, ""), &[], b"").status, 204);
+        }
+    }
+}
+
 #[test]
 fn cells_share_their_state_and_show_what_they_show() {
     let Some(server) = served(&[]) else { return };
