@@ -131,11 +131,10 @@ mod tests {
         assert_eq!(seen("print(1)"), Some(String::new()));
         let several = "import json, os.path\nfrom numpy import linalg";
         assert_eq!(seen(several), Some("json numpy os".to_owned()));
-        let by_name = seen("__import__('pan' + 'das')").unwrap();
-        assert!(by_name.split(' ').any(|name| name == "pandas"), "{by_name}");
         for open in [
             "exec(input())",
             "__import__(input())",
+            "__import__('pan' + 'das')",
             "import pickle\npickle.loads(input().encode())",
         ] {
             assert_eq!(seen(open), None, "{open}");
