@@ -38,8 +38,6 @@ const PROGRAM_MAX: u64 = 64 << 20;
 
 /// Runs a program and gives the exit code.
 pub(crate) fn command(args: RunArgs) -> anyhow::Result<i32> {
-    // Whatever holds the program will be in a group of its own.
-    casemate_linux::cgroup::rouse();
     let job = job(&args)?;
     let source = job.program.source.clone();
     let store = Store::open()?;

@@ -90,7 +90,6 @@ pub(crate) fn make(
     static RECLAIM: std::sync::Once = std::sync::Once::new();
     // Groups of processes that crashed. One that stays costs nothing and is tried again next time.
     RECLAIM.call_once(|| drop(casemate_linux::cgroup::reclaim_stale()));
-    casemate_linux::cgroup::rouse();
     let _turn = Turn::take();
     let making = Making::start(wanted, lowered, system);
     let making =

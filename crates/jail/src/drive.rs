@@ -207,7 +207,6 @@ impl Backend for JailBackend {
         static RECLAIM: std::sync::Once = std::sync::Once::new();
         // Groups of processes that crashed. One that stays costs nothing and is tried again next time.
         RECLAIM.call_once(|| drop(casemate_linux::cgroup::reclaim_stale()));
-        casemate_linux::cgroup::rouse();
         let system = self.systems.of(&plan.guest.image);
         let system = system.map_err(|(why, fix)| CreateError::Unusable { why, fix })?;
         let lowered = lower(plan, &system).map_err(CreateError::Plan)?;

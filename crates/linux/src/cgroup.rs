@@ -21,12 +21,10 @@ mod freezer;
 mod layout;
 mod limits;
 mod remove;
-mod rouse;
 #[cfg(test)]
 mod tests;
 
 pub use layout::{Kind, Layout};
-pub use rouse::rouse;
 
 use layout::{Controller, Version};
 

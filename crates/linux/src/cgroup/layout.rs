@@ -307,12 +307,6 @@ impl Layout {
         self.v2.as_ref().map(|found| found.own.as_path())
     }
 
-    /// The group of this layout's process in any one hierarchy.
-    pub(super) fn own(&self) -> Option<&Path> {
-        let first = self.v1.values().next().or(self.v2.as_ref());
-        first.map(|found| found.own.as_path())
-    }
-
     /// Where version 1's hierarchy of devices is mounted.
     pub(crate) fn devices_mount(&self) -> Option<&Path> {
         self.devices
