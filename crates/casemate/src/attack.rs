@@ -31,7 +31,7 @@ use crate::cli::AttackArgs;
 use crate::run::{NotFound, backends, over};
 use crate::setup;
 use crate::sign::Key;
-use crate::warm::{OnlyWarm, Start};
+use crate::warm::only_warm;
 use control::Python;
 use header::Header;
 use report::Row;
@@ -83,9 +83,7 @@ fn attacked(store: &Store) -> anyhow::Result<Vec<Arc<dyn Backend>>> {
     let mut backends = backends(store)?;
     // Only root has zygotes.
     if rustix::process::geteuid().is_root() {
-        for from in Start::ALL {
-            backends.push(Arc::new(OnlyWarm::new(Path::new("/proc/self/exe"), from)?));
-        }
+        backends.extend(only_warm(Path::new("/proc/self/exe"))?);
     }
     Ok(backends)
 }

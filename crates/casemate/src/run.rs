@@ -102,9 +102,7 @@ pub(crate) fn lasting_engine(store: &Store, parallel: usize) -> anyhow::Result<E
     let program = Path::new("/proc/self/exe");
     let backends = with_jail(store, Arc::new(warm::jail(program, parallel)?))?;
     let mut attacked = backends.clone();
-    for from in warm::Start::ALL {
-        attacked.push(Arc::new(warm::OnlyWarm::new(program, from)?));
-    }
+    attacked.extend(warm::only_warm(program)?);
     let mut records = records(&attacked);
     warm::all_starts(&mut records);
     Ok(Engine::new(backends, AlertRules::embedded()?).attacked(records))

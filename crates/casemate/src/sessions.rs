@@ -119,10 +119,10 @@ impl Asked {
                 "{name:?} is no name of a template: letters, digits, `-`, `_` and `.`, at most 64"
             ));
         }
-        let holder = Holder::ALL.into_iter().find(|one| one.name() == backend);
         if backend == Holder::NEVER {
             return Err(Unfit::Gvisor.to_string());
         }
+        let holder = Holder::ALL.into_iter().find(|one| one.name() == backend);
         let holder = holder.ok_or_else(|| {
             let all = Holder::ALL.map(Holder::name).join(", ");
             format!("sandboxes that live on are of: {all}; {backend:?} is none of them")

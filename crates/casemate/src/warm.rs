@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
 use casemate_backend::contract::{Backend, CreateError, Offer, Sandbox};
@@ -15,7 +16,7 @@ const ZYGOTES: usize = 4;
 
 /// Which zygote a program is forked from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Start {
+enum Start {
     /// The one that has the libraries.
     Libraries,
     /// The one that has none.
@@ -24,7 +25,7 @@ pub(crate) enum Start {
 
 impl Start {
     /// Both.
-    pub(crate) const ALL: [Self; 2] = [Self::Libraries, Self::Small];
+    const ALL: [Self; 2] = [Self::Libraries, Self::Small];
 
     /// The name under which such starts are attacked, and under which the result is kept.
     const fn name(self) -> &'static str {
@@ -65,9 +66,19 @@ pub(crate) fn all_starts(records: &mut Records) {
 
 /// The jail with nothing but starts from one of its zygotes, under a name of its own: a run that would start cold does
 /// not start.
-pub(crate) struct OnlyWarm {
+struct OnlyWarm {
     jail: JailBackend,
     from: Start,
+}
+
+/// One for each of its zygotes.
+///
+/// # Errors
+/// Those of [`jail`].
+pub(crate) fn only_warm(program: &Path) -> anyhow::Result<Vec<Arc<dyn Backend>>> {
+    let each = Start::ALL.into_iter();
+    each.map(|from| Ok(Arc::new(OnlyWarm::new(program, from)?) as Arc<dyn Backend>))
+        .collect()
 }
 
 impl OnlyWarm {
@@ -75,7 +86,7 @@ impl OnlyWarm {
     ///
     /// # Errors
     /// Those of [`jail`].
-    pub(crate) fn new(program: &Path, from: Start) -> anyhow::Result<Self> {
+    fn new(program: &Path, from: Start) -> anyhow::Result<Self> {
         let jail = make(program, 0, 1)?;
         Ok(Self { jail, from })
     }
