@@ -28,6 +28,7 @@ use casemate_server::{AttackMatrix, AttackTry};
 use casemate_wasm::setup::Store;
 
 use crate::cli::AttackArgs;
+use crate::restored::OnlyRestored;
 use crate::run::{NotFound, backends, over};
 use crate::setup;
 use crate::sign::Key;
@@ -78,14 +79,24 @@ pub(crate) fn for_server(store: &Store) -> anyhow::Result<AttackMatrix> {
     })
 }
 
-/// The backends of this build, and the jail once more for each kind of warm start that a server has.
+/// The backends of this build, and some once more for each other start that they have.
 fn attacked(store: &Store) -> anyhow::Result<Vec<Arc<dyn Backend>>> {
     let mut backends = backends(store)?;
-    // Only root has zygotes.
+    // Only root has zygotes and checkpoints.
     if rustix::process::geteuid().is_root() {
-        backends.extend(only_warm(Path::new("/proc/self/exe"))?);
+        backends.extend(starts(Path::new("/proc/self/exe"))?);
     }
     Ok(backends)
+}
+
+/// The other starts that backends have beside the cold one, each as a backend of its own.
+///
+/// # Errors
+/// Those of making a backend.
+pub(crate) fn starts(program: &Path) -> anyhow::Result<Vec<Arc<dyn Backend>>> {
+    let mut all = only_warm(program)?;
+    all.push(Arc::new(OnlyRestored::new(program)?));
+    Ok(all)
 }
 
 /// Runs the attacks and prints the table: 0 when every one is stopped and every control succeeded.

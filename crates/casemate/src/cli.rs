@@ -439,6 +439,8 @@ pub(crate) enum SetupBackend {
     Wasm,
     /// Packages for the system's own Python, for the jail and the containers.
     Jail,
+    /// A checkpoint of a Python that has loaded the libraries, for gVisor.
+    Gvisor,
 }
 
 #[derive(Debug, Args)]

@@ -21,6 +21,7 @@ mod policy;
 mod progress;
 mod reader;
 mod receipt;
+mod restored;
 mod run;
 mod scan;
 mod serve;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail, ensure};
 use casemate_backend::contract::{Backend, Cancel, Signal};
 use casemate_container::docker::{DockerBackend, Variant};
-use casemate_container::{ContainerBackend, Kind, Platform};
+use casemate_container::{ContainerBackend, Kind, Make};
 use casemate_engine::{Engine, Records, policies};
 use casemate_images::{ImageName, Images, Systems};
 use casemate_jail::JailBackend;
@@ -23,11 +23,11 @@ use casemate_wasm::WasmBackend;
 use casemate_wasm::setup::Store;
 use casemate_watch::{AlertRules, alerts_jsonl, events_jsonl};
 
-use crate::attack::Results;
+use crate::attack::{self, Results};
 use crate::cli::{LangArg, LimitArgs, RunArgs, ScreenArg};
 use crate::out::{Saved, save};
 use crate::receipt::Draft;
-use crate::{json, setup, show, text, warm};
+use crate::{json, restored, setup, show, text, warm};
 
 /// Bytes of one input file; what is larger belongs in several.
 const INPUT_MAX: u64 = 1 << 30;
@@ -89,7 +89,8 @@ pub(crate) fn engine(store: &Store) -> anyhow::Result<Engine> {
 
 /// The same with further backends.
 pub(crate) fn over(backends: Vec<Arc<dyn Backend>>) -> anyhow::Result<Engine> {
-    let records = records(&backends);
+    let mut records = records(&backends);
+    restored::all_starts(&mut records);
     Ok(Engine::new(backends, AlertRules::embedded()?).attacked(records))
 }
 
@@ -100,11 +101,16 @@ pub(crate) fn lasting_engine(store: &Store, parallel: usize) -> anyhow::Result<E
         return engine(store);
     }
     let program = Path::new("/proc/self/exe");
-    let backends = with_jail(store, Arc::new(warm::jail(program, parallel)?))?;
+    let backends = with_jail(
+        store,
+        Arc::new(warm::jail(program, parallel)?),
+        Make::Beside,
+    )?;
     let mut attacked = backends.clone();
-    attacked.extend(warm::only_warm(program)?);
+    attacked.extend(attack::starts(program)?);
     let mut records = records(&attacked);
     warm::all_starts(&mut records);
+    restored::all_starts(&mut records);
     Ok(Engine::new(backends, AlertRules::embedded()?).attacked(records))
 }
 
@@ -120,6 +126,7 @@ pub(crate) fn backends(store: &Store) -> anyhow::Result<Vec<Arc<dyn Backend>>> {
     with_jail(
         store,
         Arc::new(JailBackend::new(systems()?, "/proc/self/exe")),
+        Make::Never,
     )
 }
 
@@ -131,17 +138,23 @@ pub(crate) fn systems() -> anyhow::Result<Systems> {
     ))
 }
 
-fn with_jail(store: &Store, jail: Arc<dyn Backend>) -> anyhow::Result<Vec<Arc<dyn Backend>>> {
+fn with_jail(
+    store: &Store,
+    jail: Arc<dyn Backend>,
+    make: Make,
+) -> anyhow::Result<Vec<Arc<dyn Backend>>> {
     let wasm: Arc<dyn Backend> = Arc::new(WasmBackend::new(store.clone(), "/proc/self/exe"));
     let systems = systems()?;
     let mut backends = vec![wasm, jail];
-    for kind in [Kind::Crun, Kind::Runc, Kind::Gvisor(Platform::Systrap)] {
+    for kind in [Kind::Crun, Kind::Runc] {
         backends.push(Arc::new(ContainerBackend::new(
             kind,
             systems.clone(),
             "/proc/self/exe",
         )));
     }
+    let gvisor = restored::gvisor(Path::new("/proc/self/exe"), make)?;
+    backends.push(Arc::new(gvisor));
     for variant in [Variant::Native, Variant::Gvisor] {
         let store = casemate_jail::setup::Store::open()?;
         backends.push(Arc::new(DockerBackend::new(

@@ -1,11 +1,21 @@
 //! `casemate setup`.
 
-use casemate_backend::contract::Usable;
-use casemate_backend::setup::SetupError;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, bail, ensure};
+use casemate_backend::contract::{Backend, Cancel, Usable};
+use casemate_backend::setup::{Progress, SetupError, Unit};
+use casemate_container::{ContainerBackend, LAYOUT, Make};
+use casemate_engine::{Engine, policies};
+use casemate_model::job::{JobBuilder, Language, Program, RunId};
+use casemate_model::outcome::Outcome;
 use casemate_wasm::setup::{Installed, Source, Store, set_up};
+use casemate_watch::AlertRules;
 
 use crate::cli::{SetupArgs, SetupBackend};
 use crate::progress::Bars;
+use crate::restored;
 
 /// Runs set-up, or verifies it.
 pub(crate) fn command(args: SetupArgs) -> anyhow::Result<i32> {
@@ -15,6 +25,9 @@ pub(crate) fn command(args: SetupArgs) -> anyhow::Result<i32> {
     }
     if args.backend == SetupBackend::Jail || (both && args.from.is_none()) {
         jail(&args, both)?;
+    }
+    if args.backend == SetupBackend::Gvisor || (both && args.from.is_none()) {
+        gvisor(&args, both)?;
     }
     Ok(0)
 }
@@ -63,8 +76,73 @@ fn jail(args: &SetupArgs, optional: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What a checkpoint is tried with: a program that needs what it has.
+const NEEDS_LIBRARIES: &str = "import pandas\nprint(pandas.__version__)\n";
+
+/// Makes the checkpoint for the policy `native`, and has a program go on from it. `optional` as above.
+fn gvisor(args: &SetupArgs, optional: bool) -> anyhow::Result<()> {
+    let program = Path::new("/proc/self/exe");
+    let make = if args.verify {
+        Make::Never
+    } else {
+        Make::First
+    };
+    let backend = restored::gvisor(program, make)?;
+    if let Usable::No { why, fix } = backend.probe().usable {
+        ensure!(optional, "gVisor cannot be used: {why}; {fix}");
+        eprintln!("gVisor has no checkpoint: {why}; {fix}");
+        return Ok(());
+    }
+    ensure_jail()?;
+    let folder = restored::folder()?;
+    if args.force && folder.exists() {
+        std::fs::remove_dir_all(&folder)
+            .with_context(|| format!("removing {}", folder.display()))?;
+    }
+    let bars = Bars::new();
+    bars.stage(
+        "gVisor: a Python with the libraries loaded",
+        None,
+        Unit::None,
+    );
+    let outcome = try_checkpoint(backend)?;
+    let receipt = outcome.receipt.as_ref();
+    if receipt.is_some_and(casemate_container::is_restored) && outcome.ending.is_success() {
+        bars.done("");
+        println!(
+            "programs for gVisor go on from a checkpoint in {}",
+            folder.display()
+        );
+        return Ok(());
+    }
+    bars.done("not there");
+    if optional {
+        println!("gVisor has no checkpoint: `casemate setup --backend gvisor` makes one");
+        return Ok(());
+    }
+    let began = receipt.and_then(|receipt| receipt.walls.iter().find(|wall| wall.name == LAYOUT));
+    match began.and_then(|wall| wall.got.as_deref()) {
+        Some(how) => {
+            bail!("a program that needs the libraries does not go on from a checkpoint: {how}")
+        }
+        None => bail!("{}", crate::show::trouble(&outcome)),
+    }
+}
+
+fn try_checkpoint(backend: ContainerBackend) -> anyhow::Result<Outcome> {
+    let program = Program {
+        name: "checkpoint.py".to_owned(),
+        source: NEEDS_LIBRARIES.into(),
+        language: Language::Python,
+    };
+    let policy = policies::preset("native")?.context("there is no policy native")?;
+    let job = JobBuilder::new(RunId::from_bits(0), program, policy);
+    let backends: Vec<Arc<dyn Backend>> = vec![Arc::new(backend)];
+    let engine = Engine::new(backends, AlertRules::embedded()?);
+    Ok(engine.run(job.build()?, &mut |_| {}, &Cancel::new()))
+}
+
 fn usable(store: &casemate_jail::setup::Store) -> Usable {
-    use casemate_backend::contract::Backend;
     casemate_jail::JailBackend::new(store.clone(), "/proc/self/exe")
         .probe()
         .usable

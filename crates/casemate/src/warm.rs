@@ -54,13 +54,15 @@ fn make(program: &Path, spares: usize, zygotes: usize) -> anyhow::Result<JailBac
 /// has them all.
 pub(crate) fn all_starts(records: &mut Records) {
     for from in Start::ALL {
-        if matches!(
-            Record::of(records, casemate_jail::NAME),
-            Record::Stood { .. }
-        ) {
-            let warm = Record::of(records, from.name());
-            records.insert(casemate_jail::NAME.to_owned(), warm);
-        }
+        counts_only_with(records, casemate_jail::NAME, from.name());
+    }
+}
+
+/// A backend counts as attacked only where another start of its own, which has this name, was attacked too.
+pub(crate) fn counts_only_with(records: &mut Records, backend: &str, start: &str) {
+    if matches!(Record::of(records, backend), Record::Stood { .. }) {
+        let other = Record::of(records, start);
+        records.insert(backend.to_owned(), other);
     }
 }
 

@@ -47,6 +47,13 @@ pub(crate) struct Ids {
 }
 
 impl Ids {
+    /// Those of a container whose interpreter was kept as files, or is to be: it goes on as whom it began. With
+    /// gVisor they are numbers of its own kernel's, and owners of files that nobody outside of its keeper sees.
+    pub(crate) const SAVED: Self = Self {
+        root: 2_010_000_000,
+        user: 2_000_000_000,
+    };
+
     /// Those of the keeper with this number: in a range no distribution hands out.
     pub(crate) fn of(keeper: u32) -> Self {
         Self {

@@ -12,7 +12,9 @@ use std::path::{Component, Path};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use casemate_driver::handover::{ENDED, START, Told, WireEnd, copy_in, receive_job, report, tell};
+use casemate_driver::handover::{
+    ENDED, SAVE, SAVED, START, Told, WireEnd, copy_in, receive_job, report, tell,
+};
 use casemate_driver::packets::{Packets, Received};
 use casemate_linux::jail::machine::Machine;
 use casemate_linux::jail::procfs::Texts;
@@ -23,7 +25,7 @@ use casemate_linux::{Child, Exit, Limit, Spawn, Step, handoff, take_fd};
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 
 use crate::bundle::{INSIDE, NOTHING};
-use crate::kind::BUNDLE;
+use crate::kind::{BUNDLE, IMAGE_FD};
 use crate::lower::KeeperJob;
 
 /// The first argument that makes this program the keeper of a container.
@@ -63,6 +65,8 @@ struct Given {
     image: Option<OwnedFd>,
     venv: Option<OwnedFd>,
     agent: Option<OwnedFd>,
+    /// The folder of a checkpoint, where one is made or gone on from.
+    checkpoint: Option<OwnedFd>,
 }
 
 /// Stages, has the container made, waits for the word, starts it, waits for its end.
@@ -90,6 +94,7 @@ impl Given {
             image: None,
             venv: None,
             agent: None,
+            checkpoint: None,
         })
     }
 }
@@ -108,12 +113,13 @@ fn run(mut given: Given) -> Result<u8, Told> {
         0, 1, 2, CONTROL, HANDOFF, MESSAGES, STDOUT, STDERR, PACKAGES,
     ];
     let shown = [
-        (&job.job.root, &mut given.image, IMAGE),
-        (&job.job.venv, &mut given.venv, VENV),
-        (&job.job.agent, &mut given.agent, AGENT),
+        (job.job.root.is_some(), &mut given.image, IMAGE),
+        (job.job.venv.is_some(), &mut given.venv, VENV),
+        (job.job.agent.is_some(), &mut given.agent, AGENT),
+        (job.image, &mut given.checkpoint, IMAGE_FD),
     ];
     for (named, fd, number) in shown {
-        if named.is_some() {
+        if named {
             let taken = take_fd(number).map_err(|error| format!("descriptor {number}: {error}"));
             *fd = Some(tell(&given.control, |_| taken)?);
             keep.push(number);
@@ -188,14 +194,30 @@ impl Keeper {
             // The host has gone, or has found a gap: nothing runs.
             _ => return Ok(()),
         }
-        let start = self.spawn(&self.job.start);
+        let start = with_checkpoint(self.spawn(&self.job.start), given);
         finish(start.spawn_alone(), &self.job.program, "start")?;
+        if let Some(save) = &self.job.save {
+            return self.save(given, save);
+        }
         let exit = reap_until_pid(made.pid)?;
         let end = serde_json::to_vec(&WireEnd { exit }).map_err(|error| error.to_string())?;
         given
             .control
             .send(ENDED, &end)
             .map_err(|error| format!("reporting the end: {error}"))
+    }
+
+    /// Keeps the container as files when the host says that it is ready for that, which ends it.
+    fn save(&self, given: &mut Given, save: &[String]) -> Result<(), String> {
+        match given.control.receive(true) {
+            Ok(Received::Packet(SAVE, _)) => {}
+            // The host has gone, or does not want it any more.
+            _ => return Ok(()),
+        }
+        let save = with_checkpoint(self.spawn(save), given);
+        finish(save.spawn_alone(), &self.job.program, "checkpoint")?;
+        let told = given.control.send(SAVED, &[]);
+        told.map_err(|error| format!("reporting: {error}"))
     }
 
     /// The files of the container: the host's system, the inputs, scratch. Answers with the top of scratch, and with
@@ -309,6 +331,14 @@ impl Keeper {
     }
 }
 
+/// A command of the runtime's with the folder of the checkpoint, where there is one.
+fn with_checkpoint(spawn: Spawn, given: &Given) -> Spawn {
+    match &given.checkpoint {
+        Some(folder) => spawn.fd(folder, IMAGE_FD),
+        None => spawn,
+    }
+}
+
 /// A container that was made.
 struct Made {
     pid: u32,
@@ -380,6 +410,8 @@ mod tests {
             program: "/usr/bin/x".into(),
             create: Vec::new(),
             start: Vec::new(),
+            save: None,
+            image: false,
             devices: false,
             folders: vec!["etc/alternatives".into()],
             files: vec!["etc/ld.so.cache".into()],

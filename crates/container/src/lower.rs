@@ -1,10 +1,13 @@
 //! `Plan` to what the keeper of a container is told. Pure.
 
+use std::fs::File;
+
 use casemate_backend::plan::Plan;
-use casemate_driver::handover::WireJob;
+use casemate_driver::handover::{WireFile, WireJob};
 use casemate_driver::lowered::{self, LIBRARIES, Lowered};
-use casemate_driver::system::{Entry, FIRST, System};
+use casemate_driver::system::{Command, Entry, FIRST, System, host_saved};
 use casemate_linux::Limit;
+use casemate_linux::cgroup::CgroupLimits;
 use casemate_linux::jail::root::Shape;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +24,12 @@ pub(crate) const SENTRY_TASKS: u64 = 512;
 /// Tasks of gVisor's on the host for each of the guest's.
 pub(crate) const TASKS_FOR_ONE: u64 = 4;
 
+/// What loading and using the libraries may take, with gVisor's kernel around it.
+const SAVED_MEMORY: u64 = 1 << 30;
+/// What it may write.
+const SAVED_SCRATCH: u64 = 16 << 20;
+const SAVED_FILES: u64 = 256;
+
 /// Tasks of ours in the group of a container that an agent lives in: its first process.
 pub(crate) const FIRST_OF_SESSION: u64 = 1;
 
@@ -35,6 +44,10 @@ pub(crate) struct KeeperJob {
     pub(crate) program: String,
     pub(crate) create: Vec<String>,
     pub(crate) start: Vec<String>,
+    /// The arguments with which it keeps the container as files, where that is what it is made for.
+    pub(crate) save: Option<Vec<String>>,
+    /// Whether the folder of a checkpoint comes with it.
+    pub(crate) image: bool,
     /// Whether it is shown the hierarchy of devices.
     pub(crate) devices: bool,
     pub(crate) folders: Vec<String>,
@@ -80,6 +93,81 @@ pub(crate) fn lower_session<'a>(
     Ok(lowered)
 }
 
+/// How the interpreter in a container begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Begins<'a> {
+    /// By itself.
+    Anew,
+    /// It goes on from the checkpoint in this folder, under these limits.
+    From(&'a File, OwnLimits),
+    /// By itself, and a checkpoint of it is made in this folder, which ends it.
+    Into(&'a File),
+}
+
+impl<'a> Begins<'a> {
+    /// The folder of the checkpoint.
+    pub(crate) const fn image(self) -> Option<&'a File> {
+        match self {
+            Self::Anew => None,
+            Self::From(folder, _) | Self::Into(folder) => Some(folder),
+        }
+    }
+}
+
+/// Limits that the driver of a restored container sets for itself: those that its bundle, which is that of the
+/// checkpoint, does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct OwnLimits {
+    /// Descriptors of a process.
+    #[serde(rename = "NOFILE", skip_serializing_if = "Option::is_none")]
+    pub(crate) open_files: Option<u64>,
+    /// Tasks of the guest's user.
+    #[serde(rename = "NPROC", skip_serializing_if = "Option::is_none")]
+    pub(crate) tasks: Option<u64>,
+}
+
+/// Makes of a job one whose bundle is the same for every run on the machine's own system: the interpreter that is kept as
+/// files. What its limits are it is told where it goes on.
+pub(crate) fn as_saved(job: &mut WireJob) -> OwnLimits {
+    let Command { argv, env, silent } = host_saved();
+    (job.command, job.env, job.silent) = (argv, env, silent);
+    OwnLimits {
+        open_files: job.open_files.take(),
+        tasks: job.tasks.take(),
+    }
+}
+
+/// The container of which a checkpoint is made, for runs with the processors of this plan. It has nothing of the plan's
+/// program.
+pub(crate) fn lower_to_save(
+    kind: Kind,
+    plan: &Plan,
+    system: &System,
+) -> Result<Lowered<'static>, String> {
+    let Lowered {
+        mut job, watched, ..
+    } = lower(kind, plan, system)?;
+    as_saved(&mut job);
+    let driver = b"{}".to_vec();
+    job.files = vec![WireFile {
+        path: lowered::JOB_FILE.to_owned(),
+        bytes: driver.len() as u64,
+    }];
+    job.links.clear();
+    (job.scratch_bytes, job.scratch_files) = (Some(SAVED_SCRATCH), Some(SAVED_FILES));
+    Ok(Lowered {
+        job,
+        driver,
+        contents: Vec::new(),
+        cgroup: CgroupLimits {
+            memory_bytes: Limit::At(SAVED_MEMORY),
+            pids: Limit::At(SENTRY_TASKS + STARTING),
+            cpu_millicores: Limit::Unlimited,
+        },
+        watched,
+    })
+}
+
 /// What is shown beside the system: our packages, those of a virtual environment, the agent.
 pub(crate) fn beside(job: &WireJob) -> Vec<&'static str> {
     let venv = job.venv.as_ref().map(|_| "opt/venv");
@@ -98,6 +186,7 @@ pub(crate) fn keeper_job(
     ids: Ids,
     shapes: &[Shape],
     group: Option<&str>,
+    begins: Begins<'_>,
 ) -> Result<KeeperJob, String> {
     let beside = beside(job);
     let lived_in = job.agent.is_some();
@@ -125,7 +214,12 @@ pub(crate) fn keeper_job(
         owner: ids.user,
         program: program.to_owned(),
         create: kind.create(),
-        start: kind.start(),
+        start: match begins {
+            Begins::Anew | Begins::Into(_) => kind.start(),
+            Begins::From(..) => kind.restore(),
+        },
+        save: matches!(begins, Begins::Into(_)).then(|| kind.checkpoint()),
+        image: begins.image().is_some(),
         devices: kind.groups() == casemate_linux::keeper::Groups::Devices,
         folders: tree.folders,
         files: tree.files,
@@ -154,6 +248,23 @@ mod tests {
             gvisor.cgroup.memory_bytes.value().unwrap() - runc.cgroup.memory_bytes.value().unwrap();
         assert_eq!(more, SENTRY);
         assert!(gvisor.watched.held_bytes > 0);
+    }
+
+    #[test]
+    fn what_is_kept_has_nothing_of_a_runs_and_what_goes_on_is_told_its_limits() {
+        let mut plan = plan_for("print('secret')");
+        plan.argv.push("secret".to_owned());
+        let kind = Kind::Gvisor(Platform::Systrap);
+        let saved = lower_to_save(kind, &plan, &sample().unwrap()).unwrap();
+        assert!(!format!("{saved:?}").contains("secret"));
+        assert_eq!((&*saved.driver, saved.contents.len()), (&b"{}"[..], 0));
+        let mut job = lower(kind, &plan, &sample().unwrap()).unwrap().job;
+        let limits = serde_json::to_string(&as_saved(&mut job)).unwrap();
+        assert_eq!(limits, r#"{"NOFILE":64,"NPROC":32}"#);
+        assert_eq!((job.open_files, job.tasks), (None, None));
+        // So that both have the same bundle.
+        let one = (&saved.job.command, &saved.job.env, saved.job.processors);
+        assert_eq!(one, (&job.command, &job.env, job.processors));
     }
 
     #[test]

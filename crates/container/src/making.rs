@@ -10,7 +10,9 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use casemate_backend::contract::CreateError;
-use casemate_driver::handover::{ENDED, FAILED, READY, START, hand_over, hear_walls};
+use casemate_driver::handover::{
+    ENDED, FAILED, GO_ON, READY, START, WireJob, hand_over, hear_walls,
+};
 use casemate_driver::listen::{Lines, Processes, READY_WITHIN};
 use casemate_driver::lowered::Lowered;
 use casemate_driver::outside::number_of;
@@ -20,13 +22,14 @@ use casemate_driver::session::{Standing, fill};
 use casemate_driver::system::System;
 use casemate_driver::walls as shared;
 use casemate_linux::cgroup::{Cgroup, Missing, wall as group_wall};
+use casemate_linux::jail::root::Shape;
 use casemate_linux::{Spawn, Step, handoff, jail};
 use casemate_model::receipt::Need;
 
 use crate::bundle::{HOMES, Ids, mount_points, variables};
 use crate::keeper;
-use crate::kind::Kind;
-use crate::lower::{FIRST_OF_SESSION, beside, keeper_job};
+use crate::kind::{IMAGE_FD, Kind};
+use crate::lower::{Begins, FIRST_OF_SESSION, beside, keeper_job};
 use crate::measure::{self, Expected};
 use crate::probe::{self, Found};
 use crate::walls::{self, Family};
@@ -49,6 +52,7 @@ pub(crate) struct Wanted<'a> {
     pub(crate) agent: Option<&'a Opened>,
     /// What is copied into scratch.
     pub(crate) files: Option<&'a OwnedFd>,
+    pub(crate) begins: Begins<'a>,
 }
 
 impl Wanted<'_> {
@@ -86,7 +90,7 @@ pub(crate) fn make(
     wanted: &Wanted<'_>,
     lowered: &Lowered<'_>,
     system: System,
-) -> Result<(Standing, Vec<Step>), CreateError> {
+) -> Result<Up, CreateError> {
     static RECLAIM: std::sync::Once = std::sync::Once::new();
     // Groups of processes that crashed. One that stays costs nothing and is tried again next time.
     RECLAIM.call_once(|| drop(casemate_linux::cgroup::reclaim_stale()));
@@ -95,6 +99,25 @@ pub(crate) fn make(
     let making =
         making.map_err(|error| CreateError::Fault(format!("starting the keeper: {error}")))?;
     making.make(wanted, lowered)
+}
+
+/// A container that was made, as far as it came up.
+pub(crate) struct Up {
+    pub(crate) standing: Standing,
+    pub(crate) steps: Vec<Step>,
+    /// What its interpreter says is mapped into its memory, as JSON, where a checkpoint of it is to be made.
+    pub(crate) mapped: Vec<u8>,
+}
+
+/// What a container shows of its system at the top.
+pub(crate) fn shapes_of(job: &WireJob) -> Result<Vec<Shape>, String> {
+    let shown = match &job.root {
+        Some(root) => jail::root::System::Image(root.into()),
+        None => jail::root::System::Host,
+    };
+    let mut shapes = jail::root::shapes(&shown)?;
+    shapes.retain(|shape| job.agent.is_none() || shape.name != HOMES);
+    Ok(shapes)
 }
 
 /// A container that is being made.
@@ -135,6 +158,9 @@ impl Making {
         }
         if let Some(agent) = wanted.agent {
             spawn = spawn.fd(&agent.folder, keeper::AGENT);
+        }
+        if let Some(folder) = wanted.begins.image() {
+            spawn = spawn.fd(folder, IMAGE_FD);
         }
         if let (Kind::Gvisor(_), Some(cgroup)) = (wanted.kind, &cgroup) {
             spawn = spawn.cgroup(cgroup);
@@ -184,27 +210,23 @@ fn fault(why: impl std::fmt::Display) -> CreateError {
 
 impl Making {
     /// Has the container made, looks at it, starts it as far as our own program in it, and looks once more.
-    fn make(
-        mut self,
-        wanted: &Wanted<'_>,
-        lowered: &Lowered<'_>,
-    ) -> Result<(Standing, Vec<Step>), CreateError> {
+    fn make(mut self, wanted: &Wanted<'_>, lowered: &Lowered<'_>) -> Result<Up, CreateError> {
         let (kind, found) = (wanted.kind, wanted.found);
         let lived_in = wanted.agent.is_some();
         self.steps.insert(0, version(kind, found));
-        let shown = match &lowered.job.root {
-            Some(root) => jail::root::System::Image(root.into()),
-            None => jail::root::System::Host,
+        let shapes = shapes_of(&lowered.job).map_err(fault)?;
+        let ids = match wanted.begins {
+            Begins::Anew => Ids::of(self.standing.processes.child.pid()),
+            Begins::From(..) | Begins::Into(_) => Ids::SAVED,
         };
-        let mut shapes = jail::root::shapes(&shown).map_err(fault)?;
-        shapes.retain(|shape| !lived_in || shape.name != HOMES);
-        let ids = Ids::of(self.standing.processes.child.pid());
         let program = found
             .program
             .to_str()
             .ok_or_else(|| fault("the runtime's path is not UTF-8"))?;
         let group = self.group.as_deref();
-        let job = keeper_job(kind, &lowered.job, program, ids, &shapes, group).map_err(fault)?;
+        let begins = wanted.begins;
+        let job = keeper_job(kind, &lowered.job, program, ids, &shapes, group, begins);
+        let job = job.map_err(fault)?;
         let mut expected = Expected {
             kind,
             user: ids.user,
@@ -240,12 +262,20 @@ impl Making {
         self.steps.extend(measure::created(&expected, pid, cgroup));
         if self.has_gap(wanted.family()) {
             // It is not started: whoever holds the receipt against the plan refuses it.
-            return Ok((self.standing, self.steps));
+            return Ok(Up {
+                standing: self.standing,
+                steps: self.steps,
+                mapped: Vec::new(),
+            });
         }
-        let up = self.bring_up(Instant::now() + READY_WITHIN);
-        up.map_err(|error| self.failed(&error))?;
+        let up = self.bring_up(begins, Instant::now() + READY_WITHIN);
+        let mapped = up.map_err(|error| self.failed(&error))?;
         self.look_again(kind, &expected, pid, lowered)?;
-        Ok((self.standing, self.steps))
+        Ok(Up {
+            standing: self.standing,
+            steps: self.steps,
+            mapped,
+        })
     }
 
     /// Hands the job over and hears of the container: its process's number here.
@@ -305,12 +335,16 @@ impl Making {
         Ok(())
     }
 
-    /// Has the container started and waits until our program in it is up.
-    fn bring_up(&mut self, deadline: Instant) -> io::Result<()> {
+    /// Has the container started and waits until our program in it is up: what it says of itself.
+    fn bring_up(&mut self, begins: Begins<'_>, deadline: Instant) -> io::Result<Vec<u8>> {
+        if let Begins::From(_, limits) = begins {
+            let limits = serde_json::to_vec(&limits)?;
+            self.standing.lines.messages.send(GO_ON, &limits)?;
+        }
         self.standing.lines.control.send(START, &[])?;
         loop {
             match self.standing.lines.messages.receive(false)? {
-                Received::Packet(READY, _) => return Ok(()),
+                Received::Packet(READY, mapped) => return Ok(mapped),
                 Received::Packet(..) => {
                     return Err(io::Error::other("its first process said something else"));
                 }

@@ -193,7 +193,12 @@ pub(crate) fn rests_on(found: &Found) -> (String, String) {
 
 /// The offer. Whether the walls really stand is found out by each container when it is made, and is in
 /// each run's receipt.
-pub(crate) fn offer(kind: Kind, found: &Result<Found, Lack>, systems: &Systems) -> Offer {
+pub(crate) fn offer(
+    kind: Kind,
+    found: &Result<Found, Lack>,
+    systems: &Systems,
+    restores: bool,
+) -> Offer {
     let lacking = found.as_ref().err().map(|(why, fix)| Usable::No {
         why: why.clone(),
         fix: fix.clone(),
@@ -213,11 +218,11 @@ pub(crate) fn offer(kind: Kind, found: &Result<Found, Lack>, systems: &Systems) 
             Kind::Runc => 32,
             Kind::Gvisor(_) => 60,
         },
-        notes: notes(kind, found),
+        notes: notes(kind, found, restores),
     }
 }
 
-fn notes(kind: Kind, found: &Result<Found, Lack>) -> Vec<String> {
+fn notes(kind: Kind, found: &Result<Found, Lack>, restores: bool) -> Vec<String> {
     let mut notes = vec![guest()];
     if let Ok(found) = found {
         notes.insert(0, runtime(kind, found));
@@ -228,6 +233,14 @@ fn notes(kind: Kind, found: &Result<Found, Lack>) -> Vec<String> {
             .to_owned(),
         _ => "shares the host's kernel and shows its /usr, read-only; no Landlock, which the jail has".to_owned(),
     });
+    if restores {
+        notes.push(
+            "programs that need the libraries go on from a checkpoint that has loaded them, where there is one \
+             (`casemate setup --backend gvisor`), and share its memory layout; cold under a policy that requires \
+             layout_fresh"
+                .to_owned(),
+        );
+    }
     if let Ok(found) = found {
         notes.extend(found.notes.iter().cloned());
         if let Ok(list) = Advisories::of(kind.advised()) {
@@ -301,7 +314,7 @@ mod tests {
     fn a_runtime_that_cannot_be_used_is_said_so_with_a_way_out() {
         let store = Store::at(tempfile::tempdir().unwrap().path().to_owned()).into();
         let lack: Result<Found, Lack> = Err(("runc 1.0 has CVE-1".into(), "install".into()));
-        let offer = offer(Kind::Gvisor(Platform::Systrap), &lack, &store);
+        let offer = offer(Kind::Gvisor(Platform::Systrap), &lack, &store, true);
         assert!(matches!(offer.usable, Usable::No { why, .. } if why.contains("CVE-1")));
         assert_eq!(offer.backend, "gvisor");
     }

@@ -15,8 +15,8 @@ use casemate_model::receipt::{Need, Receipt, Wall};
 use thiserror::Error;
 
 use crate::kind::Kind;
-use crate::lower::lower_session;
-use crate::making::{Wanted, make};
+use crate::lower::{Begins, lower_session};
+use crate::making::{Up, Wanted, make};
 use crate::probe::{self, Found, Lack};
 
 /// Why a runtime's containers can have no agent.
@@ -94,8 +94,14 @@ impl Sessions for ContainerSessions {
             program: &self.program,
             agent: Some(&self.agent),
             files,
+            begins: Begins::Anew,
         };
-        let (standing, steps) = make(&wanted, &lowered, system)?;
+        let Up {
+            standing,
+            mut steps,
+            ..
+        } = make(&wanted, &lowered, system)?;
+        steps.push(shared::fresh_layout("a session's own"));
         let family = wanted.family();
         let walls = shared::all(family.walls(), family.counting(), &lowered.watched, &steps);
         if let Some(wall) = walls.iter().find(|wall| is_gap(wall)) {

@@ -5,7 +5,7 @@ use casemate_linux::cgroup::wall as group;
 use casemate_linux::jail::wall as jail;
 use casemate_linux::lockdown::wall;
 use casemate_model::guarantee::Guarantee::{
-    EnvironmentEmpty, HostFilesHidden, InputsReadOnly, NetworkAbsent, SeparateKernel,
+    EnvironmentEmpty, HostFilesHidden, InputsReadOnly, LayoutFresh, NetworkAbsent, SeparateKernel,
     SyscallsFiltered,
 };
 use casemate_model::known::{KnownWall, KnownWalls};
@@ -25,6 +25,8 @@ pub(crate) enum Family {
     DockerGvisor,
 }
 
+/// Why programs start cold where there is no other start.
+pub(crate) const ALWAYS: &str = "an interpreter of its own for each run";
 /// The runtime's version is not one with a known hole.
 pub(crate) const RUNTIME: &str = "runtime_version";
 /// The daemon is on this machine, and the container is made of what was staged here.
@@ -59,6 +61,7 @@ const ALL: &[KnownWall] = &[
     KnownWall::additional(group::PIDS, &[]),
     KnownWall::additional(group::CPU, &[]),
     KnownWall::additional(shared::ACCOUNTING, &[]),
+    KnownWall::additional(shared::LAYOUT, &[LayoutFresh]),
 ];
 
 /// What Docker does not have: it makes and starts in one, without a user namespace of its own by default,

@@ -25,6 +25,8 @@ pub const JOB_END: u8 = 2;
 pub const DATA: u8 = 3;
 /// Host to init: start Python.
 pub const START: u8 = 4;
+/// Host to a keeper: keep the container as files, which ends it.
+pub const SAVE: u8 = 8;
 /// Host to init: the program comes from elsewhere; hold everything until the host ends it.
 pub const HOLD: u8 = 5;
 /// Init to host: a part of the list of walls, as JSON.
@@ -36,6 +38,9 @@ pub const ENDED: u8 = 12;
 /// Init to host: it failed, in words.
 pub const FAILED: u8 = 13;
 
+/// A keeper to host: the container is kept.
+pub const SAVED: u8 = 14;
+
 /// A zygote to host: a child was forked; its number.
 pub const BORN: u8 = 20;
 
@@ -43,10 +48,13 @@ pub const BORN: u8 = 20;
 pub const MESSAGE_PART: u8 = 0;
 /// Guest to host: the last part of one.
 pub const MESSAGE_END: u8 = 1;
-/// Guest to host, once and first: the interpreter stands; the program is next.
+/// Guest to host, once and first: the interpreter stands; the program is next. From one that is to be kept as files:
+/// its libraries are loaded, with the files that are mapped into its memory, as JSON.
 pub const READY: u8 = 2;
 /// Host to guest, once, where the driver waits for it: the program may begin.
 pub const GO: u8 = 6;
+/// Host to guest, once, where it was restored from files: go on, under these limits, as JSON.
+pub const GO_ON: u8 = 7;
 
 /// Bytes of a job's description.
 pub const JOB_MAX: usize = 4 << 20;

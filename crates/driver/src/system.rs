@@ -260,6 +260,21 @@ pub fn host_zygote(modules: &[&str]) -> Command {
     }
 }
 
+/// What loads the libraries in a container on the machine's own system and waits there to be kept as files; restored, it
+/// goes on as our driver, which [`System::command`] starts.
+#[must_use]
+pub fn host_saved() -> Command {
+    let boot = format!(
+        "import sys; sys.path.append('{PACKAGES}/site-packages'); from casemate_guest.container import save; save()"
+    );
+    let argv = [PYTHON, "-I", "-S", "-B", "-c", &boot];
+    Command {
+        argv: argv.map(str::to_owned).to_vec(),
+        env: environment(&[]),
+        silent: false,
+    }
+}
+
 /// The interpreter's environment, with what a system brings.
 fn environment(brought: &[(String, String)]) -> Vec<(String, String)> {
     let mut env: Vec<(String, String)> = vec![("PATH".to_owned(), HOST_PATH.to_owned())];

@@ -12,7 +12,7 @@ use casemate_model::guarantee::Guarantee::{
 };
 use casemate_model::guarantee::Guarantees;
 use casemate_model::known::KnownWalls;
-use casemate_model::receipt::{Need, Wall};
+use casemate_model::receipt::{Need, Receipt, Wall};
 
 use crate::lowered::Watched;
 
@@ -20,6 +20,33 @@ use crate::lowered::Watched;
 pub const ENVIRONMENT: &str = "environment";
 /// Processor time is read from the control group.
 pub const ACCOUNTING: &str = "cgroup_cpu_usage";
+
+/// No other run has had the interpreter's memory.
+pub const LAYOUT: &str = "memory_layout";
+const OF_ITS_OWN: &str = "of this run alone";
+
+/// The interpreter is started for this run, and why.
+#[must_use]
+pub fn fresh_layout(why: &str) -> Step {
+    Step::run(LAYOUT, OF_ITS_OWN, || Ok(format!("started cold: {why}")))
+}
+
+/// The program runs in a copy of an interpreter of which there are others: whose, and what they share.
+#[must_use]
+pub fn shared_layout(whose: &str) -> Step {
+    let why = format!(
+        "{whose} share where things lie in memory and the hash secret; random state is renewed"
+    );
+    Step::missing(LAYOUT, OF_ITS_OWN, why)
+}
+
+/// Whether the program of a run with this receipt began in such a copy, and the words for whose it was begin so.
+#[must_use]
+pub fn shares_layout(receipt: &Receipt, whose: &str) -> bool {
+    let layout = receipt.walls.iter().find(|wall| wall.name == LAYOUT);
+    let why = layout.and_then(|wall| wall.missing.as_deref());
+    why.is_some_and(|why| why.starts_with(whose))
+}
 
 /// The limits: name, what it guarantees, and the wall that enforces it; none is the host itself.
 const LIMITS: &[(&str, Guarantee, Option<&str>)] = &[

@@ -239,7 +239,7 @@ struct Made {
 impl Made {
     fn cold(self, lowered: &Lowered<'_>, why: &str) -> (JailSandbox, Vec<Step>) {
         let mut steps = self.steps;
-        steps.push(walls::fresh_layout(why));
+        steps.push(shared::fresh_layout(why));
         let Spare {
             processes,
             lines,

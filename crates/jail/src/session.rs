@@ -72,7 +72,7 @@ impl Sessions for JailSessions {
         let armed = spare.arm(&lowered);
         let (built, handed) = armed.map_err(|error| CreateError::Fault(spare.failed(&error)))?;
         steps.extend(built);
-        steps.push(walls::fresh_layout("a session's own"));
+        steps.push(shared::fresh_layout("a session's own"));
         if let Some(files) = files {
             let owner = owner(Identity::of_process(spare.number()));
             let filled = fill(files, &handed.scratch, owner, &lowered.watched);

@@ -13,9 +13,7 @@ use casemate_model::receipt::Receipt;
 
 /// The program's process is in the jail's control groups; told where it was not started in them.
 pub(crate) const MEMBERSHIP: &str = "cgroup_membership";
-/// No other run has had the interpreter's memory.
-pub(crate) const LAYOUT: &str = "memory_layout";
-/// How the reason begins for which a program has no layout of its own when it did not start cold.
+/// How the words begin for whose layout a program shares that did not start cold.
 const FORKED: &str = "forked from zygote";
 
 /// Every wall there can be.
@@ -53,31 +51,18 @@ pub(crate) const WALLS: KnownWalls = KnownWalls(&[&[
     KnownWall::additional(group::CPU, &[]),
     KnownWall::additional(shared::ACCOUNTING, &[]),
     KnownWall::additional(MEMBERSHIP, &[]),
-    KnownWall::additional(LAYOUT, &[LayoutFresh]),
+    KnownWall::additional(shared::LAYOUT, &[LayoutFresh]),
 ]]);
-
-/// The interpreter is started for this run.
-pub(crate) fn fresh_layout(why: &str) -> Step {
-    Step::run(LAYOUT, "of this run alone", || {
-        Ok(format!("started cold: {why}"))
-    })
-}
 
 /// The program runs in a child of a zygote.
 pub(crate) fn shared_layout(zygote: u32) -> Step {
-    let why = format!(
-        "{FORKED} {zygote}: its tenant's runs share where things lie in memory and the hash secret; random \
-         state is renewed"
-    );
-    Step::missing(LAYOUT, "of this run alone", why)
+    shared::shared_layout(&format!("{FORKED} {zygote}: its tenant's runs"))
 }
 
 /// Whether the program of a run with this receipt was forked from a zygote.
 #[must_use]
 pub fn is_warm(receipt: &Receipt) -> bool {
-    let layout = receipt.walls.iter().find(|wall| wall.name == LAYOUT);
-    let why = layout.and_then(|wall| wall.missing.as_deref());
-    why.is_some_and(|why| why.starts_with(FORKED))
+    shared::shares_layout(receipt, FORKED)
 }
 
 #[cfg(test)]

@@ -204,7 +204,7 @@ impl Backend for DockerBackend {
             name,
             image,
             shapes,
-            steps: Vec::new(),
+            steps: vec![shared::fresh_layout(walls::ALWAYS)],
             live: self.live.clone(),
         };
         let made = making.make(&self.program, &system.packages.folder);

@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, reason = "the list of tests is what it prints")]
 
 mod hosts;
+mod restored;
 mod sessions;
 mod support;
 mod walls;

@@ -2,23 +2,25 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock};
 
 use casemate_backend::contract::{Backend, Cancel, Usable};
 use casemate_backend::setup::{Progress, Unit};
 use casemate_backend::suite;
 use casemate_container::docker::{DockerBackend, Variant};
-use casemate_container::{ContainerBackend, ContainerSessions, Kind, Platform};
+use casemate_container::{ContainerBackend, ContainerSessions, Kind, Make, Platform};
 use casemate_driver::packages::{Store, set_up};
 use casemate_linux::{Child, Spawn};
 use casemate_model::guarantee::{Guarantee, Guarantees};
 
 pub(crate) type Test = (&'static str, fn(&dyn Backend));
 
-const KINDS: [(&str, Made); 6] = [
+const KINDS: [(&str, Made); 7] = [
     ("runc", Made::Ours(Kind::Runc)),
     ("crun", Made::Ours(Kind::Crun)),
     ("gvisor", Made::Ours(Kind::Gvisor(Platform::Systrap))),
     ("gvisor_ptrace", Made::Ours(Kind::Gvisor(Platform::Ptrace))),
+    ("gvisor_restored", Made::Restored),
     ("docker", Made::Dockers(Variant::Native)),
     ("docker_runsc", Made::Dockers(Variant::Gvisor)),
 ];
@@ -27,24 +29,52 @@ const KINDS: [(&str, Made); 6] = [
 #[derive(Debug, Clone, Copy)]
 enum Made {
     Ours(Kind),
+    /// The same of gVisor's, where no run starts but from a checkpoint.
+    Restored,
     Dockers(Variant),
 }
 
-impl Made {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Ours(kind) => kind.name(),
-            Self::Dockers(variant) => variant.name(),
-        }
-    }
+/// Of which kind the containers are that are tested now.
+static NOW: Mutex<&str> = Mutex::new("");
 
+impl Made {
     fn backend(self, store: Store) -> Box<dyn Backend> {
         let program = std::env::current_exe().unwrap();
         match self {
             Self::Ours(kind) => Box::new(ContainerBackend::new(kind, store, program)),
+            Self::Restored => Box::new(restored(store, program, checkpoints(), Make::First)),
             Self::Dockers(variant) => Box::new(DockerBackend::new(variant, store, program)),
         }
     }
+}
+
+/// The folder of checkpoints, which a process that is started by this one is told.
+const CHECKPOINTS: &str = "CASEMATE_TEST_CHECKPOINTS";
+
+/// gVisor with checkpoints.
+fn restored(store: Store, program: PathBuf, folder: &Path, make: Make) -> ContainerBackend {
+    let kind = Kind::Gvisor(Platform::Systrap);
+    let backend = ContainerBackend::new(kind, store, program);
+    backend.with_checkpoints(folder.to_owned(), make)
+}
+
+/// gVisor with those in a folder.
+pub(crate) fn restored_from(folder: &Path, make: Make) -> ContainerBackend {
+    let program = std::env::current_exe().unwrap();
+    restored(Store::open().unwrap(), program, folder, make)
+}
+
+/// Where they are here.
+pub(crate) fn checkpoints() -> &'static Path {
+    static FOLDER: OnceLock<(PathBuf, Option<tempfile::TempDir>)> = OnceLock::new();
+    let made = || match std::env::var_os(CHECKPOINTS) {
+        Some(of_another) => (of_another.into(), None),
+        None => {
+            let folder = tempfile::tempdir().unwrap();
+            (folder.path().to_owned(), Some(folder))
+        }
+    };
+    &FOLDER.get_or_init(made).0
 }
 
 /// This program as a keeper: of a container, or of the files of one that a daemon makes.
@@ -63,8 +93,9 @@ pub(crate) fn lacking() -> Guarantees {
 pub(crate) const HOST: &str = "host-to-be-killed";
 
 /// Another process like this one, in which a container runs.
-pub(crate) fn host_that_runs(backend: &dyn Backend) -> Child {
-    let spawn = Spawn::this_program().arg(HOST).arg(backend.name());
+pub(crate) fn host_that_runs() -> Child {
+    let spawn = Spawn::this_program().arg(HOST).arg(*NOW.lock().unwrap());
+    let spawn = spawn.env(CHECKPOINTS, checkpoints());
     std::env::vars_os()
         .fold(spawn, |spawn, (name, value)| spawn.env(name, value))
         .spawn()
@@ -73,9 +104,11 @@ pub(crate) fn host_that_runs(backend: &dyn Backend) -> Child {
 
 /// Runs one until it is killed.
 pub(crate) fn be_a_host(name: Option<std::ffi::OsString>) {
-    let mut all = KINDS.iter().map(|(_, made)| *made);
-    let made = all.find(|made| name.as_deref() == Some(made.name().as_ref()));
-    let backend = made.unwrap().backend(Store::open().unwrap());
+    let mut all = KINDS.iter();
+    let (_, made) = all
+        .find(|(kind, _)| name.as_deref() == Some(kind.as_ref()))
+        .unwrap();
+    let backend = made.backend(Store::open().unwrap());
     let plan = suite::plan_without("import time\ntime.sleep(60)", &lacking());
     drop(suite::run(backend.as_ref(), &plan, &Cancel::new()));
 }
@@ -254,8 +287,13 @@ pub(crate) fn run(tests: &[Test], of_sessions: &[crate::sessions::Test], only: O
     }
     let mut failed = Vec::new();
     for (name, made) in KINDS {
+        let more: &[Test] = match made {
+            Made::Restored => crate::restored::TESTS,
+            _ => &[],
+        };
         let wanted = tests
             .iter()
+            .chain(more)
             .filter(|(test, _)| format!("{name}/{test}").contains(&only));
         let wanted: Vec<&Test> = wanted.collect();
         let lasting = matches!(made, Made::Ours(Kind::Runc | Kind::Crun));
@@ -266,6 +304,7 @@ pub(crate) fn run(tests: &[Test], of_sessions: &[crate::sessions::Test], only: O
         if wanted.is_empty() && lasting.is_empty() {
             continue;
         }
+        *NOW.lock().unwrap() = name;
         let backend = made.backend(store.clone());
         let usable = backend.probe().usable;
         if usable != Usable::Yes {

@@ -62,8 +62,8 @@ def _load_small(modules):
     warm.forget()
 
 
-def _load():
-    """Load and use the libraries, and keep nothing of the use."""
+def load(use):
+    """Load the libraries, have them used, and keep nothing of the use."""
     import matplotlib
 
     late.keep_cache(matplotlib, native.fonts())
@@ -77,13 +77,17 @@ def _load():
     shell.whole()
     # The end of a warm-up program is not the end of the interpreter's threads.
     runner.prepare(shell, figures)
-    with _scratch() as scratch:
-        warm.use(f"/proc/self/fd/{scratch}/warm.png")
-        os.unlink("warm.png", dir_fd=scratch)
+    use()
     runner.prepare(shell, figures, native.end_threads)
     # Used once, or every child would set up OpenSSL's generator for itself, which takes milliseconds.
     _stir()
     warm.forget()
+
+
+def _use():
+    with _scratch() as scratch:
+        warm.use(f"/proc/self/fd/{scratch}/warm.png")
+        os.unlink("warm.png", dir_fd=scratch)
 
 
 def _stir():
@@ -115,7 +119,7 @@ def main(modules):
         libc = ctypes.CDLL(None, use_errno=True)
         libc.syscall.restype = ctypes.c_long
         own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        _load_small(modules) if modules else _load()
+        _load_small(modules) if modules else load(_use)
         _use_huge_pages(libc)
         _check_alone({0, 1, 2, CONTROL, own})
     except BaseException as error:
@@ -227,7 +231,7 @@ def _child(host, libc, message, fds):
         host.detach()
         for call in json.loads(message)["calls"]:
             _make(libc, call, fds[_PASSED:])
-        _renew()
+        renew()
     except BaseException as error:
         # Until the calls have placed it the channel has the number that it came with.
         _tell(fds[_MESSAGES], error) or _tell(native.CHANNEL, error)
@@ -261,8 +265,8 @@ def _argument(value, fds, kept):
     return buffer
 
 
-def _renew():
-    """Random state that a fork shares; what the driver renews for every run is renewed by it."""
+def renew():
+    """Random state that a fork or a copy shares; what the driver renews for every run is renewed by it."""
     _stir()
     modules = sys.modules
     if "multiprocessing.process" in modules:
