@@ -61,7 +61,12 @@ pub(crate) fn all_starts(records: &mut Records) {
 /// A backend counts as attacked only where another start of its own, which has this name, was attacked too.
 pub(crate) fn counts_only_with(records: &mut Records, backend: &str, start: &str) {
     if matches!(Record::of(records, backend), Record::Stood { .. }) {
-        let other = Record::of(records, start);
+        let other = match Record::of(records, start) {
+            Record::None { why } => Record::None {
+                why: format!("its starts as {start} (`casemate attack --backend {start}`): {why}"),
+            },
+            other => other,
+        };
         records.insert(backend.to_owned(), other);
     }
 }
@@ -166,6 +171,9 @@ mod tests {
         let mut only_cold: Records = [(casemate_jail::NAME.to_owned(), stood())].into();
         all_starts(&mut only_cold);
         let found = Record::of(&only_cold, casemate_jail::NAME);
-        assert!(matches!(found, Record::None { .. }), "{found:?}");
+        assert!(
+            matches!(&found, Record::None { why } if why.contains("--backend jail-warm`")),
+            "{found:?}"
+        );
     }
 }

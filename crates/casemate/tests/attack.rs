@@ -39,7 +39,7 @@ fn json(output: &std::process::Output) -> Value {
 
 /// Whether the programs had a kernel of their own.
 fn is_gvisor(run: &Value) -> bool {
-    ["gvisor", "docker-runsc"]
+    ["gvisor", "gvisor-restored", "docker-runsc"]
         .map(Value::from)
         .contains(&run["backend"])
 }

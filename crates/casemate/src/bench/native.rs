@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use casemate_backend::contract::{Backend, Cancel, Usable};
-use casemate_container::{ContainerBackend, Kind};
+use casemate_container::{ContainerBackend, Kind, Make};
 use casemate_jail::setup::Store;
 use casemate_jail::{JailBackend, Warm};
 use casemate_model::job::{Job, TenantId};
@@ -27,6 +27,7 @@ use super::rival::{PEER_WITHIN, Rival, Side, side_cell};
 use super::speed::{THREADS, contains, measured, rate, takes_png, with_own};
 use super::stats::Samples;
 use super::{check_rounds, executable, stop_if_cancelled};
+use crate::restored;
 
 /// The schema's name; the number changes when a field goes or changes its meaning.
 const SCHEMA: &str = "casemate.bench.native/1";
@@ -112,6 +113,7 @@ struct Bench<'a> {
     cold: Sandboxes<JailBackend>,
     warm: Sandboxes<JailBackend>,
     runc: Sandboxes<ContainerBackend>,
+    gvisor: Sandboxes<ContainerBackend>,
     table: Arc<[u8]>,
     rounds: usize,
     cancel: &'a Cancel,
@@ -126,6 +128,7 @@ mod at {
     pub(super) const DRAW: usize = 4;
     pub(super) const RATE: usize = 5;
     pub(super) const RUNC: usize = 6;
+    pub(super) const GVISOR: usize = 7;
 }
 
 impl<'a> Bench<'a> {
@@ -141,6 +144,7 @@ impl<'a> Bench<'a> {
             cold: Sandboxes::native(JailBackend::new(systems.clone(), program))?,
             warm: Sandboxes::native(warm)?,
             runc: Sandboxes::native(ContainerBackend::new(Kind::Runc, systems, program))?,
+            gvisor: Sandboxes::native(restored::gvisor(Path::new(program), Make::First)?)?,
             table: table().into_bytes().into(),
             rounds,
             cancel,
@@ -173,7 +177,7 @@ impl<'a> Bench<'a> {
     }
 
     /// One round of ours.
-    fn round(&self, lines: &mut [Line; 7]) -> anyhow::Result<()> {
+    fn round(&self, lines: &mut [Line; 8]) -> anyhow::Result<()> {
         stop_if_cancelled(self.cancel)?;
         let hello = Ask {
             code: HELLO,
@@ -182,6 +186,12 @@ impl<'a> Bench<'a> {
         self.hello(&self.cold, &mut lines[at::COLD].ours, hello)?;
         if self.runc.backend.probe().usable == Usable::Yes {
             self.hello(&self.runc, &mut lines[at::RUNC].ours, hello)?;
+        }
+        if self.gvisor.backend.probe().usable == Usable::Yes {
+            let job = self.gvisor.read_csv(&self.table)?;
+            let ours = &mut lines[at::GVISOR].ours;
+            // It does not start but from a checkpoint.
+            described(&ours.time_ms(|| self.gvisor.must(job, self.cancel))?)?;
         }
         let whole = with_own(Program::new(
             Path::new("/proc/self/exe"),
@@ -246,7 +256,7 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    fn lines(&self) -> anyhow::Result<[Line; 7]> {
+    fn lines(&self) -> anyhow::Result<[Line; 8]> {
         let most = |ms| Some(Promise::Bound(Target::AtMost(ms)));
         let line = |what, target, peers| Line {
             what,
@@ -277,6 +287,11 @@ impl<'a> Bench<'a> {
                 "hello in runc",
                 Some(Promise::TimesRunc(RUNC_RATIO)),
                 self.peers.runc(),
+            ),
+            line(
+                "read_csv + describe in gVisor, from a checkpoint",
+                most(400.0),
+                self.peers.gvisor()?,
             ),
         ])
     }
@@ -468,11 +483,27 @@ impl Peers {
         ]
     }
 
-    fn read_csv(&self) -> anyhow::Result<[Side; 5]> {
+    fn table(&self) -> anyhow::Result<String> {
         let table = self.files.path().join("shared/table.csv");
-        let table = table
-            .to_str()
-            .context("the temporary folder's name is not UTF-8")?;
+        let table = table.to_str();
+        Ok(table
+            .context("the temporary folder's name is not UTF-8")?
+            .to_owned())
+    }
+
+    /// gVisor alone, which starts anew and imports.
+    fn gvisor(&self) -> anyhow::Result<[Side; 5]> {
+        let not = || Err("measured with another line".to_owned());
+        let program = words(&[PYTHON, "-c", READ_CSV, &self.table()?]);
+        let alone = words(&["--platform=systrap", "--network=none", "do"]);
+        let runsc = self.side(2, [alone, program].concat(), |done| {
+            contains(&done.stdout, b"10000.0")
+        });
+        Ok([not(), not(), runsc, not(), not()])
+    }
+
+    fn read_csv(&self) -> anyhow::Result<[Side; 5]> {
+        let table = &self.table()?;
         Ok(self.with_libraries(&["-c", READ_CSV, table], |done| {
             contains(&done.stdout, b"10000.0")
         }))
