@@ -5,6 +5,7 @@
 //! recurse, so one pass over its tokens finds an upper bound of that depth. CPython's own compiler
 //! gives up at 200 brackets, 100 indents and a little under 3,000 nested operations.
 
+use memchr::memchr2_iter;
 use ruff_python_ast::token::TokenKind;
 use ruff_python_parser::{Mode, lexer};
 
@@ -98,10 +99,12 @@ fn first_line(source: &str, exceeds: impl Fn(&str) -> bool) -> usize {
 
 fn indent_steps(source: &str) -> Result<(), Bound> {
     let mut widths: Vec<usize> = Vec::new();
-    for line in source
-        .as_bytes()
-        .split(|byte| matches!(byte, b'\n' | b'\r'))
-    {
+    let source = source.as_bytes();
+    let ends = memchr2_iter(b'\n', b'\r', source).chain([source.len()]);
+    let mut start = 0;
+    for end in ends {
+        let line = source.get(start..end).unwrap_or_default();
+        start = end + 1;
         let mut bytes = line.iter();
         let Some(width) = bytes.position(|byte| !matches!(byte, b' ' | b'\t' | 0x0c)) else {
             continue;
