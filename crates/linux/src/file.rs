@@ -11,6 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+pub mod attributes;
 mod beneath;
 mod copy;
 mod identity;
