@@ -8,9 +8,8 @@ use axum::extract::{Request, State};
 use axum::http::{Response, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::routing::{get, post};
-use casemate_envd::client::Init;
-use casemate_envd::server::http::{self, FILES, empty, health, hear_out, json, refuse, refuse_as};
-use casemate_envd::server::rpc::{self, client_stream, plain, read, stream, unary};
+use casemate_envd::server::http::{self, FILES, health, hear_out, json};
+use casemate_envd::server::rpc::{client_stream, plain, stream, unary};
 
 use crate::agent::Agent;
 use crate::{files, interpreter, process};
@@ -104,21 +103,12 @@ async fn envs(State(agent): State<Arc<Agent>>) -> Response<Body> {
 }
 
 async fn init(State(agent): State<Arc<Agent>>, request: Request) -> Response<Body> {
-    let bytes = match read(request.into_body()).await {
-        Ok(bytes) => bytes,
-        Err(error) => return rpc::failed(&error),
-    };
-    let init: Init = match serde_json::from_slice(&bytes) {
-        Ok(init) => init,
-        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
-    };
-    match agent.init(init) {
-        Ok(()) => {
-            if agent.config.warm {
-                agent.contexts.warm(&agent);
-            }
-            empty(StatusCode::NO_CONTENT)
+    let taken = |init| {
+        agent.init(init)?;
+        if agent.config.warm {
+            agent.contexts.warm(&agent);
         }
-        Err(error) => refuse_as(&error),
-    }
+        Ok(())
+    };
+    http::init(request, taken).await
 }

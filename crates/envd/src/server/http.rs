@@ -13,7 +13,8 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde::Serialize;
 
-use super::rpc::response;
+use super::rpc::{failed, read, response};
+use crate::client::Init;
 use crate::signature::same;
 use crate::{INTERPRETER_PORT, PORT_HEADER, RpcError, TOKEN_HEADER};
 
@@ -143,6 +144,25 @@ pub fn empty(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     response
+}
+
+/// `POST /init`: what the host says is read, and `take` takes it.
+pub async fn init(
+    request: Request,
+    take: impl FnOnce(Init) -> Result<(), RpcError>,
+) -> Response<Body> {
+    let bytes = match read(request.into_body()).await {
+        Ok(bytes) => bytes,
+        Err(error) => return failed(&error),
+    };
+    let init = match serde_json::from_slice(&bytes) {
+        Ok(init) => init,
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    match take(init) {
+        Ok(()) => empty(StatusCode::NO_CONTENT),
+        Err(error) => refuse_as(&error),
+    }
 }
 
 /// `GET /health`. Both servers have this path; the port tells which is meant.
