@@ -1,4 +1,4 @@
-//! `POST /files`: files as parts of a form, or one as it is.
+//! `POST /files`: files as parts of a form, or one as it is. `POST /files/compose`: one from several.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::Body;
+use axum::extract::Request;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::gunzip::{Parts, gunzip};
 use super::paths::{name, text};
 use super::query::Refusal;
+use super::rpc::read;
 
 /// Bytes that are written at once. A small file is written in one piece, so that who watches sees one change.
 pub const STEP: usize = 256 << 10;
@@ -25,6 +27,39 @@ const BETWEEN_MAX: usize = 64 << 10;
 const HEADER: &str = "x-metadata-";
 /// Bytes of all keys and values of what is said about a file.
 const METADATA_MAX: usize = 4096;
+
+/// Files that are put together at once.
+const SOURCES_MAX: usize = 32;
+/// What is said to those who name one file on both sides.
+pub const FROM_ITSELF: &str = "a file cannot be put together from itself";
+
+/// What is put together: files one after another.
+#[derive(Debug, Deserialize)]
+pub struct Compose {
+    /// Where they are.
+    pub source_paths: Vec<String>,
+    /// Where what they make goes.
+    pub destination: String,
+    /// Whose they are.
+    #[serde(default)]
+    pub username: Option<String>,
+}
+
+impl Compose {
+    /// As a request has it.
+    ///
+    /// # Errors
+    /// When it cannot be read, is no such request, or names too many files.
+    pub async fn of(request: Request) -> Result<Self, Refusal> {
+        let bytes = read(request.into_body()).await?;
+        let compose: Self =
+            serde_json::from_slice(&bytes).map_err(|error| Refusal::bad(error.to_string()))?;
+        if compose.source_paths.len() > SOURCES_MAX {
+            return Err(Refusal::bad(format!("at most {SOURCES_MAX} files at once")));
+        }
+        Ok(compose)
+    }
+}
 
 /// What is said about a file.
 pub type Metadata = BTreeMap<String, String>;

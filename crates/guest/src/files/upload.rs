@@ -13,11 +13,9 @@ use axum::http::{Response, StatusCode};
 use bytes::Bytes;
 use casemate_envd::server::http::json;
 use casemate_envd::server::query::{FileQuery, Refusal};
-use casemate_envd::server::rpc::read;
-use casemate_envd::server::upload::{self, Metadata, Sink};
+use casemate_envd::server::upload::{self, Compose, FROM_ITSELF, Metadata, Sink};
 use casemate_envd::signature::Operation;
 use rustix::fs::{Gid, OFlags, Uid, fchown};
-use serde::Deserialize;
 
 use super::entry::describe;
 use super::metadata;
@@ -110,24 +108,10 @@ fn open(path: &Path, user: &User, metadata: &BTreeMap<String, String>) -> io::Re
     Ok(file)
 }
 
-/// Files that are put together at once; all of them are open.
-const SOURCES_MAX: usize = 32;
-
-/// What is put together: files one after another.
-#[derive(Debug, Deserialize)]
-struct Compose {
-    source_paths: Vec<String>,
-    destination: String,
-    #[serde(default)]
-    username: Option<String>,
-}
-
 /// `POST /files/compose`: one file from several.
 pub(crate) async fn compose(State(agent): State<Arc<Agent>>, request: Request) -> Response<Body> {
     let composed = async {
-        let bytes = read(request.into_body()).await?;
-        let compose: Compose =
-            serde_json::from_slice(&bytes).map_err(|error| Refusal::bad(error.to_string()))?;
+        let compose = Compose::of(request).await?;
         let user = agent.user(compose.username.as_deref())?;
         blocking(move || Ok(put_together(&agent, &user, &compose))).await?
     };
@@ -144,14 +128,11 @@ fn put_together(agent: &Agent, user: &User, compose: &Compose) -> Result<Respons
         move |error: io::Error| Refusal::io(&error, &path)
     };
     // All are opened before anything is written, so that one that is missing spoils nothing.
-    if compose.source_paths.len() > SOURCES_MAX {
-        return Err(Refusal::bad(format!("at most {SOURCES_MAX} files at once")));
-    }
     let mut sources = Vec::new();
     for source in &compose.source_paths {
         let path = agent.resolve(user, source);
         if path == to {
-            return Err(Refusal::bad("a file cannot be put together from itself"));
+            return Err(Refusal::bad(FROM_ITSELF));
         }
         let file = File::open(&path).map_err(wrong(&path))?;
         sources.push((path, file));
