@@ -54,12 +54,7 @@ def _load_small(modules):
     for name in modules:
         importlib.import_module(name)
     figures = late.Figures(native.fonts())
-    shell = native.prepare(figures)
-    runner.prepare(shell, figures)
-    warm.use_small()
-    runner.prepare(shell, figures, native.end_threads)
-    _stir()
-    warm.forget()
+    _use(native.prepare(figures), figures, warm.use_small)
 
 
 def load(use):
@@ -75,6 +70,11 @@ def load(use):
     figures.install()
     shell = native.prepare(figures)
     shell.whole()
+    _use(shell, figures, use)
+
+
+def _use(shell, figures, use):
+    """Run a warm-up program and keep nothing of it."""
     # The end of a warm-up program is not the end of the interpreter's threads.
     runner.prepare(shell, figures)
     use()
@@ -84,7 +84,7 @@ def load(use):
     warm.forget()
 
 
-def _use():
+def _use_in_scratch():
     with _scratch() as scratch:
         warm.use(f"/proc/self/fd/{scratch}/warm.png")
         os.unlink("warm.png", dir_fd=scratch)
@@ -119,7 +119,7 @@ def main(modules):
         libc = ctypes.CDLL(None, use_errno=True)
         libc.syscall.restype = ctypes.c_long
         own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-        _load_small(modules) if modules else load(_use)
+        _load_small(modules) if modules else load(_use_in_scratch)
         _use_huge_pages(libc)
         _check_alone({0, 1, 2, CONTROL, own})
     except BaseException as error:
