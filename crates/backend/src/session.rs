@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use casemate_model::outcome::Exit;
 use casemate_model::receipt::Receipt;
 
 use crate::contract::{CreateError, Fault};
@@ -93,4 +94,25 @@ pub trait Session: Send + Sync {
 
     /// Why it is no longer, where it is not: a limit that was reached, or how its first process ended.
     fn ended(&self) -> Option<String>;
+}
+
+/// How a session ended, in words: what [`Session::ended`] says.
+#[must_use]
+pub fn in_words(exit: &Exit) -> String {
+    match exit {
+        Exit::Cancelled => "it was ended".to_owned(),
+        Exit::Limit {
+            limit,
+            allowed,
+            seen,
+        } => format!(
+            "it reached its limit of {limit}: {} of {} allowed; its state is lost",
+            limit.show(*seen),
+            limit.show(*allowed)
+        ),
+        Exit::Code(code) => format!("what it lived in ended with exit code {code}"),
+        Exit::Signal(signal) => format!("what it lived in ended by signal {signal}"),
+        Exit::Wall { wall, reason } => format!("{wall} ended it: {reason}"),
+        Exit::Fault(why) => why.clone(),
+    }
 }

@@ -68,6 +68,14 @@ fn a_template_may_be_of_any_backend_that_sandboxes_live_on() {
         assert_eq!(server.get(&at(&id, "")).json()["backend"], backend);
         assert_eq!(cell(&server, &id, "x = 20")["error"], Value::Null);
         assert_eq!(cell(&server, &id, "x * 2 + 2")["results"][0]["text"], "42");
+        // A cell whose time is over ends, and what there is by then stays.
+        let late = json!({"code": "y = 1\nwhile True: pass", "timeout_s": 1});
+        let late = server.post(&at(&id, "/cells"), &late).json();
+        let cut_off = late["cut_off"].as_str().unwrap_or_default();
+        assert!(cut_off.contains("interrupted after 1 s"), "{late}");
+        let begun = Instant::now();
+        assert_eq!(cell(&server, &id, "x + y")["results"][0]["text"], "21");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{backend}");
         let put = server.ask("PUT", &at(&id, "/files?path=a.txt"), &[], b"hello");
         assert_eq!(put.status, 201, "{backend}");
         let read = cell(&server, &id, "open('a.txt').read()");

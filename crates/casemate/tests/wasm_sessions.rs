@@ -21,6 +21,11 @@ use casemate_wasm::WasmSessions;
 use casemate_wasm::setup::Store;
 use tokio::sync::RwLock;
 
+#[path = "wasm_sessions/files.rs"]
+mod files;
+#[path = "wasm_sessions/interrupts.rs"]
+mod interrupts;
+
 /// A session, and a client of it.
 struct Open {
     session: Arc<dyn Session>,

@@ -10,11 +10,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use casemate_backend::contract::{Cancel, Fault};
-use casemate_backend::session::{Held, Session};
+use casemate_backend::session::{Held, Session, in_words};
 use casemate_linux::cgroup::Cgroup;
 use casemate_linux::file::{CopyTo, copy_tree, room};
 use casemate_linux::handoff::{self, PORT};
-use casemate_model::outcome::Exit;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::process::{Signal as KernelSignal, pidfd_send_signal};
 
@@ -154,20 +153,6 @@ impl Lasting {
         };
         drop(self.system);
         how
-    }
-}
-
-/// How a session ended.
-fn in_words(exit: &Exit) -> String {
-    match exit {
-        Exit::Cancelled => "it was ended".to_owned(),
-        Exit::Limit {
-            limit,
-            allowed,
-            seen,
-        } => format!("it reached its limit of {limit}: {seen} of {allowed} allowed"),
-        Exit::Fault(why) => why.clone(),
-        other => format!("its agent ended: {other:?}"),
     }
 }
 

@@ -59,6 +59,18 @@ impl Files<'_> {
                 self.write(path, *at, metadata.as_ref(), data)?;
                 path
             }
+            WireAsk::Compose { from, to } => {
+                self.compose(from, to)?;
+                to
+            }
+            WireAsk::Mark {
+                path,
+                mtime,
+                metadata,
+            } => {
+                self.mark(path, *mtime, metadata)?;
+                path
+            }
             WireAsk::Link { path, target } => {
                 self.make_folders(above(path))?;
                 let spot = self.spot(path, false)?;
@@ -230,6 +242,46 @@ impl Files<'_> {
         Ok(())
     }
 
+    /// Nothing is written where one of them is missing, or is the file itself.
+    fn compose(&mut self, from: &[String], to: &str) -> Result<(), Errno> {
+        let mut sources = Vec::with_capacity(from.len());
+        for path in from {
+            let ino = self.spot(path, true)?.found.ok_or(Errno::NoEnt)?;
+            self.tree.content(ino)?;
+            sources.push(ino);
+        }
+        let there = self.spot(to, true).ok().and_then(|spot| spot.found);
+        if there.is_some_and(|there| sources.contains(&there)) {
+            return Err(Errno::Inval);
+        }
+        let made = self.begin(to, &BTreeMap::new())?;
+        let mut at = 0;
+        for ino in sources {
+            let part = self.tree.content(ino)?.to_vec();
+            if !part.is_empty() {
+                self.tree.write(made, at, &part, self.now)?;
+                at += part.len() as u64;
+            }
+        }
+        Ok(())
+    }
+
+    /// Of what the guest may change alone.
+    fn mark(
+        &mut self,
+        path: &str,
+        mtime: u64,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<(), Errno> {
+        let spot = self.spot(path, false)?;
+        let ino = spot.found.ok_or(Errno::NoEnt)?;
+        self.tree.writable_dir(spot.dir)?;
+        let node = self.tree.node_mut(ino)?;
+        node.mtime = mtime;
+        node.metadata.clone_from(metadata);
+        Ok(())
+    }
+
     /// An empty file of this name, whether there was one or not.
     fn begin(&mut self, path: &str, metadata: &BTreeMap<String, String>) -> Result<Ino, Errno> {
         self.make_folders(above(path))?;
@@ -356,6 +408,58 @@ mod tests {
         assert_eq!(tree.quota.files, 1);
         let gone = ask(&mut tree, &remove("/home/user/c"), &[]);
         assert_eq!(gone, Err("ENOENT".into()));
+    }
+
+    #[test]
+    fn files_are_put_together_or_nothing_is_written() {
+        let mut tree = tree(20);
+        write(&mut tree, "/work/a", b"one").unwrap();
+        write(&mut tree, "/tmp/b", b"two!").unwrap();
+        let mut put = |from: &[&str], to: &str| {
+            let compose = WireAsk::Compose {
+                from: from.iter().map(|path| (*path).to_owned()).collect(),
+                to: to.into(),
+            };
+            let made = ask(&mut tree, &compose, &[])?;
+            Ok::<u64, String>(made[0].bytes)
+        };
+        assert_eq!(put(&["/tmp/b", "/work/a", "/tmp/b"], "/work/d/c"), Ok(11));
+        assert_eq!(put(&[], "/work/none"), Ok(0));
+        assert_eq!(put(&["/work/a"], "/work/d/c"), Ok(3));
+        for (from, to, refused) in [
+            ("/work/x", "/work/a", "ENOENT"),
+            ("/work/../work/a", "/work/a", "EINVAL"),
+            ("/work/d", "/work/a", "EISDIR"),
+            ("/work/a", "/etc/a", "EROFS"),
+        ] {
+            assert_eq!(put(&[from], to), Err(refused.into()), "{from} {to}");
+        }
+        let read = |path: &str| WireAsk::Read {
+            path: path.into(),
+            at: 0,
+            len: 99,
+        };
+        assert_eq!(answer(&mut tree, 7, &read("/work/d/c"), &[]).1, b"one");
+        assert_eq!(answer(&mut tree, 7, &read("/work/a"), &[]).1, b"one");
+        assert_eq!(tree.quota.bytes, 10);
+    }
+
+    #[test]
+    fn a_file_is_marked_where_the_guest_could_write_it() {
+        let mut tree = tree(20);
+        write(&mut tree, "/work/a", b"one").unwrap();
+        let metadata = BTreeMap::from([("key".to_owned(), "value".to_owned())]);
+        let mark = |path: &str| WireAsk::Mark {
+            path: path.into(),
+            mtime: 99,
+            metadata: metadata.clone(),
+        };
+        let marked = ask(&mut tree, &mark("/work/a"), &[]).unwrap().remove(0);
+        assert_eq!((marked.mtime, marked.metadata), (99, metadata.clone()));
+        let refused = ask(&mut tree, &mark("/dev/null"), &[]);
+        assert_eq!(refused, Err("EROFS".into()));
+        let missing = ask(&mut tree, &mark("/work/b"), &[]);
+        assert_eq!(missing, Err("ENOENT".into()));
     }
 
     #[test]

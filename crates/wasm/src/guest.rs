@@ -7,6 +7,7 @@ use casemate_model::event::What;
 use casemate_model::limit::LimitKind;
 use wasmtime::{Memory, ResourceLimiter};
 
+use crate::machine::Interrupt;
 use crate::wasi::{Halt, Wasi};
 
 /// Table entries a guest may have; CPython's one table has 47,157 and never grows.
@@ -23,6 +24,7 @@ pub(crate) struct MemoryLimit {
 pub(crate) struct Guest {
     pub(crate) wasi: Wasi,
     memory: Option<Memory>,
+    interrupt: Option<Interrupt>,
     limit: MemoryLimit,
     /// Bytes of memory when the guest started.
     baseline: u64,
@@ -36,6 +38,7 @@ impl Guest {
         Self {
             wasi,
             memory: None,
+            interrupt: None,
             limit,
             baseline: 0,
             peak: 0,
@@ -43,9 +46,10 @@ impl Guest {
         }
     }
 
-    /// Notes the memory of a fresh instance.
-    pub(crate) fn started(&mut self, memory: Memory, size: u64) {
+    /// Notes the memory of a fresh instance, and how it is interrupted.
+    pub(crate) fn started(&mut self, memory: Memory, size: u64, interrupt: Option<Interrupt>) {
         self.memory = Some(memory);
+        self.interrupt = interrupt;
         self.baseline = size;
         self.peak = size;
     }
@@ -55,6 +59,13 @@ impl Guest {
         self.wasi = wasi;
         self.limit = limit;
         self.pace = Pace::default();
+    }
+
+    /// Goes on with the files of another one, which has nothing more to run.
+    pub(crate) fn take_over(&mut self, other: &mut Self) {
+        std::mem::swap(&mut self.wasi, &mut other.wasi);
+        self.limit = other.limit;
+        self.wasi.renew();
     }
 
     /// Begins the next cell of a session.
@@ -81,6 +92,10 @@ impl Guest {
 
     pub(crate) fn memory(&self) -> Option<Memory> {
         self.memory
+    }
+
+    pub(crate) fn interrupt(&self) -> Option<Interrupt> {
+        self.interrupt.clone()
     }
 
     /// The most bytes above the snapshot.

@@ -60,11 +60,22 @@ impl<'a> Run<'a> {
     }
 
     pub(crate) fn listen(&mut self, channel: &mut Frames, cancel: &Cancel) -> io::Result<Ended> {
+        self.listen_and(channel, cancel, &mut |_| Ok(()))
+    }
+
+    /// The same, and in between again and again something else, which may say something to the worker.
+    pub(crate) fn listen_and(
+        &mut self,
+        channel: &mut Frames,
+        cancel: &Cancel,
+        meanwhile: &mut dyn FnMut(&UnixStream) -> io::Result<()>,
+    ) -> io::Result<Ended> {
         let wall = self.limits.wall_time_ms.map(Duration::from_millis);
         loop {
             if cancel.is_cancelled() {
                 return Ok(Ended::Cancelled);
             }
+            meanwhile(&channel.stream)?;
             let deadline = match (self.handing_back, wall) {
                 (Some(since), _) => since + HAND_BACK,
                 (None, Some(wall)) => self.tally.begun() + wall + GRACE,
@@ -160,6 +171,7 @@ impl<'a> Run<'a> {
                 allowed: *allowed,
                 seen: *seen,
             },
+            WireExit::Renewed => Exit::Fault("its interpreter was started anew".to_owned()),
             WireExit::Trapped { trap } => Exit::Wall {
                 wall: "wasm".to_owned(),
                 reason: trap.clone(),

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use casemate_model::event::Event;
 use wasmtime::{
-    CacheStore, Collector, Config, Engine, InstancePre, Linker, Module, OptLevel, Store, Trap,
-    TypedFunc, UpdateDeadline,
+    AsContextMut, CacheStore, Collector, Config, Engine, Global, InstancePre, Linker, Module,
+    OptLevel, Store, Trap, TypedFunc, UpdateDeadline, Val,
 };
 
 use crate::guest::{Guest, MemoryLimit};
@@ -21,6 +21,15 @@ use crate::wasi::{self, Clock, Errno, Halt, Outlet, Quota, Spec, Wasi};
 const WASM_STACK: usize = 8 << 20;
 /// The host thread's stack must hold the guest's and our own frames.
 pub(crate) const THREAD_STACK: usize = 24 << 20;
+/// What Python is interrupted by, as the guest exports it: a function for handlers of signals, and its stack pointer.
+pub(crate) const INTERRUPT: &str = "interrupt";
+pub(crate) const STACK: &str = "stack";
+/// The number of SIGINT in WASI's C library.
+const SIGINT: i32 = 2;
+/// Bytes below the stack pointer that a function which calls none may use without moving it.
+const RED_ZONE: i32 = 128;
+/// Ticks until a guest looks at its deadlines again in the middle of an interrupt, which takes none.
+const UNDISTURBED: u64 = 1000;
 /// How often a running guest looks at its deadlines.
 const TICK: Duration = Duration::from_millis(5);
 
@@ -200,6 +209,45 @@ pub(crate) enum TurnEnd {
     Failed(String),
 }
 
+/// How a guest is interrupted, as a system's signal does it: in the middle of whatever it does.
+#[derive(Clone)]
+pub(crate) struct Interrupt {
+    raise: TypedFunc<i32, i32>,
+    stack: Global,
+}
+
+impl Interrupt {
+    /// That of an instance; Python as it is in the wheel has none.
+    fn of(instance: &wasmtime::Instance, store: &mut Store<Guest>) -> Option<Self> {
+        Some(Self {
+            raise: instance.get_typed_func(&mut *store, INTERRUPT).ok()?,
+            stack: instance.get_global(&mut *store, STACK)?,
+        })
+    }
+
+    /// Lets the interpreter raise `KeyboardInterrupt` as soon as it looks for signals: what is called notes it and
+    /// does nothing else, which is why it may be called from a handler.
+    ///
+    /// # Errors
+    /// Those of the guest's function, which has none of its own.
+    pub(crate) fn raise<T: 'static>(
+        &self,
+        mut context: impl AsContextMut<Data = T>,
+    ) -> wasmtime::Result<()> {
+        let mut context = context.as_context_mut();
+        let Val::I32(stack) = self.stack.get(&mut context) else {
+            return Err(wasmtime::Error::msg("the guest's stack pointer is none"));
+        };
+        context.set_epoch_deadline(UNDISTURBED);
+        self.stack
+            .set(&mut context, Val::I32(stack.wrapping_sub(RED_ZONE)))?;
+        let raised = self.raise.call(&mut context, SIGINT);
+        self.stack.set(&mut context, Val::I32(stack))?;
+        context.set_epoch_deadline(1);
+        raised.map(drop)
+    }
+}
+
 /// A loaded guest, ready to be instantiated.
 pub(crate) struct Machine {
     pre: InstancePre<Guest>,
@@ -249,6 +297,10 @@ impl Machine {
         store.epoch_deadline_callback(|mut context| {
             let measured = context.data_mut().measure();
             measured.map_err(wasmtime::Error::new)?;
+            let heard = context.data_mut().wasi.interrupted(Duration::ZERO);
+            if heard.map_err(wasmtime::Error::new)? {
+                interrupt(&mut context)?;
+            }
             let clock = &context.data().wasi.clock;
             clock.check().map_err(wasmtime::Error::new)?;
             if let Some(rest) = clock.rest() {
@@ -262,7 +314,8 @@ impl Machine {
             .get_memory(&mut store, "memory")
             .ok_or_else(|| wasmtime::Error::msg("the guest exports no memory"))?;
         let size = memory.data_size(&store) as u64;
-        store.data_mut().started(memory, size);
+        let interrupt = Interrupt::of(&instance, &mut store);
+        store.data_mut().started(memory, size, interrupt);
         let turn = instance.get_typed_func(&mut store, "turn")?;
         let alloc = instance.get_typed_func(&mut store, "host_alloc")?;
         Ok(Instance {
@@ -326,6 +379,17 @@ impl Machine {
             }
         }
     }
+}
+
+/// Interrupts the guest that is running.
+///
+/// # Errors
+/// As [`Interrupt::raise`], or where there is no way to.
+pub(crate) fn interrupt(context: impl AsContextMut<Data = Guest>) -> wasmtime::Result<()> {
+    let interrupt = context.as_context().data().interrupt();
+    let interrupt =
+        interrupt.ok_or_else(|| wasmtime::Error::msg("the guest cannot be interrupted"))?;
+    interrupt.raise(context)
 }
 
 fn enter(instance: &mut Instance, code: &str) -> wasmtime::Result<i32> {

@@ -28,6 +28,10 @@ pub(crate) enum Kind {
     Cell = 4,
     /// Host to a session: something about its files; what is to be written follows as `Data`.
     Ask = 5,
+    /// Host to a session in the middle of a cell: its interpreter is interrupted.
+    Interrupt = 6,
+    /// Host to a session: another interpreter takes the place of its own, also in the middle of a cell. Files stay.
+    Renew = 7,
     /// Worker to host: locked down, loaded, sealed; the walls.
     Ready = 10,
     /// Worker to host: an instance stands; the walls of this run.
@@ -50,16 +54,20 @@ pub(crate) enum Kind {
     AnswerPart = 20,
     /// Session to host: the last part.
     AnswerEnd = 21,
+    /// Session to host: there is another interpreter.
+    Renewed = 22,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        const ALL: [Kind; 17] = [
+        const ALL: [Kind; 20] = [
             Kind::Job,
             Kind::Data,
             Kind::Start,
             Kind::Cell,
             Kind::Ask,
+            Kind::Interrupt,
+            Kind::Renew,
             Kind::Ready,
             Kind::Armed,
             Kind::Stdout,
@@ -72,6 +80,7 @@ impl Kind {
             Kind::End,
             Kind::AnswerPart,
             Kind::AnswerEnd,
+            Kind::Renewed,
         ];
         ALL.into_iter().find(|kind| *kind as u8 == byte)
     }
@@ -200,6 +209,8 @@ pub(crate) enum WireExit {
         allowed: u64,
         seen: u64,
     },
+    /// The host wanted another interpreter.
+    Renewed,
     /// The guest broke a rule of WebAssembly.
     Trapped { trap: String },
     /// Something failed on our side.
@@ -235,6 +246,14 @@ pub(crate) enum WireAsk {
         at: u64,
         bytes: u64,
         metadata: Option<BTreeMap<String, String>>,
+    },
+    /// A file of what these have, one after another.
+    Compose { from: Vec<String>, to: String },
+    /// When a file was written, and what was said about it.
+    Mark {
+        path: String,
+        mtime: u64,
+        metadata: BTreeMap<String, String>,
     },
     /// A symbolic link.
     Link { path: String, target: String },

@@ -9,13 +9,14 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use casemate_linux::lockdown::{self, LockdownPlan};
 use casemate_linux::memory::open_pagemap;
 use casemate_linux::{Step, take_fd};
 use casemate_model::event::Event;
 use casemate_model::limit::LimitKind;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::asks;
 use crate::guest::{Guest, MemoryLimit};
@@ -134,7 +135,10 @@ fn run(
     for file in &job.files {
         files.push((file, contents(channel, file.bytes)?));
     }
-    let outlet = Box::new(Channel(channel.clone()));
+    let outlet = Box::new(Channel {
+        stream: channel.clone(),
+        hears: job.session,
+    });
     machine.give(&mut instance, spec(job, driver, stdin), outlet, |wasi| {
         if job.session {
             wasi.tree.make_home()?;
@@ -172,15 +176,22 @@ fn serve_cells(
                 let job = contents(channel, cell.job_bytes)?;
                 instance.store.data_mut().begin_cell(job);
                 let end = machine.turn(instance, CELL);
-                let goes_on = matches!(end, TurnEnd::Returned(_));
+                let renewed = matches!(end, TurnEnd::Halted(Halt::Renewed));
+                let goes_on = renewed || matches!(end, TurnEnd::Returned(_));
                 let guest = instance.store.data_mut();
                 let end = measured(guest, end)?;
                 guest.wasi.flush(true)?;
                 send_json(&mut &**channel, Kind::End, &end)?;
+                if renewed {
+                    renew(machine, channel, instance)?;
+                }
                 if !goes_on {
                     break;
                 }
             }
+            Kind::Renew => renew(machine, channel, instance)?,
+            // The cell that it was for has ended.
+            Kind::Interrupt => {}
             Kind::Ask => {
                 let ask: WireAsk = serde_json::from_slice(&payload)?;
                 let data = match &ask {
@@ -200,6 +211,19 @@ fn serve_cells(
         }
     }
     Ok(())
+}
+
+/// Puts another instance in the place of one; the files are the same.
+fn renew(
+    machine: &Machine,
+    channel: &Arc<UnixStream>,
+    instance: &mut Instance,
+) -> anyhow::Result<()> {
+    let mut next = machine.blank()?;
+    let (new, old) = (next.store.data_mut(), instance.store.data_mut());
+    new.take_over(old);
+    *instance = next;
+    Ok(send(&mut &**channel, Kind::Renewed, &[])?)
 }
 
 fn contents(channel: &Arc<UnixStream>, bytes: u64) -> anyhow::Result<Vec<u8>> {
@@ -323,6 +347,7 @@ fn measured(guest: &mut Guest, end: TurnEnd) -> anyhow::Result<WireEnd> {
                 seen,
             }
         }
+        TurnEnd::Halted(Halt::Renewed) => WireExit::Renewed,
         TurnEnd::Halted(Halt::ChannelLost) => anyhow::bail!("the host is gone"),
         TurnEnd::Trapped(trap) => WireExit::Trapped {
             trap: trap.to_string(),
@@ -385,7 +410,29 @@ fn hand_back(channel: &Arc<UnixStream>, job: &WireJob, wasi: &mut Wasi) -> anyho
 }
 
 /// The guest's outlet: frames on the channel.
-struct Channel(Arc<UnixStream>);
+struct Channel {
+    stream: Arc<UnixStream>,
+    /// Whether the host may say something in the middle of a turn.
+    hears: bool,
+}
+
+/// The longest that is waited at once; who waits for longer is told that it has passed.
+const WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Whether something can be read within this time.
+fn is_readable(stream: &UnixStream, within: Duration) -> io::Result<bool> {
+    let until = Instant::now() + within.min(WAIT_MAX);
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).map_err(io::Error::other)?;
+        let mut fds = [PollFd::new(stream, PollFlags::IN)];
+        match poll(&mut fds, Some(&left)) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
 
 fn lost(_: io::Error) -> Halt {
     Halt::ChannelLost
@@ -398,15 +445,30 @@ impl Outlet for Channel {
         } else {
             Kind::Stdout
         };
-        send_split(&mut &*self.0, kind, bytes).map_err(lost)
+        send_split(&mut &*self.stream, kind, bytes).map_err(lost)
     }
 
     fn message(&mut self, bytes: &[u8]) -> Result<(), Halt> {
-        send_split(&mut &*self.0, Kind::MessagePart, bytes).map_err(lost)?;
-        send(&mut &*self.0, Kind::MessageEnd, &[]).map_err(lost)
+        send_split(&mut &*self.stream, Kind::MessagePart, bytes).map_err(lost)?;
+        send(&mut &*self.stream, Kind::MessageEnd, &[]).map_err(lost)
     }
 
     fn events(&mut self, events: &[Event]) -> Result<(), Halt> {
-        send_json(&mut &*self.0, Kind::Events, &events).map_err(lost)
+        send_json(&mut &*self.stream, Kind::Events, &events).map_err(lost)
+    }
+
+    fn interrupted(&mut self, within: Duration) -> Result<bool, Halt> {
+        if !self.hears {
+            std::thread::sleep(within);
+            return Ok(false);
+        }
+        if !is_readable(&self.stream, within).map_err(lost)? {
+            return Ok(false);
+        }
+        match receive(&mut &*self.stream).map_err(lost)? {
+            Some((Kind::Interrupt, _)) => Ok(true),
+            Some((Kind::Renew, _)) => Err(Halt::Renewed),
+            _ => Err(Halt::ChannelLost),
+        }
     }
 }

@@ -5,6 +5,7 @@ keeps the time, the counts and the files.
 """
 
 import os
+import signal
 import sys
 
 from . import channel as channels
@@ -15,6 +16,8 @@ COLUMNS = "e2b/data"
 MAX_CELLS = 200_000
 
 _begun = False
+# What hears an interrupt while a cell runs. Between two cells, and in what is ours, nothing does.
+_hears = signal.default_int_handler
 
 
 def environment(changes):
@@ -82,6 +85,7 @@ def execute(made, figures, code, name, out):
 
 def main():
     """Run the one cell that the host's device holds. What cells before it left is there."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     fd = channels.open_device()
     try:
         job = channels.read_job(fd)
@@ -102,7 +106,7 @@ def _serve(job, out):
     try:
         _begin(job)
         undo = environment(job["own_env"])
-        execute(runner._shell, runner._figures, job["code"], job["name"], out)
+        _interruptible(execute, runner._shell, runner._figures, job["code"], job["name"], out)
     except BaseException as error:
         # Ours or for want of memory; either way the host is told.
         out.error(*errors.describe(error, job["name"]))
@@ -113,6 +117,16 @@ def _serve(job, out):
         for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
             shell.flush(stream)
     out.end(0)
+
+
+def _interruptible(act, *what):
+    """Act so that an interrupt is heard, as the program wants it to be."""
+    global _hears
+    try:
+        signal.signal(signal.SIGINT, _hears)
+        act(*what)
+    finally:
+        _hears = signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _unheard(what, detail):

@@ -141,6 +141,16 @@ impl Agent {
         sent.map_err(|_| self.gone())
     }
 
+    /// Starts its interpreter anew. What cells left is lost, but for their files.
+    pub(super) async fn restart(&self) -> Result<(), RpcError> {
+        let renewed = self.state.renew();
+        // Asked for after the end it would be waited for in vain.
+        if self.state.ended().is_some() {
+            return Err(self.gone());
+        }
+        renewed.await.map_err(|_| self.gone())
+    }
+
     fn gone(&self) -> RpcError {
         let why = self.state.ended();
         let why = why.unwrap_or_else(|| "the session has ended".to_owned());

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use casemate_backend::contract::{Cancel, Signal};
+use casemate_backend::session::in_words;
 use casemate_envd::interpreter::Line;
 use casemate_envd::server::lines::Printed;
 use casemate_envd::server::shown::shown;
@@ -21,11 +22,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::patience::Patience;
 use super::state::State;
 use crate::listen::{Frames, Heard, Run};
 use crate::process::{Worker, killed, reported};
 use crate::wire::{
-    Kind, WireAnswer, WireAsk, WireCell, WireEnd, WireExit, WireLimits, send_json, send_split,
+    Kind, WireAnswer, WireAsk, WireCell, WireEnd, WireExit, WireLimits, send, send_json, send_split,
 };
 
 /// How long a worker may take over one question about its files.
@@ -36,6 +38,8 @@ const ANSWER_MAX: usize = 40 << 20;
 const READ_WITHIN: Duration = Duration::from_secs(60);
 /// How often a line is tried again for a slow reader.
 const RETRY: Duration = Duration::from_millis(2);
+/// What is said to those whose cell ended with its interpreter.
+const RESTARTED: &str = "Context was restarted";
 /// The working folder of cells, which is their user's home.
 pub(super) const HOME: &str = "/home/user";
 
@@ -99,6 +103,8 @@ pub(super) struct Desk {
 /// What is next.
 enum Next {
     Task(Task),
+    /// Another interpreter is wanted.
+    Renew,
     /// The worker is gone.
     Died,
     /// Nobody can ask anything any more.
@@ -119,6 +125,7 @@ impl Desk {
             let done = match self.next() {
                 Ok(Next::Task(Task::Cell(cell))) => self.cell(cell),
                 Ok(Next::Task(Task::Ask(question))) => self.ask(question),
+                Ok(Next::Renew) => self.renew(),
                 Ok(Next::Died) => Err(killed(&mut self.worker, &self.limits)),
                 Ok(Next::Left) => Err(Exit::Cancelled),
                 Err(error) => Err(Exit::Fault(format!("waiting for work: {error}"))),
@@ -134,6 +141,9 @@ impl Desk {
 
     fn next(&mut self) -> io::Result<Next> {
         loop {
+            if self.state.is_to_be_renewed() {
+                return Ok(Next::Renew);
+            }
             if !self.state.is_paused()
                 && let Some(cell) = self.held_back.pop_front()
             {
@@ -152,14 +162,14 @@ impl Desk {
         }
     }
 
-    /// What comes next; none when it was resumed. Nothing runs here until then.
+    /// What comes next; none when it was resumed, or is to be renewed. Nothing runs here until then.
     fn wait(&mut self) -> io::Result<Option<Next>> {
         let (tasks, state, pidfd) = (&mut self.tasks, &self.state, &self.pidfd);
         self.runtime.block_on(async {
             Ok(tokio::select! {
                 biased;
                 ready = pidfd.readable() => ready.map(|_| Some(Next::Died))?,
-                () = state.resumed() => None,
+                () = state.stirred() => None,
                 task = tasks.recv() => Some(task.map_or(Next::Left, Next::Task)),
             })
         })
@@ -222,13 +232,28 @@ impl Desk {
         if sent.is_err() {
             return Err(killed(&mut self.worker, &self.limits));
         }
+        let mut patience = Patience::new(&cell.out, &self.state);
         let mut sink = |signal| telling.signal(signal);
         let mut run = Run::new(&self.limits, &mut sink);
-        let heard = run.listen(&mut self.worker.channel, &self.cancel);
+        let heard = run.listen_and(&mut self.worker.channel, &self.cancel, &mut |to| {
+            patience.look(to)
+        });
         let end = reported(heard, &mut self.worker, &self.limits)?;
         let finished = run.tally.exit_code().is_some();
+        if patience.is_over() && matches!(end.end, WireExit::Renewed | WireExit::Returned { .. }) {
+            self.renewed()?;
+            if !finished {
+                telling.send(error("ContextRestarting", RESTARTED.to_owned()));
+            }
+            return Ok(end);
+        }
         match end.end {
             WireExit::Returned { .. } if finished => Ok(end),
+            // It was interrupted where it was not its program's.
+            WireExit::Returned { .. } if patience.has_interrupted() => {
+                self.renew()?;
+                Ok(end)
+            }
             // Its driver came to no end: for want of memory, or because a cell broke it.
             WireExit::Returned { .. } => Err(telling.over.take().unwrap_or_else(|| {
                 Exit::Fault("its interpreter runs no cells any more".to_owned())
@@ -241,6 +266,41 @@ impl Desk {
             WireExit::Exited { code } => Err(Exit::Code(code)),
             ref other => Err(run.judge(other)),
         }
+    }
+
+    /// Has another interpreter take the place of its own. Files stay.
+    fn renew(&mut self) -> Result<(), Exit> {
+        // A worker that has died is heard to be gone.
+        send(&mut &self.worker.channel.stream, Kind::Renew, &[]).ok();
+        self.renewed()
+    }
+
+    /// Waits until another interpreter has taken that place, and tells those who wanted it.
+    fn renewed(&mut self) -> Result<(), Exit> {
+        let mut deadline = Instant::now() + ANSWER_WITHIN;
+        loop {
+            if self.cancel.is_cancelled() {
+                return Err(Exit::Cancelled);
+            }
+            if self.state.is_frozen() {
+                deadline = Instant::now() + ANSWER_WITHIN;
+            }
+            match self.worker.channel.next(deadline) {
+                Ok(Heard::Frame(Kind::Renewed, _)) => break,
+                Ok(Heard::Nothing) => {}
+                Ok(Heard::Frame(kind, _)) => {
+                    return Err(lie(format!("{kind:?} in place of an interpreter")));
+                }
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    return Err(lie(error.to_string()));
+                }
+                Ok(Heard::Closed | Heard::Late) | Err(_) => {
+                    return Err(killed(&mut self.worker, &self.limits));
+                }
+            }
+        }
+        self.state.was_renewed();
+        Ok(())
     }
 
     fn ask(&mut self, question: Question) -> Result<(), Exit> {
@@ -257,12 +317,17 @@ impl Desk {
                 answer(answered);
                 Ok(())
             }
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(Exit::Wall {
-                wall: "worker channel".to_owned(),
-                reason: error.to_string(),
-            }),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(lie(error.to_string())),
             Err(_) => Err(killed(&mut self.worker, &self.limits)),
         }
+    }
+}
+
+/// A worker that says what none says.
+fn lie(reason: String) -> Exit {
+    Exit::Wall {
+        wall: "worker channel".to_owned(),
+        reason,
     }
 }
 
@@ -298,26 +363,6 @@ fn decoded(mut all: Vec<u8>) -> io::Result<Answered> {
     let answer = answer.map_err(|_| lie("an answer that is none"))?;
     all.drain(..=end);
     Ok((answer, all))
-}
-
-/// How a session ended.
-pub(super) fn in_words(exit: &Exit) -> String {
-    match exit {
-        Exit::Cancelled => "it was ended".to_owned(),
-        Exit::Limit {
-            limit,
-            allowed,
-            seen,
-        } => format!(
-            "it reached its limit of {limit}: {} of {} allowed; its state is lost",
-            limit.show(*seen),
-            limit.show(*allowed)
-        ),
-        Exit::Code(code) => format!("a cell ended its interpreter with exit code {code}"),
-        Exit::Wall { wall, reason } => format!("{wall} ended it: {reason}"),
-        Exit::Fault(why) => why.clone(),
-        other => format!("its worker ended: {other:?}"),
-    }
 }
 
 fn error(name: &str, value: String) -> Line {

@@ -18,7 +18,7 @@ use casemate_envd::server::http::json;
 use casemate_envd::server::paths::{name, text};
 use casemate_envd::server::query::{Coding, FileQuery, Refusal, coding, failed};
 use casemate_envd::server::rpc::{Call, response};
-use casemate_envd::server::upload::{Metadata, Sink, upload as take};
+use casemate_envd::server::upload::{Compose, FROM_ITSELF, Metadata, Sink, upload as take};
 use casemate_envd::signature::Operation;
 use casemate_envd::{Code, RpcError};
 use futures_util::stream::unfold;
@@ -252,7 +252,7 @@ async fn sent(agent: Arc<Agent>, request: Request) -> Result<Response<Body>, Ref
         return Err(Refusal::not_acceptable());
     }
     let path = agent.resolve(query.path.as_deref().unwrap_or_default());
-    let (size, first) = part(&agent, &path, 0).await?;
+    let (size, first) = part(&agent, &path, 0, STEP).await?;
     let sending = Sending {
         agent,
         path,
@@ -269,11 +269,11 @@ async fn sent(agent: Arc<Agent>, request: Request) -> Result<Response<Body>, Ref
 }
 
 /// The size of a file, and a part of it.
-async fn part(agent: &Agent, path: &Path, at: u64) -> Result<(u64, Bytes), Refusal> {
+async fn part(agent: &Agent, path: &Path, at: u64, len: u32) -> Result<(u64, Bytes), Refusal> {
     let read = WireAsk::Read {
         path: text(path),
         at,
-        len: STEP,
+        len,
     };
     let (answer, bytes) = agent.ask(read, Bytes::new()).await?;
     match answer {
@@ -301,7 +301,7 @@ impl Sending {
         let left = self.size.checked_sub(self.at).filter(|left| *left > 0)?;
         let bytes = match self.first.take() {
             Some(first) => Ok(first),
-            None => match part(&self.agent, &self.path, self.at).await {
+            None => match part(&self.agent, &self.path, self.at, STEP).await {
                 Ok((_, bytes)) => Ok(bytes),
                 Err(refusal) => Err(refusal.1),
             },
@@ -332,6 +332,32 @@ pub(super) async fn upload(State(agent): State<Arc<Agent>>, request: Request) ->
         Ok(written) => json(StatusCode::OK, &written),
         Err(refusal) => refusal.response(),
     }
+}
+
+pub(super) async fn compose(State(agent): State<Arc<Agent>>, request: Request) -> Response<Body> {
+    match put_together(&agent, request).await {
+        Ok(entry) => json(StatusCode::OK, &entry),
+        Err(refusal) => refusal.response(),
+    }
+}
+
+async fn put_together(agent: &Agent, request: Request) -> Result<Option<EntryInfo>, Refusal> {
+    let compose = Compose::of(request).await?;
+    agent.user(compose.username.as_deref())?;
+    let path = agent.resolve(&compose.destination);
+    let mut from = Vec::with_capacity(compose.source_paths.len());
+    for source in &compose.source_paths {
+        let source = agent.resolve(source);
+        if source == path {
+            return Err(Refusal::bad(FROM_ITSELF));
+        }
+        // One that is missing is named.
+        part(agent, &source, 0, 0).await?;
+        from.push(text(&source));
+    }
+    let to = text(&path);
+    let compose = WireAsk::Compose { from, to };
+    written(agent, compose, Bytes::new(), &path).await
 }
 
 impl Sink for Agent {
@@ -367,8 +393,18 @@ async fn put(
         bytes: data.len() as u64,
         metadata: metadata.cloned(),
     };
-    match agent.ask(write, data).await?.0 {
-        WireAnswer::Entries { .. } => Ok(()),
+    written(agent, write, data, path).await.map(drop)
+}
+
+/// Asks for something that writes a file, and has its entry.
+async fn written(
+    agent: &Agent,
+    ask: WireAsk,
+    data: Bytes,
+    path: &Path,
+) -> Result<Option<EntryInfo>, Refusal> {
+    match agent.ask(ask, data).await?.0 {
+        WireAnswer::Entries { mut entries, .. } => Ok(entries.pop().map(info)),
         WireAnswer::Failed { errno } if errno == "EINVAL" => Err(Refusal::bad(format!(
             "path '{}' is not a regular file",
             text(path)

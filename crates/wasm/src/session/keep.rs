@@ -1,15 +1,16 @@
 //! A session's files as a folder of the host's, and back: every name is the guest's.
 
+use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use casemate_linux::file::{CopyTo, Tree, Wait, lock_exclusive};
+use casemate_linux::file::{CopyTo, Tree, Wait, attributes, lock_exclusive};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, readlinkat, statat};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -21,6 +22,8 @@ use crate::wire::{WireAnswer, WireAsk, WireEntry, WireIs};
 
 /// The guest's own folders, and what they are called in a folder of the host's, as those of a jail's scratch are.
 const TOPS: [(&str, &str); 3] = [("/home/user", "home"), ("/tmp", "tmp"), ("/work", "work")];
+/// The names of what is said about a file among a copy's attributes, as the agent of a Linux sandbox has them.
+const METADATA: &str = "user.e2b.";
 /// Folders in one another.
 const DEEPEST: usize = 64;
 /// Bytes of a file that are carried at once.
@@ -138,7 +141,7 @@ impl Saving<'_> {
             }
             match (entry.is, &entry.target) {
                 (WireIs::Folder, _) => self.folder(&entry.path, &to, depth + 1)?,
-                (WireIs::File, _) => self.file(&entry.path, &to)?,
+                (WireIs::File, _) => self.file(&entry, &to)?,
                 (WireIs::Link, Some(target)) if !target.is_empty() && !target.contains('\0') => {
                     let made = self.tree.make_link(&to, Path::new(target));
                     made.map_err(io::Error::other)?;
@@ -149,12 +152,12 @@ impl Saving<'_> {
         Ok(())
     }
 
-    fn file(&mut self, from: &str, to: &Path) -> io::Result<()> {
+    fn file(&mut self, entry: &WireEntry, to: &Path) -> io::Result<()> {
         let mut file = self.tree.make_file(to, 0o644).map_err(io::Error::other)?;
         let mut at = 0;
         loop {
             let read = WireAsk::Read {
-                path: from.to_owned(),
+                path: entry.path.clone(),
                 at,
                 len: STEP,
             };
@@ -170,10 +173,20 @@ impl Saving<'_> {
             at += part.len() as u64;
             // A file that became shorter ends earlier than it said.
             if part.is_empty() || at >= size {
-                return Ok(());
+                return marked(&file, entry);
             }
         }
     }
+}
+
+/// Says of a copy when its file was written, and what was said about it.
+fn marked(file: &File, entry: &WireEntry) -> io::Result<()> {
+    match attributes::replace(file, METADATA, &entry.metadata) {
+        // A file system without attributes can be told nothing.
+        Ok(()) | Err(rustix::io::Errno::NOTSUP) => {}
+        Err(error) => return Err(error.into()),
+    }
+    file.set_modified(UNIX_EPOCH + Duration::from_nanos(entry.mtime))
 }
 
 fn too_much(most: &str) -> io::Error {
@@ -251,13 +264,18 @@ fn fill_folder(asking: &Asking, folder: BorrowedFd<'_>, to: &str, depth: usize) 
 }
 
 fn fill_file(asking: &Asking, mut file: File, path: &str) -> io::Result<()> {
+    let mark = WireAsk::Mark {
+        path: path.to_owned(),
+        mtime: nanos(file.metadata()?.modified()?),
+        metadata: attributes::read(&file, METADATA),
+    };
     let mut at = 0;
-    let mut metadata = Some(std::collections::BTreeMap::new());
+    let mut metadata = Some(BTreeMap::new());
     loop {
         let mut part = Vec::with_capacity(STEP as usize);
         (&mut file).take(u64::from(STEP)).read_to_end(&mut part)?;
         if part.is_empty() && metadata.is_none() {
-            return Ok(());
+            return asking.entries(mark, Bytes::new()).map(drop);
         }
         let bytes = part.len() as u64;
         let write = WireAsk::Write {
@@ -269,6 +287,12 @@ fn fill_file(asking: &Asking, mut file: File, path: &str) -> io::Result<()> {
         asking.entries(write, part.into())?;
         at += bytes;
     }
+}
+
+/// A time as nanoseconds since 1970; one before that is the beginning.
+fn nanos(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Copies that were handed out as descriptors. Each has a lock for as long as anybody has it.

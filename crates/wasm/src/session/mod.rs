@@ -5,13 +5,15 @@
 //! runs. What WebAssembly has not (processes, terminals, ports, watches) is answered with the protocol's own error.
 //!
 //! Walls and receipt are a run's. Memory, files and descriptors are limited over the whole life; time and output for
-//! each cell, and nobody counts the time between them. A cell cannot be interrupted: one that reaches a limit of time
-//! ends the session, as it ends a run.
+//! each cell, and nobody counts the time between them. A cell that nobody waits for any more is interrupted, as by a
+//! signal, and what cells before it left stays; one that does not end over it loses its interpreter to another one,
+//! and the files stay (`patience`). One that reaches a limit of time ends the session, as it ends a run.
 
 mod agent;
 mod desk;
 mod files;
 mod keep;
+mod patience;
 mod routes;
 mod state;
 

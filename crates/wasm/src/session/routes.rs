@@ -11,12 +11,11 @@ use axum::http::{Response, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::routing::{delete, get, post};
 use bytes::Bytes;
-use casemate_envd::client::Init;
 use casemate_envd::interpreter::{ContextRequest, ExecuteRequest};
 use casemate_envd::process::{Empty, ListResponse};
-use casemate_envd::server::http::{self, FILES, empty, health, hear_out, json, refuse, refuse_as};
+use casemate_envd::server::http::{self, FILES, health, hear_out, json};
 use casemate_envd::server::lines::{Refusal, answer, parsed};
-use casemate_envd::server::rpc::{self, Call, plain, read, response, unary};
+use casemate_envd::server::rpc::{self, Call, plain, response, unary};
 use casemate_envd::{Code, Codec, RpcError, envelope};
 use hyper::body::Frame;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -72,14 +71,15 @@ pub(super) fn router(agent: Arc<Agent>) -> Router {
             post(async |request: Request| lacking_stream(&request, NO_WATCHES)),
         )
         .route(FILES, get(files::download).post(files::upload))
+        .route("/files/compose", post(files::compose))
         .route("/health", get(health))
         .route("/metrics", get(metrics))
         .route("/envs", get(envs))
         .route("/init", post(init))
         .route("/execute", post(execute))
         .route("/contexts", get(contexts).post(create))
-        .route("/contexts/{id}", delete(changed))
-        .route("/contexts/{id}/restart", post(changed))
+        .route("/contexts/{id}", delete(remove))
+        .route("/contexts/{id}/restart", post(restart))
         .fallback(async || plain(StatusCode::NOT_FOUND, "404 page not found"))
         .layer(from_fn_with_state(Arc::clone(&agent), admit))
         .layer(from_fn(hear_out))
@@ -127,18 +127,7 @@ async fn envs(State(agent): State<Arc<Agent>>) -> Response<Body> {
 }
 
 async fn init(State(agent): State<Arc<Agent>>, request: Request) -> Response<Body> {
-    let bytes = match read(request.into_body()).await {
-        Ok(bytes) => bytes,
-        Err(error) => return rpc::failed(&error),
-    };
-    let init: Init = match serde_json::from_slice(&bytes) {
-        Ok(init) => init,
-        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
-    };
-    match agent.init(init) {
-        Ok(()) => empty(StatusCode::NO_CONTENT),
-        Err(error) => refuse_as(&error),
-    }
+    http::init(request, |init| agent.init(init)).await
 }
 
 async fn contexts(State(agent): State<Arc<Agent>>) -> Response<Body> {
@@ -156,12 +145,22 @@ async fn create(request: Request) -> Response<Body> {
     }
 }
 
-/// The one context cannot be removed, nor started anew.
-async fn changed(State(agent): State<Arc<Agent>>, Path(id): Path<String>) -> Response<Body> {
+/// The one context cannot be removed.
+async fn remove(State(agent): State<Arc<Agent>>, Path(id): Path<String>) -> Response<Body> {
     if id == agent.context.id {
         return one_context().response();
     }
     Refusal::unknown(&id).response()
+}
+
+async fn restart(State(agent): State<Arc<Agent>>, Path(id): Path<String>) -> Response<Body> {
+    if id != agent.context.id {
+        return Refusal::unknown(&id).response();
+    }
+    match agent.restart().await {
+        Ok(()) => json(StatusCode::OK, &()),
+        Err(error) => Refusal::failed(error.message).response(),
+    }
 }
 
 async fn execute(State(agent): State<Arc<Agent>>, request: Request) -> Response<Body> {

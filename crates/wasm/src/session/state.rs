@@ -7,12 +7,14 @@ use casemate_backend::contract::Fault;
 use casemate_backend::session::Held;
 use casemate_linux::cgroup::Cgroup;
 use casemate_linux::proc::private_memory;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 /// What the thread and those who ask share.
 pub(super) struct State {
     now: Mutex<Now>,
-    resumed: Notify,
+    stirred: Notify,
+    /// Those who want another interpreter, until there is one.
+    renewals: Mutex<Vec<oneshot::Sender<()>>>,
     disk_bytes: AtomicU64,
     cgroup: Option<Arc<Cgroup>>,
     pid: u32,
@@ -32,7 +34,8 @@ impl State {
     pub(super) fn new(cgroup: Option<Arc<Cgroup>>, pid: u32) -> Self {
         Self {
             now: Mutex::default(),
-            resumed: Notify::new(),
+            stirred: Notify::new(),
+            renewals: Mutex::default(),
             disk_bytes: AtomicU64::new(0),
             cgroup,
             pid,
@@ -49,9 +52,34 @@ impl State {
         self.now().paused
     }
 
-    /// Waits until it is no longer paused.
-    pub(super) async fn resumed(&self) {
-        self.resumed.notified().await;
+    /// Waits until it is no longer paused, or is to be renewed.
+    pub(super) async fn stirred(&self) {
+        self.stirred.notified().await;
+    }
+
+    fn renewals(&self) -> MutexGuard<'_, Vec<oneshot::Sender<()>>> {
+        self.renewals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks for another interpreter in the place of its own. It is told when there is one.
+    pub(super) fn renew(&self) -> oneshot::Receiver<()> {
+        let (told, renewed) = oneshot::channel();
+        self.renewals().push(told);
+        self.stirred.notify_one();
+        renewed
+    }
+
+    /// Whether somebody asked for another interpreter.
+    pub(super) fn is_to_be_renewed(&self) -> bool {
+        !self.renewals().is_empty()
+    }
+
+    /// There is another interpreter.
+    pub(super) fn was_renewed(&self) {
+        for told in self.renewals().drain(..) {
+            // Whoever asked may have gone.
+            told.send(()).ok();
+        }
     }
 
     /// A cell begins. False when it must not, because the session is paused.
@@ -92,7 +120,7 @@ impl State {
         }
         (now.frozen, now.paused) = (false, false);
         drop(now);
-        self.resumed.notify_one();
+        self.stirred.notify_one();
         Ok(())
     }
 
@@ -129,6 +157,8 @@ impl State {
     pub(super) fn end(&self, why: String) {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         ended.get_or_insert(why);
+        // There will be no other interpreter.
+        self.renewals().clear();
     }
 
     /// Why it is no longer, where it is not.

@@ -147,25 +147,29 @@ fn rewrite(wasm: &[u8], instance: Instance) -> anyhow::Result<Vec<u8>> {
     .context("taking the snapshot")
 }
 
-/// The snapshot notes one mutable global with a constant: it must be the one we know.
+/// The snapshot notes one mutable global with a constant: it must be the one we know, and the first of all, under
+/// whose number it is exported.
 fn check_globals(wasm: &[u8]) -> anyhow::Result<()> {
     let mut mutable = Vec::new();
     for payload in wasmparser::Parser::new(0).parse_all(wasm) {
         let wasmparser::Payload::GlobalSection(globals) = payload? else {
             continue;
         };
-        for global in globals {
+        for (number, global) in globals.into_iter().enumerate() {
             let global = global?;
             if global.ty.mutable {
-                mutable.push(global.init_expr.get_operators_reader().read()?);
+                mutable.push((number, global.init_expr.get_operators_reader().read()?));
             }
         }
     }
     match mutable.as_slice() {
         [
-            wasmparser::Operator::I32Const {
-                value: STACK_POINTER,
-            },
+            (
+                0,
+                wasmparser::Operator::I32Const {
+                    value: STACK_POINTER,
+                },
+            ),
         ] => Ok(()),
         other => bail!("the guest's globals are not the ones expected: {other:?}"),
     }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Keys, Progress, SetupError, cache_root, file_sha256, private_dir};
 
 /// Counted up when the layout of the cache changes.
-pub(crate) const FORMAT: u32 = 4;
+pub(crate) const FORMAT: u32 = 5;
 pub(crate) const LIBRARY: &str = "library.bin";
 pub(crate) const MODULE: &str = "module.cwasm";
 pub(crate) const MEMORY: &str = "memory.bin";

@@ -12,6 +12,7 @@ use super::mem::{Mem, offset};
 use super::paths::OpenCall;
 use super::table::{ROOT_FD, SECOND_FD, SECOND_PATH, Target};
 use crate::guest::Guest;
+use crate::machine::interrupt;
 
 /// Random bytes drawn before the deadline is looked at again.
 const RANDOM_CHUNK: usize = 1 << 20;
@@ -25,12 +26,17 @@ fn answer(
         .data()
         .memory()
         .ok_or_else(|| wasmtime::Error::msg("the guest has no memory"))?;
-    let (bytes, guest) = memory.data_and_store_mut(caller);
+    let (bytes, guest) = memory.data_and_store_mut(&mut *caller);
     let result = call(&mut guest.wasi, &mut Mem(bytes));
     guest.wasi.flush(false).map_err(wasmtime::Error::new)?;
     match result {
         Ok(()) => Ok(0),
-        Err(Stop::Errno(errno)) => Ok(errno.code()),
+        Err(Stop::Errno(errno)) => {
+            if errno == Errno::Intr {
+                interrupt(caller)?;
+            }
+            Ok(errno.code())
+        }
         Err(Stop::Halt(halt)) => Err(wasmtime::Error::new(halt)),
     }
 }
@@ -556,11 +562,15 @@ fn clock_wait(w: &Wasi, mem: &Mem<'_>, sub: u32) -> Result<Duration, Errno> {
     Ok(Duration::from_nanos(nanos))
 }
 
-/// Sleeps, but never past the wall deadline: a guest that waits is stopped like one that spins.
-fn sleep(w: &Wasi, wait: Duration) -> Result<(), Halt> {
+/// Sleeps, but never past the wall deadline: a guest that waits is stopped and interrupted like one that spins.
+fn sleep(w: &mut Wasi, wait: Duration) -> Answer {
     let allowed = w.clock.remaining().unwrap_or(Duration::MAX);
-    std::thread::sleep(wait.min(allowed));
-    w.clock.check()
+    let interrupted = w.interrupted(wait.min(allowed))?;
+    w.clock.check()?;
+    if interrupted {
+        return Err(Errno::Intr.into());
+    }
+    Ok(())
 }
 
 impl Wasi {

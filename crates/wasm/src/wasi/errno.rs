@@ -12,6 +12,7 @@ pub(crate) enum Errno {
     Fault = 21,
     FBig = 22,
     IlSeq = 25,
+    Intr = 27,
     Inval = 28,
     Io = 29,
     IsDir = 31,
@@ -42,6 +43,7 @@ impl Errno {
             Self::Fault => "EFAULT",
             Self::FBig => "EFBIG",
             Self::IlSeq => "EILSEQ",
+            Self::Intr => "EINTR",
             Self::Inval => "EINVAL",
             Self::Io => "EIO",
             Self::IsDir => "EISDIR",
@@ -71,6 +73,8 @@ pub(crate) enum Halt {
         allowed: u64,
         seen: u64,
     },
+    /// The host wants another instance in its place.
+    Renewed,
     /// The channel to the host is gone: nobody is listening.
     ChannelLost,
 }
@@ -91,6 +95,7 @@ impl fmt::Display for Halt {
                     limit.show(*seen)
                 )
             }
+            Self::Renewed => f.write_str("another instance takes its place"),
             Self::ChannelLost => f.write_str("the channel to the host is gone"),
         }
     }

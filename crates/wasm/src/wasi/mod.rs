@@ -16,6 +16,7 @@ mod tree;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use casemate_model::event::{Event, What};
 use casemate_model::limit::LimitKind;
@@ -53,6 +54,15 @@ pub(crate) trait Outlet: Send {
     /// # Errors
     /// [`Halt::ChannelLost`] when nobody listens any more.
     fn events(&mut self, events: &[Event]) -> Result<(), Halt>;
+
+    /// Waits so long, or until the host wants the guest to be interrupted, and says whether it does.
+    ///
+    /// # Errors
+    /// [`Halt::Renewed`] when the host wants it to end, and [`Halt::ChannelLost`] when there is none any more.
+    fn interrupted(&mut self, within: Duration) -> Result<bool, Halt> {
+        std::thread::sleep(within);
+        Ok(false)
+    }
 }
 
 /// What one run's WASI state is made from.
@@ -82,6 +92,7 @@ pub(crate) struct Stream {
 /// One run's WASI state.
 pub(crate) struct Wasi {
     pub(crate) tree: Tree,
+    second_root: Ino,
     pub(crate) table: Table,
     pub(crate) clock: Clock,
     pub(crate) log: EventLog,
@@ -108,6 +119,7 @@ impl Wasi {
         let table = Table::new(tree.root(), spec.second_root);
         Ok(Self {
             tree,
+            second_root: spec.second_root,
             table,
             clock: spec.clock,
             log: EventLog::new(),
@@ -136,6 +148,21 @@ impl Wasi {
         self.result_bytes = 0;
         self.refuses_output = true;
         (self.tree.quota.bytes_refused, self.tree.quota.files_refused) = (None, None);
+    }
+
+    /// Is as it was before anything had run, but for its files and its clocks.
+    pub(crate) fn renew(&mut self) {
+        self.close_all();
+        self.table = Table::new(self.tree.root(), self.second_root);
+        self.begin_cell(Vec::new());
+    }
+
+    /// Waits so long, or until the host wants the guest to be interrupted, and says whether it does.
+    ///
+    /// # Errors
+    /// Those of [`Outlet::interrupted`].
+    pub(crate) fn interrupted(&mut self, within: Duration) -> Result<bool, Halt> {
+        self.outlet.interrupted(within)
     }
 
     /// Notes an event at this moment.
