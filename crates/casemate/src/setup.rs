@@ -90,7 +90,7 @@ fn gvisor(args: &SetupArgs, optional: bool) -> anyhow::Result<()> {
     let backend = restored::gvisor(program, make)?;
     if let Usable::No { why, fix } = backend.probe().usable {
         ensure!(optional, "gVisor cannot be used: {why}; {fix}");
-        eprintln!("gVisor has no checkpoint: {why}; {fix}");
+        // Nobody asked for it by name.
         return Ok(());
     }
     ensure_jail()?;

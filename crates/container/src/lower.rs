@@ -290,7 +290,16 @@ mod tests {
         let plan = plan_for("print(1)");
         for (kind, tasks) in [(Kind::Crun, 96), (Kind::Gvisor(Platform::Ptrace), 32)] {
             let lowered = lower(kind, &plan, &sample().unwrap()).unwrap();
-            let job = keeper_job(kind, &lowered.job, "/x", Ids::of(1), &[], None).unwrap();
+            let job = keeper_job(
+                kind,
+                &lowered.job,
+                "/x",
+                Ids::of(1),
+                &[],
+                None,
+                Begins::Anew,
+            )
+            .unwrap();
             let expected = format!(r#"{{"type":"RLIMIT_NPROC","hard":{tasks},"soft":{tasks}}}"#);
             assert!(job.config.contains(&expected), "{}", job.config);
         }
