@@ -247,22 +247,40 @@ fn jails_are_warm_in_a_server() {
         return;
     }
     let server = start(&["--policy", "native"]);
-    let layout = || {
-        let outcome = server
-            .post(
-                "/v1/runs",
-                &json!({"code": "print(6 * 7)", "backend": "jail"}),
-            )
-            .json();
-        assert_eq!(outcome["stdout"], "42\n", "{outcome:#}");
-        assert_eq!(outcome["receipt"]["backend"], "jail");
-        let walls = outcome["receipt"]["walls"].as_array().unwrap();
-        let layout = walls.iter().find(|wall| wall["name"] == "memory_layout");
-        let why = layout.unwrap()["missing"].as_str().unwrap_or_default();
-        why.to_owned()
-    };
+    let layout = || shared_layout(&server, "jail", "print(6 * 7)");
     assert_eq!(layout(), "", "the first run waits for nothing");
     until(|| layout().starts_with("forked from zygote").then_some(()));
+}
+
+/// Runs a program that prints 42 and says for whose memory layout it shares, if it shares one.
+fn shared_layout(server: &Server, backend: &str, code: &str) -> String {
+    let body = json!({"code": code, "backend": backend});
+    let outcome = server.post("/v1/runs", &body).json();
+    assert_eq!(outcome["stdout"], "42\n", "{outcome:#}");
+    assert_eq!(outcome["receipt"]["backend"], backend);
+    let walls = outcome["receipt"]["walls"].as_array().unwrap();
+    let layout = walls.iter().find(|wall| wall["name"] == "memory_layout");
+    let why = layout.unwrap()["missing"].as_str().unwrap_or_default();
+    why.to_owned()
+}
+
+/// It makes one itself where there is none.
+#[test]
+fn programs_on_gvisor_go_on_from_a_checkpoint_in_a_server() {
+    let can = rustix::process::geteuid().is_root() && Path::new("/usr/bin/runsc").exists();
+    if !can && std::env::var_os("CI").is_none() {
+        eprintln!("SKIPPED: gVisor takes root and runsc (Debian: of bookworm-backports)");
+        return;
+    }
+    let server = start(&["--policy", "native"]);
+    let layout = |code| shared_layout(&server, "gvisor", code);
+    let needs = "import pandas\nprint(pandas.Series([40, 2]).sum())";
+    until(|| {
+        layout(needs)
+            .starts_with("restored from checkpoint")
+            .then_some(())
+    });
+    assert_eq!(layout("print(6 * 7)"), "", "it needs nothing of that");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Which versions of the runtimes have known holes, from data.
 
+use std::sync::OnceLock;
+
 use serde::Deserialize;
 
 /// A program that has a list.
@@ -89,14 +91,24 @@ impl Version {
 }
 
 impl Advisories {
-    pub(crate) fn of(program: Program) -> Result<Self, String> {
-        let text = match program {
-            Program::Docker => include_str!("../../../policies/advisories/docker.toml"),
-            Program::Runc => include_str!("../../../policies/advisories/runc.toml"),
-            Program::Crun => include_str!("../../../policies/advisories/crun.toml"),
-            Program::Runsc => include_str!("../../../policies/advisories/runsc.toml"),
+    pub(crate) fn of(program: Program) -> Result<&'static Self, String> {
+        // Asked for with every run that is placed.
+        static LISTS: [OnceLock<Result<Advisories, String>>; 4] = [const { OnceLock::new() }; 4];
+        let [docker, runc, crun, runsc] = &LISTS;
+        let (list, text) = match program {
+            Program::Docker => (
+                docker,
+                include_str!("../../../policies/advisories/docker.toml"),
+            ),
+            Program::Runc => (runc, include_str!("../../../policies/advisories/runc.toml")),
+            Program::Crun => (crun, include_str!("../../../policies/advisories/crun.toml")),
+            Program::Runsc => (
+                runsc,
+                include_str!("../../../policies/advisories/runsc.toml"),
+            ),
         };
-        Self::parse(text)
+        let list = list.get_or_init(|| Self::parse(text)).as_ref();
+        list.map_err(Clone::clone)
     }
 
     fn parse(text: &str) -> Result<Self, String> {

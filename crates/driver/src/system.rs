@@ -249,24 +249,21 @@ impl System {
 #[must_use]
 pub fn host_zygote(modules: &[&str]) -> Command {
     let names = modules.join(" ");
-    let boot = format!(
-        "import sys; sys.path.append('{PACKAGES}/site-packages'); from casemate_guest.zygote import main; main('{names}'.split())"
-    );
-    let argv = [PYTHON, "-I", "-S", "-B", "-c", &boot];
-    Command {
-        argv: argv.map(str::to_owned).to_vec(),
-        env: environment(&[]),
-        silent: false,
-    }
+    host_driver(&format!(
+        "from casemate_guest.zygote import main; main('{names}'.split())"
+    ))
 }
 
 /// What loads the libraries in a container on the machine's own system and waits there to be kept as files; restored, it
 /// goes on as our driver, which [`System::command`] starts.
 #[must_use]
 pub fn host_saved() -> Command {
-    let boot = format!(
-        "import sys; sys.path.append('{PACKAGES}/site-packages'); from casemate_guest.container import save; save()"
-    );
+    host_driver("from casemate_guest.container import save; save()")
+}
+
+/// The machine's own Python with our packages, which then does this.
+fn host_driver(then: &str) -> Command {
+    let boot = format!("import sys; sys.path.append('{PACKAGES}/site-packages'); {then}");
     let argv = [PYTHON, "-I", "-S", "-B", "-c", &boot];
     Command {
         argv: argv.map(str::to_owned).to_vec(),

@@ -1,5 +1,7 @@
 //! Policies by name or from a file.
 
+use std::sync::OnceLock;
+
 use casemate_model::guarantee::Guarantees;
 use casemate_model::policy::Policy;
 use thiserror::Error;
@@ -32,7 +34,7 @@ const PRESETS: [(&str, &str); 6] = [
 ];
 
 /// A policy that cannot be used.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 #[error("{name}: {reason}")]
 pub struct PolicyError {
     name: String,
@@ -54,10 +56,16 @@ pub fn texts() -> impl Iterator<Item = &'static str> {
 /// # Errors
 /// [`PolicyError`], which a test rules out for the presets that come with the program.
 pub fn preset(name: &str) -> Result<Option<Policy>, PolicyError> {
-    match PRESETS.iter().find(|(known, _)| *known == name) {
-        Some((name, text)) => parse(name, text).map(Some),
-        None => Ok(None),
-    }
+    // Asked for with every run.
+    static PARSED: OnceLock<Vec<Result<Policy, PolicyError>>> = OnceLock::new();
+    let parsed = PARSED.get_or_init(|| {
+        PRESETS
+            .iter()
+            .map(|(name, text)| parse(name, text))
+            .collect()
+    });
+    let at = PRESETS.iter().position(|(known, _)| *known == name);
+    at.and_then(|at| parsed.get(at)).cloned().transpose()
 }
 
 /// The first preset whose walls are all among those offered, for a hint.

@@ -159,7 +159,7 @@ pub(crate) fn until<T>(mut ask: impl FnMut() -> Option<T>) -> T {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(begun.elapsed() < Duration::from_secs(20), "nothing came");
+        assert!(begun.elapsed() < Duration::from_secs(60), "nothing came");
         std::thread::sleep(Duration::from_millis(50));
     }
 }

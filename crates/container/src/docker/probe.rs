@@ -163,7 +163,7 @@ fn judge(daemon: Daemon, info: &SystemInfo, parts: &[(Program, Version)]) -> Res
         }
         notes.extend(verdict.notes);
         versions.push(version.named(program.name()));
-        reviewed = list.reviewed;
+        reviewed = list.reviewed.clone();
     }
     let settings = format!(
         "storage {}, control groups {} of version {}",
