@@ -109,7 +109,9 @@ impl Attack {
 }
 
 const MIB: u64 = 1 << 20;
-const MEMORY: &[Harm] = &[Harm::Memory(320 * MIB)];
+/// More than any sandbox may hold at the ceiling of its control group: what the program may, and beside it the libraries', scratch,
+/// and a kernel of its own. Below that it may be while the host ends it.
+const MEMORY: &[Harm] = &[Harm::Memory(480 * MIB)];
 const CPU: &[Harm] = &[Harm::Cpu(Duration::from_secs(1))];
 const DISK: &[Harm] = &[Harm::DiskBytes(16 * MIB)];
 const OUTPUT: &[Harm] = &[Harm::Output(2 * MIB)];

@@ -528,7 +528,7 @@ fn nothing_is_left_after_its_end(sessions: &ContainerSessions) {
         drop(gone.client.start(kill, StartOptions::default()).await);
     });
     let why = gone.end();
-    assert!(why.contains("agent ended"), "{why}");
+    assert!(why.contains("ended with"), "{why}");
     drop(gone);
     assert_eq!(left_of_this_process(), Vec::<String>::new());
     assert_eq!(
