@@ -28,7 +28,7 @@ use casemate_server::{AttackMatrix, AttackTry};
 use casemate_wasm::setup::Store;
 
 use crate::cli::AttackArgs;
-use crate::restored::OnlyRestored;
+use crate::restored::only_restored;
 use crate::run::{NotFound, backends, over};
 use crate::setup;
 use crate::sign::Key;
@@ -84,19 +84,11 @@ fn attacked(store: &Store) -> anyhow::Result<Vec<Arc<dyn Backend>>> {
     let mut backends = backends(store)?;
     // Only root has zygotes and checkpoints.
     if rustix::process::geteuid().is_root() {
-        backends.extend(starts(Path::new("/proc/self/exe"))?);
+        let program = Path::new("/proc/self/exe");
+        backends.extend(only_warm(program)?);
+        backends.push(only_restored(program)?);
     }
     Ok(backends)
-}
-
-/// The other starts that backends have beside the cold one, each as a backend of its own.
-///
-/// # Errors
-/// Those of making a backend.
-pub(crate) fn starts(program: &Path) -> anyhow::Result<Vec<Arc<dyn Backend>>> {
-    let mut all = only_warm(program)?;
-    all.push(Arc::new(OnlyRestored::new(program)?));
-    Ok(all)
 }
 
 /// Runs the attacks and prints the table: 0 when every one is stopped and every control succeeded.

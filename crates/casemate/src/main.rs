@@ -16,6 +16,7 @@ mod image;
 mod json;
 mod key;
 mod mcp;
+mod only;
 mod out;
 mod policy;
 mod progress;

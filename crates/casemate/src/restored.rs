@@ -1,15 +1,14 @@
 //! gVisor with its checkpoints: programs that need the libraries go on from a Python that has loaded them.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use casemate_backend::contract::{Backend, CreateError, Offer, Sandbox};
-use casemate_backend::plan::Plan;
+use casemate_backend::contract::Backend;
 use casemate_backend::setup::cache_root;
 use casemate_container::{ContainerBackend, Kind, Make, Platform};
 use casemate_engine::Records;
-use casemate_model::receipt::Receipt;
 
-use crate::warm::counts_only_with;
+use crate::only::{Only, counts_only_with};
 
 /// The name under which such starts are attacked, and under which the result is kept.
 const NAME: &str = "gvisor-restored";
@@ -38,44 +37,18 @@ pub(crate) fn all_starts(records: &mut Records) {
 }
 
 /// gVisor with nothing but starts from a checkpoint, under a name of its own.
-pub(crate) struct OnlyRestored(ContainerBackend);
-
-impl OnlyRestored {
-    /// # Errors
-    /// Those of [`gvisor`].
-    pub(crate) fn new(program: &Path) -> anyhow::Result<Self> {
-        Ok(Self(gvisor(program, Make::First)?))
-    }
-}
-
-impl Backend for OnlyRestored {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn probe(&self) -> Offer {
-        let backend = NAME.to_owned();
-        Offer {
-            backend,
-            ..self.0.probe()
-        }
-    }
-
-    fn rests_on(&self) -> Vec<(String, String)> {
-        self.0.rests_on()
-    }
-
-    fn create(&self, plan: &Plan) -> Result<(Box<dyn Sandbox>, Receipt), CreateError> {
-        let mut plan = plan.clone();
+///
+/// # Errors
+/// Those of [`gvisor`].
+pub(crate) fn only_restored(program: &Path) -> anyhow::Result<Arc<dyn Backend>> {
+    Ok(Arc::new(Only {
+        name: NAME,
+        backend: gvisor(program, Make::First)?,
         // As of a program of which nothing is known.
-        plan.loads = None;
-        let (sandbox, receipt) = self.0.create(&plan)?;
-        if !casemate_container::is_restored(&receipt) {
-            return Err(CreateError::Fault(
-                "the program would have started cold".to_owned(),
-            ));
-        }
-        let backend = NAME.to_owned();
-        Ok((sandbox, Receipt { backend, ..receipt }))
-    }
+        ready: |_, plan| {
+            plan.loads = None;
+            Ok(())
+        },
+        began: casemate_container::is_restored,
+    }))
 }

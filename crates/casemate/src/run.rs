@@ -23,7 +23,7 @@ use casemate_wasm::WasmBackend;
 use casemate_wasm::setup::Store;
 use casemate_watch::{AlertRules, alerts_jsonl, events_jsonl};
 
-use crate::attack::{self, Results};
+use crate::attack::Results;
 use crate::cli::{LangArg, LimitArgs, RunArgs, ScreenArg};
 use crate::out::{Saved, save};
 use crate::receipt::Draft;
@@ -89,8 +89,7 @@ pub(crate) fn engine(store: &Store) -> anyhow::Result<Engine> {
 
 /// The same with further backends.
 pub(crate) fn over(backends: Vec<Arc<dyn Backend>>) -> anyhow::Result<Engine> {
-    let mut records = records(&backends);
-    restored::all_starts(&mut records);
+    let records = records(&backends)?;
     Ok(Engine::new(backends, AlertRules::embedded()?).attacked(records))
 }
 
@@ -107,18 +106,21 @@ pub(crate) fn lasting_engine(store: &Store, parallel: usize) -> anyhow::Result<E
         Make::Beside,
     )?;
     let mut attacked = backends.clone();
-    attacked.extend(attack::starts(program)?);
-    let mut records = records(&attacked);
+    attacked.extend(warm::only_warm(program)?);
+    let mut records = records(&attacked)?;
     warm::all_starts(&mut records);
-    restored::all_starts(&mut records);
     Ok(Engine::new(backends, AlertRules::embedded()?).attacked(records))
 }
 
-/// Without a folder for results there are none.
-fn records(backends: &[Arc<dyn Backend>]) -> Records {
-    let all = backends.iter().map(AsRef::as_ref);
+/// Without a folder for results there are none. Every process may go on from a checkpoint, so that what is known of
+/// gVisor is what is known of both its starts.
+fn records(backends: &[Arc<dyn Backend>]) -> anyhow::Result<Records> {
+    let restored = restored::only_restored(Path::new("/proc/self/exe"))?;
+    let all = backends.iter().chain([&restored]).map(AsRef::as_ref);
     let results = Results::open().map(|results| results.records(all));
-    results.unwrap_or_default()
+    let mut records = results.unwrap_or_default();
+    restored::all_starts(&mut records);
+    Ok(records)
 }
 
 /// The backends of this build.

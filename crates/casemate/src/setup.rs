@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use casemate_backend::contract::{Backend, Cancel, Usable};
 use casemate_backend::setup::{Progress, SetupError, Unit};
 use casemate_container::{ContainerBackend, LAYOUT, Make};
@@ -116,17 +116,14 @@ fn gvisor(args: &SetupArgs, optional: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     bars.done("not there");
-    if optional {
-        println!("gVisor has no checkpoint: `casemate setup --backend gvisor` makes one");
-        return Ok(());
-    }
     let began = receipt.and_then(|receipt| receipt.walls.iter().find(|wall| wall.name == LAYOUT));
-    match began.and_then(|wall| wall.got.as_deref()) {
-        Some(how) => {
-            bail!("a program that needs the libraries does not go on from a checkpoint: {how}")
-        }
-        None => bail!("{}", crate::show::trouble(&outcome)),
-    }
+    let why = match began.and_then(|wall| wall.got.as_deref()) {
+        Some(how) => how.to_owned(),
+        None => crate::show::trouble(&outcome),
+    };
+    ensure!(optional, "gVisor has no checkpoint: {why}");
+    eprintln!("gVisor has no checkpoint: {why}");
+    Ok(())
 }
 
 fn try_checkpoint(backend: ContainerBackend) -> anyhow::Result<Outcome> {

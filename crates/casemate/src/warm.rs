@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use casemate_backend::contract::{Backend, CreateError, Offer, Sandbox};
+use casemate_backend::contract::Backend;
 use casemate_backend::plan::Plan;
-use casemate_engine::{Record, Records};
+use casemate_engine::Records;
 use casemate_jail::{JailBackend, Warm};
-use casemate_model::receipt::Receipt;
+
+use crate::only::{Only, counts_only_with};
 
 /// Tenants that have zygotes at once; those of one have about 130 MiB.
 const ZYGOTES: usize = 4;
@@ -58,81 +59,41 @@ pub(crate) fn all_starts(records: &mut Records) {
     }
 }
 
-/// A backend counts as attacked only where another start of its own, which has this name, was attacked too.
-pub(crate) fn counts_only_with(records: &mut Records, backend: &str, start: &str) {
-    if matches!(Record::of(records, backend), Record::Stood { .. }) {
-        let other = match Record::of(records, start) {
-            Record::None { why } => Record::None {
-                why: format!("its starts as {start} (`casemate attack --backend {start}`): {why}"),
-            },
-            other => other,
-        };
-        records.insert(backend.to_owned(), other);
-    }
-}
-
-/// The jail with nothing but starts from one of its zygotes, under a name of its own: a run that would start cold does
-/// not start.
-struct OnlyWarm {
-    jail: JailBackend,
-    from: Start,
-}
-
-/// One for each of its zygotes.
+/// The jail with nothing but starts from one of its zygotes, once for each, under names of their own. They make no jails
+/// in advance: who counts what runs on this machine would count them.
 ///
 /// # Errors
 /// Those of [`jail`].
 pub(crate) fn only_warm(program: &Path) -> anyhow::Result<Vec<Arc<dyn Backend>>> {
-    let each = Start::ALL.into_iter();
-    each.map(|from| Ok(Arc::new(OnlyWarm::new(program, from)?) as Arc<dyn Backend>))
-        .collect()
+    let only = |from: Start| {
+        Ok(Arc::new(Only {
+            name: from.name(),
+            backend: make(program, 0, 1)?,
+            ready: match from {
+                Start::Libraries => |jail, plan| ready(jail, plan, None),
+                Start::Small => |jail, plan| ready(jail, plan, Some(BTreeSet::new())),
+            },
+            began: casemate_jail::is_warm,
+        }) as Arc<dyn Backend>)
+    };
+    Start::ALL.into_iter().map(only).collect()
 }
 
-impl OnlyWarm {
-    /// One that makes no jails in advance: who counts what runs on this machine would count them.
-    ///
-    /// # Errors
-    /// Those of [`jail`].
-    fn new(program: &Path, from: Start) -> anyhow::Result<Self> {
-        let jail = make(program, 0, 1)?;
-        Ok(Self { jail, from })
-    }
-}
-
-impl Backend for OnlyWarm {
-    fn name(&self) -> &'static str {
-        self.from.name()
-    }
-
-    fn probe(&self) -> Offer {
-        Offer {
-            backend: self.name().to_owned(),
-            ..self.jail.probe()
-        }
-    }
-
-    fn rests_on(&self) -> Vec<(String, String)> {
-        self.jail.rests_on()
-    }
-
-    fn create(&self, plan: &Plan) -> Result<(Box<dyn Sandbox>, Receipt), CreateError> {
-        let ready = self.jail.wait_warm(&plan.tenant);
-        ready.map_err(CreateError::Fault)?;
-        let mut plan = plan.clone();
-        plan.loads = (self.from == Start::Small).then(BTreeSet::new);
-        let (sandbox, receipt) = self.jail.create(&plan)?;
-        if !casemate_jail::is_warm(&receipt) {
-            return Err(CreateError::Fault(
-                "the program would have started cold".to_owned(),
-            ));
-        }
-        let backend = self.name().to_owned();
-        Ok((sandbox, Receipt { backend, ..receipt }))
-    }
+/// Waits for the zygotes of a plan's tenant, and makes the plan that of a program which loads this.
+fn ready(
+    jail: &JailBackend,
+    plan: &mut Plan,
+    loads: Option<BTreeSet<String>>,
+) -> Result<(), String> {
+    jail.wait_warm(&plan.tenant)?;
+    plan.loads = loads;
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use casemate_engine::Record;
+
     use super::*;
 
     #[test]

@@ -167,18 +167,35 @@ fn results_are_signed_and_count(data: &Path, rows: &[Value]) {
         assert_eq!(verified["changed_since"], serde_json::json!([]));
         assert_eq!(verified["result"]["backend"], backend);
     }
-    let output = casemate()
-        .args(["run", "--json", "--attacked", "-c", "print(1)"])
-        .env("CASEMATE_DATA", data)
-        .output()
-        .unwrap();
-    let outcome = json(&output);
-    assert_eq!(code(&output), 0, "{outcome}");
-    let reasons = outcome["placement"]["reasons"].to_string();
-    assert!(
-        reasons.contains("attacked on this machine on "),
-        "{reasons}"
+    let mut places = vec!["auto"];
+    // It has two starts, and both were attacked.
+    places.extend(
+        rows[0]["sandboxes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find_map(|run| (run["backend"] == "gvisor").then_some("gvisor")),
     );
+    for backend in places {
+        let policy = if backend == "auto" {
+            "data-analysis"
+        } else {
+            "native"
+        };
+        let output = casemate()
+            .args(["run", "--json", "--attacked", "--backend", backend])
+            .args(["--policy", policy, "-c", "print(1)"])
+            .env("CASEMATE_DATA", data)
+            .output()
+            .unwrap();
+        let outcome = json(&output);
+        assert_eq!(code(&output), 0, "{outcome}");
+        let reasons = outcome["placement"]["reasons"].to_string();
+        assert!(
+            reasons.contains("attacked on this machine on "),
+            "{reasons}"
+        );
+    }
 }
 
 #[test]

@@ -8,9 +8,10 @@ mod support;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use served::{Server, folder, send, sha256, start, start_in, until};
+use served::{Server, folder, send, sha256, start, start_in, until, until_within};
 
 #[test]
 fn a_program_with_its_data_in_one_call() {
@@ -275,7 +276,7 @@ fn programs_on_gvisor_go_on_from_a_checkpoint_in_a_server() {
     let server = start(&["--policy", "native"]);
     let layout = |code| shared_layout(&server, "gvisor", code);
     let needs = "import pandas\nprint(pandas.Series([40, 2]).sum())";
-    until(|| {
+    until_within(Duration::from_secs(60), || {
         layout(needs)
             .starts_with("restored from checkpoint")
             .then_some(())

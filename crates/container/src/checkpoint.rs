@@ -152,6 +152,7 @@ impl Checkpoints {
                 let (all, kind, found) = (Arc::clone(self), maker.kind, maker.found.clone());
                 let (program, systems) = (maker.program.to_owned(), maker.systems.clone());
                 let plan = plan.clone();
+                let (failed, claimed) = (Arc::clone(self), key.clone());
                 let beside = move || {
                     let maker = Maker {
                         kind,
@@ -162,11 +163,14 @@ impl Checkpoints {
                     let made = all.ensure(&key, &maker, &plan);
                     all.settle(&key, made.err());
                 };
-                std::thread::Builder::new()
-                    .name("checkpoint".to_owned())
-                    .spawn(beside)
-                    .map_err(|error| format!("no thread to make a checkpoint from: {error}"))?;
-                Err("a checkpoint is being made".to_owned())
+                let thread = std::thread::Builder::new().name("checkpoint".to_owned());
+                let why = match thread.spawn(beside) {
+                    Ok(_) => return Err("a checkpoint is being made".to_owned()),
+                    Err(error) => format!("no thread to make a checkpoint from: {error}"),
+                };
+                // Nobody makes it, so that it may be tried again.
+                failed.settle(&claimed, Some(why.clone()));
+                Err(why)
             }
         }
     }

@@ -5,18 +5,18 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use casemate_driver::packets::wait_readable;
 use casemate_linux::lockdown::{self, LockdownPlan};
 use casemate_linux::memory::open_pagemap;
 use casemate_linux::{Step, take_fd};
 use casemate_model::event::Event;
 use casemate_model::limit::LimitKind;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::asks;
 use crate::guest::{Guest, MemoryLimit};
@@ -424,12 +424,12 @@ fn is_readable(stream: &UnixStream, within: Duration) -> io::Result<bool> {
     let until = Instant::now() + within.min(WAIT_MAX);
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        let left = Timespec::try_from(left).map_err(io::Error::other)?;
-        let mut fds = [PollFd::new(stream, PollFlags::IN)];
-        match poll(&mut fds, Some(&left)) {
-            Ok(ready) => return Ok(ready > 0),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+        if wait_readable(&[stream.as_fd()], left)? {
+            return Ok(true);
+        }
+        // A signal ends a wait before its time.
+        if left.is_zero() {
+            return Ok(false);
         }
     }
 }

@@ -48,6 +48,8 @@ const LINKS: [(&str, &str); 4] = [
     ("lib64", "usr/lib64"),
     ("sbin", "usr/sbin"),
 ];
+/// How gVisor is asked for one program and no more.
+const RUNSC_DO: [&str; 3] = ["--platform=systrap", "--network=none", "do"];
 /// The name under which Docker knows that folder while this measures.
 const IMAGE: &str = "casemate-bench-native";
 
@@ -473,11 +475,7 @@ impl Peers {
         [
             self.side(0, words(&["-c", HELLO]), said),
             self.side(1, [self.bwrap(), python.clone()].concat(), said),
-            self.side(
-                2,
-                after(&["--platform=systrap", "--network=none", "do"]),
-                said,
-            ),
+            self.side(2, after(&RUNSC_DO), said),
             self.side(3, after(&docker), said),
             Err("measured with the last line".to_owned()),
         ]
@@ -495,8 +493,7 @@ impl Peers {
     fn gvisor(&self) -> anyhow::Result<[Side; 5]> {
         let not = || Err("measured with another line".to_owned());
         let program = words(&[PYTHON, "-c", READ_CSV, &self.table()?]);
-        let alone = words(&["--platform=systrap", "--network=none", "do"]);
-        let runsc = self.side(2, [alone, program].concat(), |done| {
+        let runsc = self.side(2, [words(&RUNSC_DO), program].concat(), |done| {
             contains(&done.stdout, b"10000.0")
         });
         Ok([not(), not(), runsc, not(), not()])

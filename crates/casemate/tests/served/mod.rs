@@ -153,13 +153,18 @@ impl Drop for Server {
 }
 
 /// Asks until there is an answer.
-pub(crate) fn until<T>(mut ask: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(ask: impl FnMut() -> Option<T>) -> T {
+    until_within(Duration::from_secs(20), ask)
+}
+
+/// The same where it may take so long.
+pub(crate) fn until_within<T>(most: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "nothing came");
+        assert!(begun.elapsed() < most, "nothing came");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
