@@ -329,7 +329,7 @@ impl<'a> Resolver<'a> {
             _ => return None,
         };
         let outer = Cx { scope, env };
-        (outer.depth() < MAX_FRAMES).then(|| outer.with(scope, vars))
+        (outer.depth() < MAX_FRAMES).then(|| outer.with(scope, vars, self.frame()))
     }
 
     /// What a function of the program's returns for these arguments.
@@ -523,6 +523,8 @@ impl<'a> Resolver<'a> {
             | "operator.itemgetter"
             | "operator.methodcaller"
             | "types.SimpleNamespace" => {
+                // It keeps where its arguments are written.
+                self.takes(cx.outermost());
                 let (maker, args) = (name.into(), args.clone());
                 Values::One(Value::Made(Rc::new(Made { maker, args })))
             }

@@ -67,7 +67,10 @@ impl<'a> Resolver<'a> {
             Expr::Set(set) => self.display(&set.elts, cx, next),
             Expr::Dict(dict) => self.dictionary(dict, cx, next),
             Expr::Lambda(lambda) => match self.bindings.scope_of(lambda) {
-                Some(scope) => Values::One(Value::Lambda(lambda, scope, cx.env.clone())),
+                Some(scope) => {
+                    self.takes(cx.outermost());
+                    Values::One(Value::Lambda(lambda, scope, cx.env.clone()))
+                }
                 None => Values::new(),
             },
             Expr::ListComp(comp) => self.comprehension(&comp.elt, None, &comp.generators, cx, next),
@@ -489,7 +492,7 @@ impl<'a> Resolver<'a> {
             }
             let mut vars = ByName::default();
             bind_pattern(&generator.target, round.spread(), &mut vars);
-            let at = cx.with(cx.scope, vars);
+            let at = cx.with(cx.scope, vars, self.frame());
             let kept = generator.ifs.iter().all(|test| {
                 let test = self.eval(test, &at, depth);
                 single(&test).and_then(Value::truth).unwrap_or(true)

@@ -48,7 +48,7 @@ impl<'a> Resolver<'a> {
             .cloned()
             .into_iter()
             .collect();
-        let at = cx.with(home, ByName::from_iter([(name, start)]));
+        let at = cx.closed(home, ByName::from_iter([(name, start)]), self.frame());
         let place = self.allowance.enter();
         self.running.push((stmt, place));
         let flow = self.run_stmt(stmt, &at, depth + 1);
@@ -56,14 +56,14 @@ impl<'a> Resolver<'a> {
         self.allowance.leave();
         let mut after = Values::new();
         if !matches!(flow, Flow::Lost) {
-            after = at.var(home, name).unwrap_or_default();
+            after = at.var(home, name).0.unwrap_or_default();
         }
         if after.iter().any(Value::concrete) {
             return after;
         }
         let mut values = before;
         // A loop that was too long to run has made something that nobody knows.
-        let lost = at.var(home, name).unwrap_or_default();
+        let lost = at.var(home, name).0.unwrap_or_default();
         let hidden = |value: &Value<'a>| matches!(value, Value::Name(name) if &**name == HIDDEN);
         merge(&mut values, lost.into_iter().filter(hidden));
         absorb(&mut values, after);
@@ -248,7 +248,7 @@ impl<'a> Resolver<'a> {
             let mut vars = ByName::default();
             bind_pattern(&stmt.target, round.spread(), &mut vars);
             for (name, values) in vars {
-                cx.set(name, values);
+                self.set(name, values, cx);
             }
             match self.run(&stmt.body, cx, depth) {
                 Flow::Next | Flow::Continue => {}
@@ -323,7 +323,9 @@ impl<'a> Resolver<'a> {
                 if matches!(how, "append" | "add") && items.len() < MAX_ITEMS =>
             {
                 let item = Value::item(args.at(0).into());
-                change_list(name.id.as_str(), items, cx, |items| items.push(item));
+                self.change(name.id.as_str(), items, Value::List, cx, |items| {
+                    items.push(item)
+                });
                 return Flow::Next;
             }
             before => before,
@@ -338,24 +340,45 @@ impl<'a> Resolver<'a> {
         };
         match after {
             Some(after) => {
-                cx.set(name.id.as_str(), Values::One(after));
+                self.set(name.id.as_str(), Values::One(after), cx);
                 Flow::Next
             }
             None => Flow::Lost,
         }
     }
 
+    /// Sets a variable.
+    fn set(&mut self, name: &'a str, values: Values<'a>, cx: &Cx<'a>) {
+        let frame = cx.set(name, values);
+        self.takes(frame);
+    }
+
+    /// Changes a list or a dictionary that a variable stands for. The variable lets go of it before, so that it need
+    /// not be copied when nothing else holds it.
+    fn change<T: Clone>(
+        &mut self,
+        name: &'a str,
+        mut items: Rc<Vec<T>>,
+        whole: fn(Rc<Vec<T>>) -> Value<'a>,
+        cx: &Cx<'a>,
+        change: impl FnOnce(&mut Vec<T>),
+    ) {
+        self.set(name, Values::new(), cx);
+        change(Rc::make_mut(&mut items));
+        self.set(name, Values::One(whole(items)), cx);
+    }
+
     fn assign(&mut self, target: &'a Expr, values: Values<'a>, cx: &Cx<'a>, depth: usize) -> bool {
         match target {
             Expr::Name(name) => {
-                cx.set(name.id.as_str(), values);
+                self.set(name.id.as_str(), values, cx);
                 true
             }
             Expr::Tuple(_) | Expr::List(_) => {
                 let mut vars = ByName::default();
                 bind_pattern(target, values, &mut vars);
                 vars.into_iter()
-                    .for_each(|(name, values)| cx.set(name, values));
+                    .for_each(|(name, values)| self.set(name, values, cx));
                 true
             }
             Expr::Subscript(subscript) => {
@@ -372,12 +395,12 @@ impl<'a> Resolver<'a> {
                 if !self.allowance.take(size * 32) {
                     return false;
                 }
-                let after = match (before, single(&keys)) {
+                match (before, single(&keys)) {
                     (Values::One(Value::List(items)), Some(Value::Int(index))) => {
                         let Some(index) = crate::eval::at(items.len(), *index) else {
                             return false;
                         };
-                        change_list(name.id.as_str(), items, cx, |items| {
+                        self.change(name.id.as_str(), items, Value::List, cx, |items| {
                             if let Some(slot) = items.get_mut(index) {
                                 *slot = Value::item(values);
                             }
@@ -385,40 +408,18 @@ impl<'a> Resolver<'a> {
                         return true;
                     }
                     (Values::One(Value::Dict(entries)), Some(key)) => {
-                        let mut entries: Vec<_> = entries
-                            .iter()
-                            .filter(|(known, _)| !known.same(key))
-                            .cloned()
-                            .collect();
-                        entries.push((key.clone(), Value::item(values)));
-                        Some(Value::Dict(Rc::new(entries)))
-                    }
-                    _ => None,
-                };
-                match after {
-                    Some(after) => {
-                        cx.set(name.id.as_str(), Values::One(after));
+                        self.change(name.id.as_str(), entries, Value::Dict, cx, |entries| {
+                            entries.retain(|(known, _)| !known.same(key));
+                            entries.push((key.clone(), Value::item(values)));
+                        });
                         true
                     }
-                    None => false,
+                    _ => false,
                 }
             }
             _ => true,
         }
     }
-}
-
-/// Changes a list that a variable stands for. The variable lets go of it before, so that it need not be copied when
-/// nothing else holds it.
-fn change_list<'a>(
-    name: &'a str,
-    mut items: Rc<Vec<Value<'a>>>,
-    cx: &Cx<'a>,
-    change: impl FnOnce(&mut Vec<Value<'a>>),
-) {
-    cx.set(name, Values::new());
-    change(Rc::make_mut(&mut items));
-    cx.set(name, Values::One(Value::List(items)));
 }
 
 fn grown<'a>(

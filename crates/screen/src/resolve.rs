@@ -23,7 +23,7 @@ use crate::arena::{Arena, only_expression};
 use crate::bindings::{AddressHasher, Binding, Bindings, ByName, ByNode, ScopeId, node};
 use crate::memory::Memory;
 use crate::names::{canonical, is_builtin, join};
-use crate::value::{Args, Cx, MAX_VALUES, Value, Values, absorb, merge};
+use crate::value::{Args, Cx, MAX_VALUES, OUTSIDE, Value, Values, absorb, merge};
 
 /// The deepest nesting of expressions, aliases and calls that is followed.
 pub(crate) const MAX_DEPTH: usize = 200;
@@ -72,6 +72,22 @@ pub(crate) struct Resolver<'a> {
     outer: HashMap<(Rc<str>, &'a str), Values<'a>, RandomState>,
     /// What calls of what is outside the program give, by what is called.
     results: HashMap<Rc<str>, Option<Rc<str>>, RandomState>,
+    /// What names and expressions inside calls and loops stand for where no variable of those went into it, and
+    /// whether that is tentative: every call and round finds the same.
+    steady_names: HashMap<(ScopeId, &'a str), (Values<'a>, bool), RandomState>,
+    steady: ByNode<(Values<'a>, bool)>,
+    /// How many frames were made.
+    frames: u64,
+    /// The first frame that went into what is being worked out.
+    first: u64,
+}
+
+/// When something began to be worked out, as far as frames go: what frames there were, and the first one that had
+/// gone into what is around it.
+#[derive(Debug, Clone, Copy)]
+struct Began {
+    frames: u64,
+    around: u64,
 }
 
 /// What one use of a name stands for, with what it was looked up by: it holds while nothing is bound.
@@ -114,6 +130,10 @@ impl<'a> Resolver<'a> {
             found: ByNode::with_capacity_and_hasher(around, BuildHasherDefault::default()),
             outer: HashMap::default(),
             results: HashMap::default(),
+            steady_names: HashMap::default(),
+            steady: ByNode::default(),
+            frames: 0,
+            first: OUTSIDE,
         };
         resolver.settle();
         resolver
@@ -133,6 +153,37 @@ impl<'a> Resolver<'a> {
     /// Says that an answer that is tentative, if it is, goes into whatever is being worked out.
     pub(crate) fn rest_on(&mut self, tentative: bool) {
         self.tentative += u64::from(tentative);
+    }
+
+    /// The serial of a frame that is about to be made.
+    pub(crate) fn frame(&mut self) -> u64 {
+        self.frames += 1;
+        self.frames
+    }
+
+    /// Says that a frame goes into whatever is being worked out.
+    pub(crate) fn takes(&mut self, frame: u64) {
+        self.first = self.first.min(frame);
+    }
+
+    /// Says that something is being worked out whose frames are asked for.
+    fn begins(&mut self) -> Began {
+        Began {
+            frames: self.frames,
+            around: std::mem::replace(&mut self.first, OUTSIDE),
+        }
+    }
+
+    /// The first frame from before its beginning that went into what is worked out now; it goes into what is around
+    /// that, too.
+    fn took(&mut self, began: Began) -> u64 {
+        let own = if self.first > began.frames {
+            OUTSIDE
+        } else {
+            self.first
+        };
+        self.first = began.around.min(own);
+        own
     }
 
     /// Whether something that stands this deep is not worked out any more.
@@ -208,19 +259,31 @@ impl<'a> Resolver<'a> {
         }
         let key = node(expr);
         if let Some(frame) = &cx.env {
-            let known = frame.memo.borrow().get(&key).cloned();
-            if let Some((known, tentative)) = known {
+            if let Some((known, tentative)) = self.steady.get(&key) {
+                let (known, tentative) = (known.clone(), *tentative);
                 self.rest_on(tentative);
                 return known;
             }
-            let before = self.tentative;
+            let known = frame.memo.borrow().get(&key).cloned();
+            if let Some((known, tentative, first)) = known {
+                self.takes(first);
+                self.rest_on(tentative);
+                return known;
+            }
+            let (mark, began) = (self.mark(), self.begins());
             let values = self.eval_new(expr, cx, depth);
-            let tentative = self.tentative != before;
+            let tentative = self.tentative != mark.1;
+            let first = self.took(began);
+            if first == OUTSIDE && self.allowance.again(&mark.0).is_some() {
+                self.steady.insert(key, (values.clone(), tentative));
+                self.allowance.remembered(&mark.0);
+                return values;
+            }
             let mut memo = frame.memo.borrow_mut();
             if memo.capacity() == 0 {
                 memo.reserve(USUAL_IN_A_CALL);
             }
-            memo.insert(key, (values.clone(), tentative));
+            memo.insert(key, (values.clone(), tentative, first));
             return values;
         }
         match self.memo.get(&key) {
@@ -254,7 +317,9 @@ impl<'a> Resolver<'a> {
             && found.scope == cx.scope
             && found.version == self.bindings.version()
         {
-            if let Some(values) = cx.var(found.home, id) {
+            let (values, frame) = cx.var(found.home, id);
+            if let Some(values) = values {
+                self.takes(frame);
                 return values;
             }
             if !self.inside_of(cx, found.home) {
@@ -266,7 +331,9 @@ impl<'a> Resolver<'a> {
         let Some((home, bound)) = self.bindings.lookup(id, cx.scope) else {
             return self.builtin(id);
         };
-        if let Some(values) = cx.var(home, id) {
+        let (values, frame) = cx.var(home, id);
+        self.first = self.first.min(frame);
+        if let Some(values) = values {
             return values;
         }
         let stripped = self.without_foreign(cx, home);
@@ -282,6 +349,11 @@ impl<'a> Resolver<'a> {
                 tentative,
             };
             self.found.insert(node(name), found);
+            self.rest_on(tentative);
+            return values;
+        }
+        if framed && let Some((known, tentative)) = self.steady_names.get(&(home, id)) {
+            let (values, tentative) = (known.clone(), *tentative);
             self.rest_on(tentative);
             return values;
         }
@@ -305,7 +377,7 @@ impl<'a> Resolver<'a> {
         }
         let place = self.allowance.enter();
         self.open.push((home, id, place));
-        let mark = self.mark();
+        let (mark, began) = (self.mark(), self.begins());
         self.rest_on(grows(&bound));
         let mut values = self.bound(id, home, &bound, cx, depth);
         let offset = name.range.start().into();
@@ -315,8 +387,14 @@ impl<'a> Resolver<'a> {
         }
         self.open.pop();
         self.allowance.leave();
+        let first = self.took(began);
         let own_builtin = is_builtin(id) && home == cx.scope;
-        if !framed && !own_builtin {
+        if framed && !own_builtin && first == OUTSIDE && self.allowance.again(&mark.0).is_some() {
+            let tentative = self.tentative != mark.1;
+            let known = (values.clone(), tentative);
+            self.steady_names.insert((home, id), known);
+            self.allowance.remembered(&mark.0);
+        } else if !framed && !own_builtin {
             let tentative = self.tentative_since(&mark);
             self.known.insert((home, id), (values.clone(), tentative));
             self.allowance.remembered(&mark.0);
@@ -415,6 +493,7 @@ impl<'a> Resolver<'a> {
             }
             Binding::Given(values) => values.clone(),
             Binding::Function(function, scope) => {
+                self.takes(cx.outermost());
                 let plain = Value::Function(function, *scope, cx.env.clone());
                 self.decorated(function, plain, cx, next)
             }

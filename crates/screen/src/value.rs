@@ -151,12 +151,21 @@ impl<'a> Args<'a> {
 pub(crate) struct Frame<'a> {
     pub(crate) scope: ScopeId,
     pub(crate) vars: RefCell<ByName<'a, Values<'a>>>,
-    /// Values of expressions that were worked out with these variables, and whether they are tentative.
-    pub(crate) memo: RefCell<ByNode<(Values<'a>, bool)>>,
+    /// Values of expressions that were worked out with these variables, whether they are tentative, and the
+    /// first frame that went into them.
+    pub(crate) memo: RefCell<ByNode<(Values<'a>, bool, u64)>>,
     pub(crate) parent: Env<'a>,
+    /// Its place among all frames that were ever made: those around it have lower ones.
+    pub(crate) serial: u64,
+    /// Whether what is set in it or below stays there: a loop that is run for the sake of one name changes
+    /// nothing around it.
+    pub(crate) closed: bool,
     /// How many frames stand below it.
     pub(crate) depth: usize,
 }
+
+/// The serial of no frame: what depends on none.
+pub(crate) const OUTSIDE: u64 = u64::MAX;
 
 /// The frames around an expression.
 pub(crate) type Env<'a> = Option<Rc<Frame<'a>>>;
@@ -175,13 +184,30 @@ impl<'a> Cx<'a> {
     }
 
     /// The same place with a frame of variables of `scope` around it.
-    pub(crate) fn with(&self, scope: ScopeId, vars: ByName<'a, Values<'a>>) -> Self {
+    pub(crate) fn with(&self, scope: ScopeId, vars: ByName<'a, Values<'a>>, serial: u64) -> Self {
+        self.inside(scope, vars, serial, false)
+    }
+
+    /// The same place with a frame that keeps what is set to itself.
+    pub(crate) fn closed(&self, scope: ScopeId, vars: ByName<'a, Values<'a>>, serial: u64) -> Self {
+        self.inside(scope, vars, serial, true)
+    }
+
+    fn inside(
+        &self,
+        scope: ScopeId,
+        vars: ByName<'a, Values<'a>>,
+        serial: u64,
+        closed: bool,
+    ) -> Self {
         let depth = self.env.as_ref().map_or(0, |frame| frame.depth + 1);
         let frame = Frame {
             scope,
             vars: RefCell::new(vars),
             memo: RefCell::default(),
             parent: self.env.clone(),
+            serial,
+            closed,
             depth,
         };
         Self {
@@ -195,34 +221,44 @@ impl<'a> Cx<'a> {
         self.env.as_ref().map_or(0, |frame| frame.depth + 1)
     }
 
-    /// The variable of this name in the frames of a scope.
-    pub(crate) fn var(&self, scope: ScopeId, name: &str) -> Option<Values<'a>> {
-        let mut at = self.env.as_ref();
+    /// The variable of this name in the frames of a scope, and the last of them that was looked into.
+    pub(crate) fn var(&self, scope: ScopeId, name: &str) -> (Option<Values<'a>>, u64) {
+        let (mut at, mut last) = (self.env.as_ref(), OUTSIDE);
         while let Some(frame) = at {
-            if frame.scope == scope
-                && let Some(values) = frame.vars.borrow().get(name)
-            {
-                return Some(values.clone());
+            if frame.scope == scope {
+                last = frame.serial;
+                if let Some(values) = frame.vars.borrow().get(name) {
+                    return (Some(values.clone()), last);
+                }
             }
             at = frame.parent.as_ref();
         }
-        None
+        (None, last)
     }
 
-    /// Sets a variable in the innermost frame that has it, or else in the innermost frame.
-    pub(crate) fn set(&self, name: &'a str, values: Values<'a>) {
-        let mut at = self.env.as_ref();
+    /// Sets a variable in the innermost frame that has it, or else in the innermost frame. The last frame that was
+    /// looked into.
+    pub(crate) fn set(&self, name: &'a str, values: Values<'a>) -> u64 {
+        let (mut at, mut last) = (self.env.as_ref(), OUTSIDE);
         while let Some(frame) = at {
+            last = frame.serial;
             frame.memo.borrow_mut().clear();
             if frame.vars.borrow().contains_key(name) {
                 frame.vars.borrow_mut().insert(name, values);
-                return;
+                return last;
             }
-            at = frame.parent.as_ref();
+            at = frame.parent.as_ref().filter(|_| !frame.closed);
         }
         if let Some(frame) = &self.env {
             frame.vars.borrow_mut().insert(name, values);
         }
+        last
+    }
+
+    /// The outermost frame.
+    pub(crate) fn outermost(&self) -> u64 {
+        let frames = std::iter::successors(self.env.as_ref(), |frame| frame.parent.as_ref());
+        frames.last().map_or(OUTSIDE, |frame| frame.serial)
     }
 }
 

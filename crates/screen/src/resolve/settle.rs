@@ -41,6 +41,8 @@ impl<'a> Resolver<'a> {
     fn forget_all(&mut self) {
         self.known.clear();
         self.memo.clear();
+        self.steady_names.clear();
+        self.steady.clear();
         self.settled.clear();
         self.forget_tentative();
     }
@@ -49,6 +51,8 @@ impl<'a> Resolver<'a> {
         self.known.retain(|_, (_, tentative)| !*tentative);
         self.memo
             .retain(|_, memo| matches!(memo, Memo::Known(_, false)));
+        self.steady_names.retain(|_, (_, tentative)| !*tentative);
+        self.steady.retain(|_, (_, tentative)| !*tentative);
         self.found.clear();
         self.memory.forget();
     }
