@@ -2,16 +2,16 @@
 
 use std::rc::Rc;
 
-use foldhash::fast::RandomState;
 use ruff_python_ast::{Expr, ExprCall, Parameters};
 
-use crate::bindings::{Binding, ByName, ScopeId};
+use crate::bindings::{Binding, ScopeId};
 use crate::interp::Flow;
 use crate::memory::settled;
 use crate::names::{canonical, cut, join, member};
 use crate::pure;
 use crate::resolve::{MAX_DEPTH, MAX_FRAMES, Resolver, texts_of};
 use crate::value::{Args, Cx, MAX_VALUES, Made, Positional, Value, Values, absorb, merge, single};
+use crate::vars::Vars;
 
 impl<'a> Resolver<'a> {
     /// The value of a call.
@@ -251,7 +251,7 @@ impl<'a> Resolver<'a> {
         callee: &Value<'a>,
         args: &Args<'a>,
         depth: usize,
-    ) -> Option<(ScopeId, ByName<'a, Values<'a>>)> {
+    ) -> Option<(ScopeId, Vars<'a>)> {
         let (function, given) = match callee {
             Value::Method(method) => (&method.0, Some(method.1.clone())),
             other => (other, None),
@@ -266,10 +266,9 @@ impl<'a> Resolver<'a> {
             _ => return None,
         };
         let Some(parameters) = parameters else {
-            return Some((scope, ByName::default()));
+            return Some((scope, Vars::default()));
         };
-        let mut vars: ByName<'a, Values<'a>> =
-            ByName::with_capacity_and_hasher(parameters.len(), RandomState::default());
+        let mut vars = Vars::with_room(parameters.len());
         let own = given.map(Values::from);
         let positional = || own.iter().chain(&args.positional);
         let names = parameters.posonlyargs.iter().chain(&parameters.args);
@@ -304,7 +303,7 @@ impl<'a> Resolver<'a> {
         let at = Cx { scope: parent, env };
         for parameter in parameters.iter_non_variadic_params() {
             let name = parameter.name().as_str();
-            if let (false, Some(default)) = (vars.contains_key(name), parameter.default()) {
+            if let (false, Some(default)) = (vars.get(name).is_some(), parameter.default()) {
                 let values = self.eval(default, &at, depth + 1);
                 vars.insert(name, values);
             }

@@ -7,10 +7,10 @@ use ruff_python_ast::{
     InterpolatedStringElement, Number, Operator, UnaryOp,
 };
 
-use crate::bindings::ByName;
 use crate::names::join;
 use crate::resolve::{HIDDEN, Resolver, names_of};
 use crate::value::{Cx, MAX_ITEMS, MAX_TEXT, MAX_VALUES, Value, Values, absorb, merge, single};
+use crate::vars::Vars;
 
 impl<'a> Resolver<'a> {
     /// The value of an expression that is not remembered.
@@ -490,7 +490,7 @@ impl<'a> Resolver<'a> {
                 items.push(Value::name(HIDDEN));
                 return true;
             }
-            let mut vars = ByName::default();
+            let mut vars = Vars::default();
             bind_pattern(&generator.target, round.spread(), &mut vars);
             let at = cx.with(cx.scope, vars, self.frame());
             let kept = generator.ifs.iter().all(|test| {
@@ -506,11 +506,7 @@ impl<'a> Resolver<'a> {
 }
 
 /// Binds the names of a target to the values of one round.
-pub(crate) fn bind_pattern<'a>(
-    target: &'a Expr,
-    values: Values<'a>,
-    vars: &mut ByName<'a, Values<'a>>,
-) {
+pub(crate) fn bind_pattern<'a>(target: &'a Expr, values: Values<'a>, vars: &mut Vars<'a>) {
     match target {
         Expr::Name(name) => {
             vars.insert(name.id.as_str(), values);
@@ -521,7 +517,7 @@ pub(crate) fn bind_pattern<'a>(
     }
 }
 
-fn bind_patterns<'a>(targets: &'a [Expr], values: &[Value<'a>], vars: &mut ByName<'a, Values<'a>>) {
+fn bind_patterns<'a>(targets: &'a [Expr], values: &[Value<'a>], vars: &mut Vars<'a>) {
     for (index, target) in targets.iter().enumerate() {
         bind_pattern(target, crate::resolve::part_of(values, index), vars);
     }

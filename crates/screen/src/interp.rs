@@ -4,11 +4,11 @@ use std::rc::Rc;
 
 use ruff_python_ast::{Expr, Stmt};
 
-use crate::bindings::ByName;
 use crate::bindings::ScopeId;
 use crate::eval::bind_pattern;
 use crate::resolve::{HIDDEN, MAX_DEPTH, Resolver, names_of};
 use crate::value::{Cx, MAX_ITEMS, Value, Values, absorb, merge, single};
+use crate::vars::Vars;
 
 /// How a statement ended.
 pub(crate) enum Flow<'a> {
@@ -48,7 +48,7 @@ impl<'a> Resolver<'a> {
             .cloned()
             .into_iter()
             .collect();
-        let at = cx.closed(home, ByName::from_iter([(name, start)]), self.frame());
+        let at = cx.closed(home, Vars::one(name, start), self.frame());
         let place = self.allowance.enter();
         self.running.push((stmt, place));
         let flow = self.run_stmt(stmt, &at, depth + 1);
@@ -245,7 +245,7 @@ impl<'a> Resolver<'a> {
             if !self.allowance.burn(1) {
                 return self.out_of_fuel(cx);
             }
-            let mut vars = ByName::default();
+            let mut vars = Vars::default();
             bind_pattern(&stmt.target, round.spread(), &mut vars);
             for (name, values) in vars {
                 self.set(name, values, cx);
@@ -286,7 +286,7 @@ impl<'a> Resolver<'a> {
     /// What a loop that is too long makes is hidden, not unknown.
     fn out_of_fuel(&mut self, cx: &Cx<'a>) -> Flow<'a> {
         if let Some(frame) = &cx.env {
-            for values in frame.vars.borrow_mut().values_mut() {
+            for values in frame.vars.borrow_mut().all() {
                 *values = Values::One(Value::name(HIDDEN));
             }
         }
@@ -375,7 +375,7 @@ impl<'a> Resolver<'a> {
                 true
             }
             Expr::Tuple(_) | Expr::List(_) => {
-                let mut vars = ByName::default();
+                let mut vars = Vars::default();
                 bind_pattern(target, values, &mut vars);
                 vars.into_iter()
                     .for_each(|(name, values)| self.set(name, values, cx));

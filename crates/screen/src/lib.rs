@@ -61,6 +61,7 @@ mod unicode;
 mod validate;
 mod value;
 mod values;
+mod vars;
 mod walk;
 
 use std::time::{Duration, Instant};

@@ -3,18 +3,29 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
+use smallvec::SmallVec;
+
 /// The longest qualified name, in bytes.
 const MAX_NAME: usize = 200;
 
 pub(crate) fn member(base: &str, name: &str) -> Option<Rc<str>> {
-    if base.len() + name.len() + 1 > MAX_NAME {
-        return None;
-    }
-    Some(canonical(&[base, ".", name].concat()).into())
+    joined(&[base, ".", name], |name| canonical(name).into())
 }
 
 pub(crate) fn join(base: &str, suffix: &str) -> Option<Rc<str>> {
-    (base.len() + suffix.len() <= MAX_NAME).then(|| [base, suffix].concat().into())
+    joined(&[base, suffix], |name| name.into())
+}
+
+/// What is made of a name that is put together, without the heap; nothing where it is too long.
+fn joined<T>(parts: &[&str], make: impl FnOnce(&str) -> T) -> Option<T> {
+    let mut name = SmallVec::<[u8; 256]>::new();
+    for part in parts {
+        if name.len() + part.len() > MAX_NAME {
+            return None;
+        }
+        name.extend_from_slice(part.as_bytes());
+    }
+    str::from_utf8(&name).ok().map(make)
 }
 
 pub(crate) fn cut(name: &str) -> String {

@@ -365,15 +365,29 @@ fn range<'a>(args: &Args<'a>) -> Option<Value<'a>> {
         [start, stop, step] if step != 0 => (start, stop, step),
         _ => return None,
     };
-    let mut items = Vec::new();
-    let mut at = start;
-    while if step > 0 { at < stop } else { at > stop } {
-        items.push(Value::Int(at));
-        if items.len() > MAX_ITEMS {
-            return None;
+    let back = step < 0;
+    let step = usize::try_from(step.unsigned_abs()).ok()?;
+    let span = usize::try_from(
+        if back {
+            start.checked_sub(stop)?
+        } else {
+            stop.checked_sub(start)?
         }
-        at = at.checked_add(step)?;
+        .max(0),
+    )
+    .ok()?;
+    if span.div_ceil(step) > MAX_ITEMS {
+        return None;
     }
+    let items: Vec<_> = if back {
+        (stop + 1..=start)
+            .rev()
+            .step_by(step)
+            .map(Value::Int)
+            .collect()
+    } else {
+        (start..stop).step_by(step).map(Value::Int).collect()
+    };
     Value::list(items)
 }
 

@@ -6,8 +6,9 @@ use std::rc::Rc;
 use ruff_python_ast::{Expr, ExprCall, ExprLambda, StmtClassDef, StmtFunctionDef};
 use smallvec::SmallVec;
 
-use crate::bindings::{ByName, ByNode, ScopeId};
+use crate::bindings::{ByNode, ScopeId};
 pub(crate) use crate::values::Values;
+use crate::vars::Vars;
 
 /// The most values one expression is taken to have.
 pub(crate) const MAX_VALUES: usize = 8;
@@ -150,7 +151,7 @@ impl<'a> Args<'a> {
 #[derive(Debug)]
 pub(crate) struct Frame<'a> {
     pub(crate) scope: ScopeId,
-    pub(crate) vars: RefCell<ByName<'a, Values<'a>>>,
+    pub(crate) vars: RefCell<Vars<'a>>,
     /// Values of expressions that were worked out with these variables, whether they are tentative, and the
     /// first frame that went into them.
     pub(crate) memo: RefCell<ByNode<(Values<'a>, bool, u64)>>,
@@ -184,22 +185,16 @@ impl<'a> Cx<'a> {
     }
 
     /// The same place with a frame of variables of `scope` around it.
-    pub(crate) fn with(&self, scope: ScopeId, vars: ByName<'a, Values<'a>>, serial: u64) -> Self {
+    pub(crate) fn with(&self, scope: ScopeId, vars: Vars<'a>, serial: u64) -> Self {
         self.inside(scope, vars, serial, false)
     }
 
     /// The same place with a frame that keeps what is set to itself.
-    pub(crate) fn closed(&self, scope: ScopeId, vars: ByName<'a, Values<'a>>, serial: u64) -> Self {
+    pub(crate) fn closed(&self, scope: ScopeId, vars: Vars<'a>, serial: u64) -> Self {
         self.inside(scope, vars, serial, true)
     }
 
-    fn inside(
-        &self,
-        scope: ScopeId,
-        vars: ByName<'a, Values<'a>>,
-        serial: u64,
-        closed: bool,
-    ) -> Self {
+    fn inside(&self, scope: ScopeId, vars: Vars<'a>, serial: u64, closed: bool) -> Self {
         let depth = self.env.as_ref().map_or(0, |frame| frame.depth + 1);
         let frame = Frame {
             scope,
@@ -243,8 +238,8 @@ impl<'a> Cx<'a> {
         while let Some(frame) = at {
             last = frame.serial;
             frame.memo.borrow_mut().clear();
-            if frame.vars.borrow().contains_key(name) {
-                frame.vars.borrow_mut().insert(name, values);
+            if let Some(place) = frame.vars.borrow_mut().place(name) {
+                *place = values;
                 return last;
             }
             at = frame.parent.as_ref().filter(|_| !frame.closed);
