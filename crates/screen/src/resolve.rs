@@ -6,6 +6,7 @@
 //! bounded; what exceeds a bound becomes the name [`HIDDEN`], which the rules know.
 
 mod attributes;
+mod frames;
 mod settle;
 
 use std::collections::{HashMap, HashSet};
@@ -82,14 +83,6 @@ pub(crate) struct Resolver<'a> {
     first: u64,
 }
 
-/// When something began to be worked out, as far as frames go: what frames there were, and the first one that had
-/// gone into what is around it.
-#[derive(Debug, Clone, Copy)]
-struct Began {
-    frames: u64,
-    around: u64,
-}
-
 /// What one use of a name stands for, with what it was looked up by: it holds while nothing is bound.
 struct Found<'a> {
     version: u64,
@@ -153,37 +146,6 @@ impl<'a> Resolver<'a> {
     /// Says that an answer that is tentative, if it is, goes into whatever is being worked out.
     pub(crate) fn rest_on(&mut self, tentative: bool) {
         self.tentative += u64::from(tentative);
-    }
-
-    /// The serial of a frame that is about to be made.
-    pub(crate) fn frame(&mut self) -> u64 {
-        self.frames += 1;
-        self.frames
-    }
-
-    /// Says that a frame goes into whatever is being worked out.
-    pub(crate) fn takes(&mut self, frame: u64) {
-        self.first = self.first.min(frame);
-    }
-
-    /// Says that something is being worked out whose frames are asked for.
-    fn begins(&mut self) -> Began {
-        Began {
-            frames: self.frames,
-            around: std::mem::replace(&mut self.first, OUTSIDE),
-        }
-    }
-
-    /// The first frame from before its beginning that went into what is worked out now; it goes into what is around
-    /// that, too.
-    fn took(&mut self, began: Began) -> u64 {
-        let own = if self.first > began.frames {
-            OUTSIDE
-        } else {
-            self.first
-        };
-        self.first = began.around.min(own);
-        own
     }
 
     /// Whether something that stands this deep is not worked out any more.
@@ -400,40 +362,6 @@ impl<'a> Resolver<'a> {
             self.allowance.remembered(&mark.0);
         }
         values
-    }
-
-    /// The same place without frames that say nothing about a scope: what is bound there can then be
-    /// remembered.
-    fn without_foreign(&self, cx: &Cx<'a>, scope: ScopeId) -> Cx<'a> {
-        if self.inside_of(cx, scope) {
-            return cx.clone();
-        }
-        Cx::at(cx.scope)
-    }
-
-    /// A scope within the frames around a place, as far as they say something about it.
-    fn place(&self, scope: ScopeId, cx: &Cx<'a>) -> Cx<'a> {
-        if cx.env.is_some() && self.inside_of(cx, scope) {
-            let env = cx.env.clone();
-            return Cx { scope, env };
-        }
-        Cx::at(scope)
-    }
-
-    /// Whether a frame around a place says something about a scope or one around that.
-    fn inside_of(&self, cx: &Cx<'a>, scope: ScopeId) -> bool {
-        let mut frame = cx.env.as_ref();
-        while let Some(inner) = frame {
-            let mut at = Some(scope);
-            while let Some(id) = at {
-                if id == inner.scope {
-                    return true;
-                }
-                at = self.bindings.scope(id).and_then(|scope| scope.parent);
-            }
-            frame = inner.parent.as_ref();
-        }
-        false
     }
 
     /// The values of a list of bindings.
