@@ -12,9 +12,11 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 mod space;
+mod writes;
 
-pub(crate) use space::PAGEMAP_SCAN;
-pub use space::{Image, Space, open_pagemap};
+pub use space::{Image, Space};
+pub(crate) use writes::{PAGEMAP_SCAN, UFFDIO_REGISTER};
+pub use writes::{Writes, open_pagemap};
 
 /// Asking the kernel for it is a call that a locked-down worker may not make. Where pages are larger, a
 /// range that begins inside one is an error, and the faults happen one by one.

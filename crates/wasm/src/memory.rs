@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use casemate_linux::memory::{Image, Resident, Space};
+use casemate_linux::memory::{Image, Resident, Space, Writes};
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
 /// Memories that wait for their next run: one is in use and one is made in advance.
@@ -27,15 +27,15 @@ struct Shared {
 }
 
 impl Memories {
-    /// Memories that begin with the bytes of a file that [`casemate_linux::file::open_owned`] opened. With this
-    /// process's pagemap they are put back page by page. `hot` is mapped before a guest touches it.
+    /// Memories that begin with the bytes of a file that [`casemate_linux::file::open_owned`] opened. Where
+    /// `writes` tells what was written they are put back page by page. `hot` is mapped before a guest touches it.
     ///
     /// # Errors
     /// Those of mapping the file.
-    pub(crate) fn new(file: File, pagemap: Option<File>, hot: Resident) -> io::Result<Self> {
+    pub(crate) fn new(file: File, writes: Option<Writes>, hot: Resident) -> io::Result<Self> {
         // SAFETY: the file lies in a folder of the user's own, which the host checked on this very descriptor; it was
         // renamed into place complete and is never written again.
-        let image = unsafe { Image::new(file, pagemap) }?;
+        let image = unsafe { Image::new(file, writes) }?;
         Ok(Self(Arc::new(Shared {
             image: Arc::new(image),
             hot,

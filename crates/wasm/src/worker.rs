@@ -3,9 +3,8 @@
 //! It locks itself down first, then loads the compiled guest, then gives up the right to make memory
 //! executable, and only then asks for work. It never serves two tenants and ends after a trap.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use casemate_driver::packets::wait_readable;
 use casemate_linux::lockdown::{self, LockdownPlan};
-use casemate_linux::memory::open_pagemap;
+use casemate_linux::memory::Writes;
 use casemate_linux::{Step, take_fd};
 use casemate_model::event::Event;
 use casemate_model::limit::LimitKind;
@@ -42,14 +41,14 @@ pub(crate) const MEMORY: RawFd = 6;
 /// Runs this process as a worker. Must be called before any other thread is started.
 pub fn main() -> ExitCode {
     // While there is a /proc. Without it each run's memory is mapped anew.
-    let pagemap = open_pagemap().ok();
+    let writes = Writes::open().ok();
     let mut keep = vec![CHANNEL, MODULE, LIBRARY, MEMORY];
-    keep.extend(pagemap.as_ref().map(AsRawFd::as_raw_fd));
+    keep.extend(writes.iter().flat_map(Writes::descriptors));
     let steps = lockdown::enter(&LockdownPlan::new(&keep));
     let thread = std::thread::Builder::new()
         .name("guest".into())
         .stack_size(THREAD_STACK)
-        .spawn(move || serve(steps, pagemap));
+        .spawn(move || serve(steps, writes));
     match thread.map(std::thread::JoinHandle::join) {
         Ok(Ok(Ok(()))) => ExitCode::SUCCESS,
         // Nobody reads what a worker prints: the host sees the channel close and the code.
@@ -57,10 +56,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn serve(mut steps: Vec<Step>, pagemap: Option<File>) -> anyhow::Result<()> {
+fn serve(mut steps: Vec<Step>, writes: Option<Writes>) -> anyhow::Result<()> {
     let channel = Arc::new(UnixStream::from(take_fd(CHANNEL)?));
     let library = Arc::new(Library::map(&take_fd(LIBRARY)?.into())?);
-    let memories = Memories::new(take_fd(MEMORY)?.into(), pagemap, library.hot.clone())?;
+    let memories = Memories::new(take_fd(MEMORY)?.into(), writes, library.hot.clone())?;
     let engine = machine::engine_with(memories)?;
     let module = module::load(&engine, take_fd(MODULE)?.into())?;
     let machine = Machine::new(&engine, &module, library)?;

@@ -1,8 +1,14 @@
 //! Address spaces that begin with a file's bytes, and are put back to them page by page.
 //!
 //! A page that was only read is still the file's own and stays mapped. One that was written is this process's
-//! alone, which the kernel tells by `PAGEMAP_SCAN`: its bytes are copied back, or the page is dropped where there
+//! alone, which the kernel tells (`Writes`): its bytes are copied back, or the page is dropped where there
 //! are many. Where the kernel cannot tell, everything is mapped anew.
+//!
+//! None that was written can be missed. When a space is put back for the first time, the kernel looks at every page
+//! itself. Only then, while all of them hold the file's bytes and nobody else uses the space, is each marked; and from
+//! there on every page without a mark is put back, not only those that are known to be written. The kernel takes a
+//! mark away before a write is made, and this code sets one only where the file's bytes lie again. A mapping that is no longer
+//! watched is an error when it is asked about, and after any error everything is mapped anew, without marks.
 
 #![allow(unsafe_code, reason = "mmap and what lies behind addresses")]
 
@@ -12,67 +18,16 @@ use std::os::fd::AsRawFd;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
-use rustix::thread::{CapabilitySets, capabilities, set_capabilities};
-
+use super::writes::{Ask, Writes};
 use super::{PAGE, Resident, populate_read, populate_write};
 
 /// Bytes of written pages that are kept by a space that waits; the others are given back to the kernel.
 const KEPT: usize = 8 << 20;
 /// What the kernel maps of a file around a page that is read, unless it was told otherwise.
 const FAULT_AROUND: usize = 64 << 10;
-/// Ranges that are asked for in one call.
-const RANGES: usize = 256;
-
-/// `_IOWR('f', 16, struct pm_scan_arg)`, from the kernel's `include/uapi/linux/fs.h`.
-pub(crate) const PAGEMAP_SCAN: u32 = 0xc060_6610;
-/// A page is the file's own, or shared memory.
-const IS_FILE: u64 = 1 << 2;
-const IS_PRESENT: u64 = 1 << 3;
-const IS_SWAPPED: u64 = 1 << 4;
-
-/// The kernel's `struct pm_scan_arg`.
-#[repr(C)]
-#[derive(Default)]
-struct Scan {
-    size: u64,
-    flags: u64,
-    start: u64,
-    end: u64,
-    walk_end: u64,
-    ranges: u64,
-    ranges_len: u64,
-    max_pages: u64,
-    inverted: u64,
-    all_of: u64,
-    any_of: u64,
-    told: u64,
-}
-
-/// The kernel's `struct page_region`.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct PageRange {
-    start: u64,
-    end: u64,
-    categories: u64,
-}
-
-/// The kernel's account of this process's pages. Opened by whoever has capabilities it would tell where pages lie in
-/// the machine's memory, so it is opened without.
-///
-/// # Errors
-/// Those of capabilities and of opening it.
-pub fn open_pagemap() -> io::Result<File> {
-    let own = capabilities(None)?;
-    let none = CapabilitySets {
-        effective: rustix::thread::CapabilitySet::empty(),
-        ..own
-    };
-    set_capabilities(None, none)?;
-    let opened = File::open("/proc/self/pagemap");
-    set_capabilities(None, own)?;
-    opened
-}
+/// Resets after which every page is marked again. Until then one that was written is copied each time, written or not,
+/// which costs less than the fault that takes a mark away; one that no run writes any more should not be.
+const MARKED_AGAIN: u32 = 16;
 
 /// What spaces begin with: a file that nobody changes any more.
 #[derive(Debug)]
@@ -80,7 +35,7 @@ pub struct Image {
     file: File,
     original: NonNull<u8>,
     len: usize,
-    pagemap: Option<File>,
+    writes: Option<Writes>,
 }
 
 // SAFETY: the mapping is read-only, of a file that nobody changes, and lives as long as this.
@@ -89,14 +44,14 @@ unsafe impl Send for Image {}
 unsafe impl Sync for Image {}
 
 impl Image {
-    /// Over a file whose length is a multiple of a page's. Without a pagemap spaces are mapped anew.
+    /// Over a file whose length is a multiple of a page's. Where nothing tells what was written, spaces are mapped anew.
     ///
     /// # Errors
     /// Those of mapping it, and another length.
     ///
     /// # Safety
     /// Nobody may change the file, or make it shorter, while this and the spaces of it live.
-    pub unsafe fn new(file: File, pagemap: Option<File>) -> io::Result<Self> {
+    pub unsafe fn new(file: File, writes: Option<Writes>) -> io::Result<Self> {
         let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
         if len == 0 || !len.is_multiple_of(PAGE) {
             return Err(io::Error::other("the image is not a whole number of pages"));
@@ -112,7 +67,7 @@ impl Image {
             file,
             original,
             len,
-            pagemap,
+            writes,
         })
     }
 
@@ -143,6 +98,8 @@ pub struct Space {
     guard: usize,
     /// Bytes behind the guard that may be accessed.
     len: usize,
+    /// How often it was put back since every page of the image was marked; none are while this is nothing.
+    marked: Option<u32>,
 }
 
 // SAFETY: the mapping belongs to this alone; who writes into it through `as_ptr` answers for that.
@@ -174,6 +131,7 @@ impl Space {
             whole,
             guard,
             len: 0,
+            marked: None,
         };
         match space.image.as_ref().map(|image| image.len) {
             None => space.grow_to(zeros)?,
@@ -246,7 +204,14 @@ impl Space {
             }
         }
         for range in &hot.read {
-            // One page of a window is enough: the kernel maps the file's others around it.
+            // The kernel maps nothing around a page that is watched.
+            if self.marked.is_some() {
+                if let Some(pages) = bytes.get(range.clone()) {
+                    populate_read(pages).unwrap_or_default();
+                }
+                continue;
+            }
+            // Of others one page of a window is enough.
             for at in range.clone().step_by(FAULT_AROUND) {
                 if let Some(byte) = bytes.get(at..=at) {
                     populate_read(byte).unwrap_or_default();
@@ -277,12 +242,15 @@ impl Space {
             return Ok(true);
         };
         let put_back = image
-            .pagemap
+            .writes
             .as_ref()
-            .and_then(|pagemap| self.put_back(&image, pagemap).ok());
+            .map(|writes| self.put_back(&image, writes));
         match put_back {
-            Some(all_mapped) => Ok(all_mapped),
-            None => self.map_image().map(|()| false),
+            Some(Ok(all_mapped)) => Ok(all_mapped),
+            None | Some(Err(_)) => {
+                self.marked = None;
+                self.map_image().map(|()| false)
+            }
         }
     }
 
@@ -295,57 +263,44 @@ impl Space {
         map(self.as_ptr(), image.len, rights, how, Some(&image.file)).map(drop)
     }
 
-    /// Restores the pages that are no longer the file's. Says whether all of them stay mapped.
-    fn put_back(&mut self, image: &Image, pagemap: &File) -> io::Result<bool> {
+    /// Restores the pages that were written. Says whether all of them stay mapped.
+    fn put_back(&mut self, image: &Image, writes: &Writes) -> io::Result<bool> {
         let base = self.as_ptr().addr() as u64;
-        let end = base + image.len as u64;
-        let mut ranges = [PageRange::default(); RANGES];
-        let (mut kept, mut all_mapped, mut from) = (0_usize, true, base);
-        while from < end {
-            let mut scan = Scan {
-                size: size_of::<Scan>() as u64,
-                start: from,
-                end,
-                ranges: ranges.as_mut_ptr().addr() as u64,
-                ranges_len: RANGES as u64,
-                inverted: IS_FILE,
-                all_of: IS_FILE,
-                any_of: IS_PRESENT | IS_SWAPPED,
-                ..Scan::default()
-            };
-            // SAFETY: the structure is the kernel's, and points to as many ranges as it says.
-            let found =
-                unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN.into(), &raw mut scan) };
-            let found = usize::try_from(found).map_err(|_| io::Error::last_os_error())?;
-            for range in ranges.get(..found).ok_or(io::ErrorKind::InvalidData)? {
-                let inside = from <= range.start && range.start <= range.end && range.end <= end;
-                let (Ok(at), Ok(len), true) = (
-                    usize::try_from(range.start - base.min(range.start)),
-                    usize::try_from(range.end.saturating_sub(range.start)),
-                    inside,
-                ) else {
-                    return Err(io::ErrorKind::InvalidData.into());
-                };
-                let page = self.as_ptr().wrapping_add(at);
-                if kept + len <= KEPT {
-                    kept += len;
-                    // SAFETY: both ranges lie in their mappings, as long as the image each, and do not overlap; this
-                    // one belongs to this space, which nobody else uses while it is borrowed mutably.
-                    unsafe { ptr::copy_nonoverlapping(image.original.as_ptr().add(at), page, len) };
-                } else {
-                    all_mapped = false;
-                    // SAFETY: the range is this space's own; its pages are the file's again when they are read.
-                    let rc = unsafe { libc::madvise(page.cast(), len, libc::MADV_DONTNEED) };
-                    if rc < 0 {
-                        return Err(io::Error::last_os_error());
-                    }
-                }
+        let all = base..base + image.len as u64;
+        let ask = match self.marked {
+            Some(_) => Ask::Unmarked,
+            None => Ask::NotTheFiles,
+        };
+        let (mut kept, mut all_mapped) = (0_usize, true);
+        writes.each(ask, &all, |range| {
+            // It lies within the image.
+            let at = usize::try_from(range.start - base).map_err(io::Error::other)?;
+            let len = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
+            let page = self.as_ptr().wrapping_add(at);
+            if kept + len <= KEPT {
+                kept += len;
+                // SAFETY: both ranges lie in their mappings, as long as the image each, and do not overlap; this
+                // one belongs to this space, which nobody else uses while it is borrowed mutably.
+                unsafe { ptr::copy_nonoverlapping(image.original.as_ptr().add(at), page, len) };
+                return Ok(());
             }
-            if scan.walk_end <= from {
-                return Err(io::ErrorKind::InvalidData.into());
+            all_mapped = false;
+            // SAFETY: the range is this space's own; its pages are the file's again when they are read.
+            let rc = unsafe { libc::madvise(page.cast(), len, libc::MADV_DONTNEED) };
+            if rc < 0 {
+                return Err(io::Error::last_os_error());
             }
-            from = scan.walk_end;
-        }
+            // It had no mark that could have stayed.
+            match self.marked {
+                Some(_) => writes.mark(range),
+                None => Ok(()),
+            }
+        })?;
+        // From here on every page holds the image's bytes, until somebody else may use the space.
+        self.marked = match self.marked {
+            Some(resets) if resets < MARKED_AGAIN => Some(resets + 1),
+            _ => writes.watch(all).ok().map(|()| 0),
+        };
         Ok(all_mapped)
     }
 }
@@ -359,7 +314,7 @@ impl Drop for Space {
 /// Addresses without anything behind them.
 const NOTHING: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
 
-fn map(
+pub(super) fn map(
     at: *mut u8,
     len: usize,
     rights: i32,
@@ -376,7 +331,7 @@ fn map(
     NonNull::new(mapped.cast()).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
 }
 
-fn unmap(at: *mut u8, len: usize) {
+pub(super) fn unmap(at: *mut u8, len: usize) {
     // SAFETY: the mapping was made by the caller, who gives it up here. An error would leave it there.
     unsafe { libc::munmap(at.cast(), len) };
 }
@@ -384,21 +339,46 @@ fn unmap(at: *mut u8, len: usize) {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::ops::Range;
+    use std::os::unix::fs::FileExt;
 
     use super::*;
 
     const PAGES: usize = 4096;
 
-    fn image(pagemap: bool) -> (Vec<u8>, Arc<Image>) {
+    /// How a space learns what was written.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Way {
+        Watched,
+        Looked,
+        Nothing,
+    }
+
+    /// Those that this kernel has.
+    fn ways() -> Vec<Way> {
+        let mut ways = vec![Way::Looked, Way::Nothing];
+        if Writes::open().unwrap().watches() {
+            ways.push(Way::Watched);
+        } else {
+            eprintln!("SKIPPED watched memory: this kernel cannot");
+        }
+        ways
+    }
+
+    fn image(way: Way) -> (Vec<u8>, Arc<Image>) {
         let mut bytes = vec![0_u8; PAGES * PAGE];
         for (page, chunk) in bytes.chunks_mut(PAGE).enumerate() {
             chunk.fill(u8::try_from(page % 251).unwrap());
         }
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&bytes).unwrap();
-        let pagemap = pagemap.then(|| open_pagemap().unwrap());
+        let writes = match way {
+            Way::Watched => Some(Writes::open().unwrap()),
+            Way::Looked => Some(Writes::unwatched().unwrap()),
+            Way::Nothing => None,
+        };
         // SAFETY: the file is this test's own and is not written again.
-        let image = unsafe { Image::new(file, pagemap) }.unwrap();
+        let image = unsafe { Image::new(file, writes) }.unwrap();
         (bytes, Arc::new(image))
     }
 
@@ -409,8 +389,8 @@ mod tests {
 
     #[test]
     fn nothing_that_was_written_is_left() {
-        for has_pagemap in [true, false] {
-            let (original, image) = image(has_pagemap);
+        for way in ways() {
+            let (original, image) = image(way);
             let mut space = Space::new(Some(Arc::clone(&image)), 0, 64 << 20, 1 << 20).unwrap();
             assert!(bytes(&mut space) == original);
             // A few, many that do not touch each other, more than are kept, and all.
@@ -423,9 +403,9 @@ mod tests {
                 assert!(more.iter().all(|byte| *byte == 0));
                 more.fill(0xee);
                 // Half of its pages are as many as are kept.
-                assert_eq!(space.reset().unwrap(), has_pagemap && step > 1);
+                assert_eq!(space.reset().unwrap(), way != Way::Nothing && step > 1);
                 assert_eq!(space.len(), image.len());
-                assert!(bytes(&mut space) == original, "{has_pagemap} {step}");
+                assert!(bytes(&mut space) == original, "{way:?} {step}");
             }
             // And the file's own bytes are as they were.
             let mut fresh = Space::new(Some(image), 0, 64 << 20, 1 << 20).unwrap();
@@ -434,8 +414,123 @@ mod tests {
     }
 
     #[test]
+    fn no_write_to_any_kind_of_page_is_missed() {
+        // Much more than is kept.
+        const MANY: Range<usize> = 1000..PAGES;
+        for way in ways() {
+            let (original, image) = image(way);
+            let mut space = Space::new(Some(image), 0, 64 << 20, 1 << 20).unwrap();
+            for round in 0..3 * MARKED_AGAIN as usize {
+                assert_eq!(
+                    space.marked.is_some(),
+                    way == Way::Watched && round > 0,
+                    "{way:?} {round}"
+                );
+                let write = |space: &mut Space, page: usize| {
+                    bytes(space)[page * PAGE + round] ^= 0xff;
+                };
+                // One that is always written, one that was written before, ones that were only read, ones that nobody
+                // touched.
+                write(&mut space, 1);
+                write(&mut space, 10 + round.saturating_sub(1));
+                for page in [200 + round, 400 + round % 7] {
+                    assert_eq!(bytes(&mut space)[page * PAGE], original[page * PAGE]);
+                    write(&mut space, page);
+                }
+                write(&mut space, 600 + round);
+                // By the kernel, into several pages that are not there.
+                let at = (700 + 3 * round) * PAGE - 8;
+                let file = File::open("/proc/self/exe").unwrap();
+                file.read_exact_at(&mut bytes(&mut space)[at..at + 2 * PAGE], 4096)
+                    .unwrap();
+                // Every third time most of them, so that they are dropped; then some of those that were.
+                if round % 3 == 1 {
+                    bytes(&mut space)[MANY.start * PAGE..].fill(0xdd);
+                } else {
+                    write(&mut space, MANY.end - 1 - round);
+                    write(&mut space, MANY.start + round);
+                }
+                // And what is beyond the image.
+                space.grow_to(32 << 20).unwrap();
+                let more = &mut bytes(&mut space)[PAGES * PAGE..];
+                assert!(more.iter().all(|byte| *byte == 0), "{way:?} {round}");
+                more[round * PAGE] = 1;
+                more[(16 << 20) - 1] = 1;
+                space.reset().unwrap();
+                // Some are put back without being looked at first, as they would be by the next guest's writes.
+                if round % 2 == 0 {
+                    assert!(bytes(&mut space) == original, "{way:?} {round}");
+                }
+            }
+            assert!(bytes(&mut space) == original);
+        }
+    }
+
+    #[test]
+    fn what_no_run_writes_any_more_is_not_copied_for_ever() {
+        if !ways().contains(&Way::Watched) {
+            return;
+        }
+        let (original, image) = image(Way::Watched);
+        let mut space = Space::new(Some(Arc::clone(&image)), 0, 64 << 20, 0).unwrap();
+        let unmarked = |space: &Space| {
+            let base = space.as_ptr().addr() as u64;
+            let mut pages = 0;
+            let writes = image.writes.as_ref().unwrap();
+            let all = base..base + image.len as u64;
+            let counted = writes.each(Ask::Unmarked, &all, |range| {
+                pages += (range.end - range.start) / PAGE as u64;
+                Ok(())
+            });
+            counted.map(|()| pages)
+        };
+        assert!(unmarked(&space).is_err(), "it is not watched yet");
+        bytes(&mut space)[..100 * PAGE].fill(1);
+        space.reset().unwrap();
+        assert_eq!(unmarked(&space).unwrap(), 0);
+        bytes(&mut space)[..100 * PAGE].fill(2);
+        assert_eq!(unmarked(&space).unwrap(), 100);
+        for _ in 0..MARKED_AGAIN {
+            bytes(&mut space)[PAGE] = 3;
+            space.reset().unwrap();
+            assert_eq!(unmarked(&space).unwrap(), 100);
+        }
+        space.reset().unwrap();
+        assert_eq!(unmarked(&space).unwrap(), 0);
+        // What is populated is written, and counts as that.
+        space.populate(&Resident {
+            read: vec![0..1000 * PAGE],
+            written: vec![200 * PAGE..300 * PAGE],
+        });
+        assert_eq!(unmarked(&space).unwrap(), 100);
+        assert!(bytes(&mut space) == original);
+    }
+
+    #[test]
+    fn a_space_that_is_no_longer_watched_is_mapped_anew() {
+        if !ways().contains(&Way::Watched) {
+            return;
+        }
+        let (original, image) = image(Way::Watched);
+        let mut space = Space::new(Some(Arc::clone(&image)), 0, 64 << 20, 0).unwrap();
+        for _ in 0..3 {
+            assert!(space.reset().unwrap());
+            assert!(space.marked.is_some());
+            // Part of it is another mapping, of which the kernel notes nothing.
+            let part = space.as_ptr().wrapping_add(50 * PAGE);
+            let how = libc::MAP_PRIVATE | libc::MAP_FIXED;
+            let rights = libc::PROT_READ | libc::PROT_WRITE;
+            map(part, 10 * PAGE, rights, how, Some(&image.file)).unwrap();
+            bytes(&mut space)[55 * PAGE] = 0xaa;
+            assert!(!space.reset().unwrap());
+            assert!(space.marked.is_none());
+            assert!(bytes(&mut space) == original);
+        }
+    }
+
+    #[test]
     fn pages_that_were_put_back_are_still_there() {
-        let (_, image) = image(true);
+        let (_, image) = image(Way::Looked);
         let mut space = Space::new(Some(image), 0, 64 << 20, 0).unwrap();
         bytes(&mut space)[..64 * PAGE].fill(1);
         assert!(space.reset().unwrap());
@@ -455,7 +550,7 @@ mod tests {
         space.grow_to(16 * PAGE).unwrap();
         bytes(&mut space).fill(3);
         assert!(space.grow_to(PAGE).is_err(), "it does not shrink");
-        let (_, image) = image(true);
+        let (_, image) = image(Way::Looked);
         assert!(Space::new(Some(image), 0, PAGE, PAGE).is_err());
     }
 
@@ -467,20 +562,5 @@ mod tests {
             // SAFETY: the file is this test's own.
             assert!(unsafe { Image::new(file, None) }.is_err());
         }
-    }
-
-    #[test]
-    fn the_pagemap_does_not_tell_where_pages_lie() {
-        use std::os::unix::fs::FileExt;
-        let page = vec![1_u8; PAGE];
-        let mut entry = [0_u8; 8];
-        let at = (page.as_ptr().addr() / PAGE * 8) as u64;
-        open_pagemap()
-            .unwrap()
-            .read_exact_at(&mut entry, at)
-            .unwrap();
-        let entry = u64::from_ne_bytes(entry);
-        assert!(entry >> 63 == 1, "it is there");
-        assert_eq!(entry & ((1 << 55) - 1), 0, "and nobody says where");
     }
 }

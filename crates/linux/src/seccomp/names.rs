@@ -413,6 +413,7 @@ const CONSTANTS: &[(&str, u64)] = &[
     ("SIGABRT", bits(libc::SIGABRT)),
     ("SIGSEGV", bits(libc::SIGSEGV)),
     ("SIGTRAP", bits(libc::SIGTRAP)),
+    ("UFFDIO_REGISTER", crate::memory::UFFDIO_REGISTER as u64),
 ];
 
 const fn bits(number: i32) -> u64 {

@@ -13,6 +13,7 @@ pub(crate) struct Fixture {
     pair: (UnixStream, UnixStream),
     file: std::fs::File,
     pagemap: std::fs::File,
+    writes: casemate_linux::memory::Writes,
     page: Pages,
 }
 
@@ -32,6 +33,7 @@ impl Fixture {
             pair,
             file: std::fs::File::open("/proc/self/exe").unwrap(),
             pagemap: casemate_linux::memory::open_pagemap().unwrap(),
+            writes: casemate_linux::memory::Writes::open().unwrap(),
             page: Pages(map(libc::PROT_READ | libc::PROT_WRITE)),
         }
     }
@@ -42,6 +44,11 @@ impl Fixture {
 
     pub(crate) fn file(&self) -> RawFd {
         self.file.as_raw_fd()
+    }
+
+    /// By which memory is watched; where the kernel cannot, a descriptor that does not know the call.
+    fn watch(&self) -> RawFd {
+        self.writes.descriptors().last().unwrap()
     }
 
     /// Two pages of the process's own.
@@ -133,6 +140,18 @@ const ANON: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
 
 fn raw_map(protection: i32) -> bool {
     works!(libc::SYS_mmap, 0usize, PAGE, protection, ANON, -1, 0usize)
+}
+
+fn register(f: &Fixture) -> bool {
+    let mut register = [f.page().addr() as u64, PAGE as u64, 2, 0_u64];
+    let at = register.as_mut_ptr();
+    if f.writes.watches() {
+        works!(libc::SYS_ioctl, f.watch(), 0xc020_aa00_u32, at)
+    } else {
+        // SAFETY: the structure is live; whoever does not know the request does not look at it.
+        let rc = unsafe { libc::syscall(libc::SYS_ioctl, f.watch(), 0xc020_aa00_u32, at) };
+        rc < 0 && errno() == libc::ENOTTY
+    }
 }
 
 fn protect(f: &Fixture, protection: i32) -> bool {
@@ -447,6 +466,17 @@ pub(crate) const CASES: &[Case] = &[
         &[
             |f| works!(libc::SYS_ioctl, f.socket(), libc::FIONREAD, f.page()),
             |f| works!(libc::SYS_ioctl, f.socket(), libc::TIOCSTI, f.page()),
+        ],
+    ),
+    bound(
+        "ioctl UFFDIO_REGISTER",
+        register,
+        &[
+            // UFFDIO_API, UFFDIO_UNREGISTER, UFFDIO_COPY and UFFDIO_WRITEPROTECT.
+            |f| works!(libc::SYS_ioctl, f.watch(), 0xc018_aa3f_u32, f.page()),
+            |f| works!(libc::SYS_ioctl, f.watch(), 0x8010_aa01_u32, f.page()),
+            |f| works!(libc::SYS_ioctl, f.watch(), 0xc028_aa03_u32, f.page()),
+            |f| works!(libc::SYS_ioctl, f.watch(), 0xc018_aa06_u32, f.page()),
         ],
     ),
     free("process_madvise", |_| {

@@ -220,7 +220,7 @@ impl Outlet for Said {
 
 #[cfg(test)]
 mod tests {
-    use casemate_linux::memory::open_pagemap;
+    use casemate_linux::memory::Writes;
 
     use super::*;
     use crate::memory::Memories;
@@ -247,8 +247,8 @@ mod tests {
         let original = module::map_read_only(&opened.memory).unwrap();
         on_a_large_stack(|| {
             let library = Arc::new(Library::map(&opened.library)?);
-            let (memory, pagemap) = (opened.memory.try_clone()?, open_pagemap()?);
-            let memories = Memories::new(memory, Some(pagemap), library.hot.clone())?;
+            let (memory, writes) = (opened.memory.try_clone()?, Writes::open()?);
+            let memories = Memories::new(memory, Some(writes), library.hot.clone())?;
             let engine = machine::engine_with(memories)?;
             let loaded = module::load(&engine, opened.module.try_clone()?)?;
             let machine = Machine::new(&engine, &loaded, library)?;
