@@ -1,10 +1,11 @@
 //! Traits `Backend` and `Sandbox`, and the words between them and the engine.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use casemate_model::event::Event;
-use casemate_model::guarantee::Guarantees;
+use casemate_model::guarantee::{Guarantee, Guarantees};
 use casemate_model::job::Language;
 use casemate_model::outcome::{Exit, Usage};
 use casemate_model::receipt::Receipt;
@@ -35,6 +36,10 @@ pub enum Usable {
     },
 }
 
+/// Guarantees that this machine, or the user that this process runs as, keeps a backend from giving: each with why, and
+/// what helps.
+pub type Lost = BTreeMap<Guarantee, String>;
+
 /// What a backend says it can give here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Offer {
@@ -48,6 +53,8 @@ pub struct Offer {
     pub languages: Vec<Language>,
     /// What it can guarantee on this machine.
     pub guarantees: Guarantees,
+    /// What it could guarantee elsewhere.
+    pub lost: Lost,
     /// The least memory a program can start with.
     pub memory_floor: ByteSize,
     /// The most memory a program can be given.

@@ -1,9 +1,10 @@
 //! `casemate doctor`: what each backend offers here, found by trying.
 
 use casemate_backend::contract::Cancel;
-use casemate_backend::contract::{Offer, Usable};
+use casemate_backend::contract::{Lost, Offer, Usable};
 use casemate_engine::{Record, policies};
 use casemate_linux::proc::kernel_facts;
+use casemate_model::guarantee::Guarantees;
 use casemate_model::job::{JobBuilder, Language, Program, RunId};
 use casemate_model::outcome::Outcome;
 use casemate_model::policy::{Policy, base_guarantees};
@@ -122,6 +123,18 @@ fn attacked(record: &Record, backend: &str) -> String {
     }
 }
 
+/// What is lost for the same reason, together.
+fn by_reason(lost: &Lost) -> Vec<(Guarantees, &str)> {
+    let mut all: Vec<(Guarantees, &str)> = Vec::new();
+    for (guarantee, why) in lost {
+        match all.iter_mut().find(|(_, other)| other == why) {
+            Some((together, _)) => together.insert(*guarantee),
+            None => all.push(([*guarantee].into_iter().collect(), why)),
+        }
+    }
+    all
+}
+
 fn print(offer: &Offer, tried: Option<&Outcome>, record: &Record) {
     println!("\n{}", offer.backend);
     match (&offer.usable, tried) {
@@ -140,6 +153,9 @@ fn print(offer: &Offer, tried: Option<&Outcome>, record: &Record) {
         let preset = policies::fitting(&offer.guarantees);
         let preset = preset.map_or_else(String::new, |name| format!(" (preset: {name})"));
         println!("  lacks: {lacking}; runs only under a policy that does not require it{preset}");
+    }
+    for (lost, why) in by_reason(&offer.lost) {
+        println!("  cannot give here: {lost}: {why}");
     }
     let Some(receipt) = tried.and_then(|outcome| outcome.receipt.as_ref()) else {
         return;

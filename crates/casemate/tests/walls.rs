@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use casemate_backend::contract::{
-    Backend, Cancel, CreateError, Fault, Finish, Offer, Sandbox, Signal, Usable,
+    Backend, Cancel, CreateError, Fault, Finish, Lost, Offer, Sandbox, Signal, Usable,
 };
 use casemate_backend::plan::Plan;
 use casemate_backend::suite::{self, plan_for};
@@ -123,7 +123,11 @@ fn a_receipt_names_every_wall_and_covers_every_policy() {
         assert!(receipt.walls.iter().any(|wall| wall.name == name), "{name}");
     }
     if is_root() {
-        let missing: Vec<_> = receipt.walls.iter().filter(|wall| !wall.stands()).collect();
+        let processor = ["speculation", "core_scheduling"];
+        let missing = receipt.walls.iter().filter(|wall| !wall.stands());
+        let missing: Vec<_> = missing
+            .filter(|wall| !processor.contains(&wall.name.as_str()))
+            .collect();
         assert!(missing.is_empty(), "{missing:?}");
     }
 }
@@ -175,6 +179,7 @@ impl Backend for Gappy {
             images: Usable::Yes,
             languages: Language::ALL.to_vec(),
             guarantees: base_guarantees(),
+            lost: Lost::new(),
             memory_floor: ByteSize(0),
             memory_ceiling: ByteSize(u64::MAX),
             cost: 1,

@@ -21,6 +21,7 @@ use casemate_linux::jail::procfs::Texts;
 use casemate_linux::jail::root::{Builder, Folders, Ground, PLACE, Plan, System};
 use casemate_linux::jail::{Forked, Parent, fork_init, reap_until_pid, wall};
 use casemate_linux::keeper::{self, Groups};
+use casemate_linux::processor::set_apart;
 use casemate_linux::{Child, Exit, Limit, Spawn, Step, handoff, take_fd};
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 
@@ -181,6 +182,8 @@ impl Keeper {
         let (scratch, texts) = self.stage(given, &mut steps)?;
         self.write_bundle()?;
         steps.push(self.processors());
+        // The runtime and what it makes inherit them. What stands around the container is measured from outside.
+        steps.extend(set_apart());
         let made = self.create(given)?;
         if let Some(texts) = texts {
             // Before anything of the guest's: the process in there is still the runtime's.

@@ -23,6 +23,7 @@ use casemate_driver::system::System;
 use casemate_driver::walls as shared;
 use casemate_linux::cgroup::{Cgroup, Missing, wall as group_wall};
 use casemate_linux::jail::root::Shape;
+use casemate_linux::processor::wall as processor;
 use casemate_linux::{Spawn, Step, handoff, jail};
 use casemate_model::receipt::Need;
 
@@ -317,8 +318,12 @@ impl Making {
             ours.push(number_of(init).map_err(fault)?);
         }
         let cgroup = standing.cgroup.as_ref();
+        let measured = measure::started(expected, pid, cgroup, &ours);
+        // What was said by the keeper, which is now seen of the container itself.
+        let said = [processor::SPECULATION, processor::CORE_SCHEDULING];
         self.steps
-            .extend(measure::started(expected, pid, cgroup, &ours));
+            .retain(|step| !said.contains(&step.wall.as_ref()));
+        self.steps.extend(measured);
         // Until now a runtime's threads counted too.
         if let (Some(cgroup), Some(tasks), false) = (cgroup, lowered.job.tasks, kind.is_gvisor()) {
             let ours = if expected.lived_in {

@@ -7,6 +7,7 @@ use casemate_linux::Step;
 use casemate_linux::cgroup::Cgroup;
 use casemate_linux::jail::{Network, procfs, wall as jail};
 use casemate_linux::lockdown::wall;
+use casemate_linux::processor::wall as processor;
 
 use casemate_driver::system::AGENT;
 use casemate_driver::walls as shared;
@@ -30,6 +31,7 @@ use mounts::{
     MountLine, check_mounts, is_text_in_proc, only_scratch_is_writable, only_texts_in_proc,
     own_terminals,
 };
+use process::processes;
 use sentry::sentry;
 
 /// What is expected of the container's first process.
@@ -141,7 +143,9 @@ pub(crate) fn started(
     ours: &[u32],
 ) -> Vec<Step> {
     if let Kind::Gvisor(platform) = expected.kind {
-        return sentry(Some(platform), pid, group, ours);
+        let mut steps = sentry(Some(platform), pid, group, ours);
+        steps.extend(set_apart(&processes(group, ours)));
+        return steps;
     }
     let process = Process::open(pid);
     let look = |wall: &'static str, asked: &str, check: &dyn Fn(&Process) -> Found| {
@@ -149,7 +153,7 @@ pub(crate) fn started(
             check(process.as_ref().map_err(Clone::clone)?)
         })
     };
-    vec![
+    let mut steps = vec![
         look(wall::RLIMITS, "as in the plan", &|process| {
             set_open_files(expected.open_files, pid)?;
             rlimits(expected.open_files, process)
@@ -177,6 +181,25 @@ pub(crate) fn started(
         ),
         look(wall::NOT_DUMPABLE, "not looked into", &|process| {
             process.not_dumpable(expected.user)
+        }),
+    ];
+    steps.extend(set_apart(&process.map(|process| vec![process])));
+    steps
+}
+
+/// What each of them inherited of the keeper.
+fn set_apart(all: &Result<Vec<Process>, String>) -> [Step; 2] {
+    let each = |check: fn(&Process) -> Found| {
+        let all = all.as_ref().map_err(Clone::clone)?;
+        let mut found = all.iter().map(check);
+        found.try_fold(String::new(), |_, found| found)
+    };
+    [
+        Step::run(processor::SPECULATION, "as in the keeper", || {
+            each(Process::speculation)
+        }),
+        Step::run(processor::CORE_SCHEDULING, "as in the keeper", || {
+            each(Process::core_scheduling)
         }),
     ]
 }

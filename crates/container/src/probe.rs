@@ -205,12 +205,14 @@ pub(crate) fn offer(
     });
     let usable = lacking.clone();
     let usable = usable.unwrap_or_else(|| host_system(systems.store()));
+    let (guarantees, lost) = offered_here(kind.family().walls());
     Offer {
         backend: kind.name().to_owned(),
         usable,
         images: lacking.unwrap_or(Usable::Yes),
         languages: Language::ALL.to_vec(),
-        guarantees: offered_here(kind.family().walls()).0,
+        guarantees,
+        lost,
         memory_floor: ByteSize(MEMORY_FLOOR),
         memory_ceiling: ByteSize(MEMORY_CEILING),
         cost: match kind {

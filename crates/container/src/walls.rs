@@ -4,9 +4,10 @@ use casemate_driver::walls::{self as shared, Counting};
 use casemate_linux::cgroup::wall as group;
 use casemate_linux::jail::wall as jail;
 use casemate_linux::lockdown::wall;
+use casemate_linux::processor::wall as processor;
 use casemate_model::guarantee::Guarantee::{
-    EnvironmentEmpty, HostFilesHidden, InputsReadOnly, LayoutFresh, NetworkAbsent, SeparateKernel,
-    SyscallsFiltered,
+    CoreUnshared, EnvironmentEmpty, HostFilesHidden, InputsReadOnly, LayoutFresh, NetworkAbsent,
+    SeparateKernel, SpeculationLimited, SyscallsFiltered,
 };
 use casemate_model::known::{KnownWall, KnownWalls};
 
@@ -65,13 +66,16 @@ const ALL: &[KnownWall] = &[
 ];
 
 /// What Docker does not have: it makes and starts in one, without a user namespace of its own by default,
-/// and with its settings a kernel of gVisor's may be root in there, in the host's process table.
+/// with its settings a kernel of gVisor's may be root in there, in the host's process table, and what its daemon starts
+/// inherits nothing of ours.
 const OURS: &[KnownWall] = &[
     KnownWall::required(CREATED, &[]),
     KnownWall::required(jail::PID_NAMESPACE, &[]),
     KnownWall::required(wall::USER_NAMESPACE, &[]),
     KnownWall::required(wall::CAPABILITIES, &[]),
     KnownWall::required(wall::IDENTITY, &[]),
+    KnownWall::additional(processor::SPECULATION, &[SpeculationLimited]),
+    KnownWall::additional(processor::CORE_SCHEDULING, &[CoreUnshared]),
 ];
 
 /// What Docker's containers have beside the rest.

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use casemate_linux::Limit;
 use casemate_linux::cgroup::Cgroup;
 use casemate_linux::jail::Rlimit;
+use casemate_linux::processor;
 
 /// What stands, or what was found instead.
 pub type Found = Result<String, String>;
@@ -306,6 +307,22 @@ impl Process {
             Ok(false) => Err(format!("process {} is not in it", self.pid)),
             Err(error) => Err(format!("reading the group: {error}")),
         }
+    }
+
+    /// That the processor does not guess for it where that is known to give memory away.
+    ///
+    /// # Errors
+    /// Where it does, or the kernel does not tell.
+    pub fn speculation(&self) -> Found {
+        processor::speculation_of(|name| self.says(name))
+    }
+
+    /// That it has a cookie for its cores, and not this process's, or that no core is shared.
+    ///
+    /// # Errors
+    /// When it has not, or the kernel has none.
+    pub fn core_scheduling(&self) -> Found {
+        processor::core_scheduling_of(self.pid)
     }
 }
 

@@ -2,13 +2,15 @@
 
 use std::sync::OnceLock;
 
+use casemate_backend::contract::Lost;
 use casemate_linux::Step;
 use casemate_linux::cgroup::{Cgroup, Kind, Layout, wall as group};
 use casemate_linux::jail::wall as jail;
 use casemate_linux::lockdown::wall;
+use casemate_linux::processor;
 use casemate_model::guarantee::Guarantee::{
-    self, CpuCapped, DiskCapped, MemoryCapped, OpenFilesCapped, OutputCapped, TasksCapped,
-    WallCapped,
+    self, CoreUnshared, CpuCapped, DiskCapped, MemoryCapped, OpenFilesCapped, OutputCapped,
+    SpeculationLimited, TasksCapped, WallCapped,
 };
 use casemate_model::guarantee::Guarantees;
 use casemate_model::known::KnownWalls;
@@ -93,15 +95,43 @@ pub fn offered(known: KnownWalls) -> Guarantees {
     known.offered().union(&limits)
 }
 
-/// What of it this machine's control groups let stand, and the controllers that are not to be had.
-pub fn offered_here(known: KnownWalls) -> (Guarantees, &'static [&'static str]) {
+/// What of it this machine lets stand, and what it does not.
+pub fn offered_here(known: KnownWalls) -> (Guarantees, Lost) {
     // Looked for once: a machine does not change its control groups under a running program.
-    static LOST: OnceLock<(Guarantees, Vec<&'static str>)> = OnceLock::new();
-    let (without, lost) = LOST.get_or_init(lost);
-    (offered(known).missing_from(without), lost)
+    static WITHOUT_GROUPS: OnceLock<Lost> = OnceLock::new();
+    let mut lost = WITHOUT_GROUPS.get_or_init(lost_to_control_groups).clone();
+    lost.extend(lost_to_the_processor());
+    split(offered(known), lost)
 }
 
-fn lost() -> (Guarantees, Vec<&'static str>) {
+/// Of what a backend has, what is left and what is lost.
+pub fn split(has: Guarantees, mut lost: Lost) -> (Guarantees, Lost) {
+    lost.retain(|guarantee, _| has.contains(*guarantee));
+    let left = has.missing_from(&lost.keys().copied().collect());
+    (left, lost)
+}
+
+/// What no sandbox on this machine can have because of its processor, or of how its kernel was built and started.
+pub fn lost_to_the_processor() -> Lost {
+    let found = [
+        (SpeculationLimited, processor::speculation()),
+        (CoreUnshared, processor::core_scheduling()),
+    ];
+    reasons(found)
+}
+
+fn reasons(found: impl IntoIterator<Item = (Guarantee, Result<String, String>)>) -> Lost {
+    let lacking = found.into_iter();
+    lacking
+        .filter_map(|(guarantee, found)| Some((guarantee, found.err()?)))
+        .collect()
+}
+
+/// Root may make groups wherever there are some. Whoever else may is found out by making one.
+fn lost_to_control_groups() -> Lost {
+    if !rustix::process::geteuid().is_root() {
+        return without_root();
+    }
     let layout = Layout::detect().ok();
     let mut have = layout.as_ref().map(Layout::controllers).unwrap_or_default();
     if layout.is_some_and(|layout| layout.kind() == Kind::V2) {
@@ -116,8 +146,34 @@ fn lost() -> (Guarantees, Vec<&'static str>) {
     let lost = by_control_group
         .into_iter()
         .filter(|(controller, _)| !have.contains(controller));
-    let (controllers, guarantees): (Vec<_>, Vec<_>) = lost.unzip();
-    (guarantees.into_iter().collect(), controllers)
+    lost.map(|(controller, guarantee)| {
+        (guarantee, format!("no control group here for {controller}"))
+    })
+    .collect()
+}
+
+fn without_root() -> Lost {
+    let group = Cgroup::reserve("probe");
+    let steps = match &group {
+        Ok(group) => group.steps(),
+        Err(missing) => &missing.steps,
+    };
+    let of = |wall: &str| {
+        let step = steps.iter().find(|step| step.wall == wall);
+        step.map_or_else(
+            || Err("nobody mentioned it".to_owned()),
+            |step| step.got.clone(),
+        )
+    };
+    let counted = match &group {
+        Ok(group) => accounting(Some(group)).got,
+        Err(missing) => Err(missing.why.clone()),
+    };
+    reasons([
+        (MemoryCapped, of(group::MEMORY)),
+        (TasksCapped, of(group::PIDS)),
+        (CpuCapped, counted),
+    ])
 }
 
 /// The wall whose absence costs a limit: none for what the host counts itself.

@@ -1,6 +1,6 @@
 //! From what a program needs and what the backends offer to a place, with reasons. Pure.
 
-use casemate_backend::contract::{Offer, Usable};
+use casemate_backend::contract::{Lost, Offer, Usable};
 use casemate_model::guarantee::{Guarantee, Guarantees};
 use casemate_model::limit::Limit;
 use casemate_model::manifest::{Certainty, Fact};
@@ -205,7 +205,10 @@ fn lack(cleared: &Cleared, asked: &Guarantees, offer: &Offer) -> Option<String> 
             ),
             _ => String::new(),
         };
-        return Some(format!("cannot give {missing}{way_out}"));
+        return Some(format!(
+            "cannot give {missing}{}{way_out}",
+            why_lost(&missing, &offer.lost)
+        ));
     }
     if let Limit::At(memory) = job.policy.limits.memory {
         if memory < offer.memory_floor {
@@ -222,6 +225,20 @@ fn lack(cleared: &Cleared, asked: &Guarantees, offer: &Offer) -> Option<String> 
         }
     }
     None
+}
+
+/// Why what is missing cannot be had here, each reason once.
+fn why_lost(missing: &Guarantees, lost: &Lost) -> String {
+    let mut reasons: Vec<&str> = Vec::new();
+    for why in missing.iter().filter_map(|guarantee| lost.get(&guarantee)) {
+        if !reasons.contains(&why.as_str()) {
+            reasons.push(why);
+        }
+    }
+    if reasons.is_empty() {
+        return String::new();
+    }
+    format!(" ({})", reasons.join("; "))
 }
 
 #[cfg(test)]
@@ -241,6 +258,7 @@ mod tests {
             images: Usable::Yes,
             languages: Language::ALL.to_vec(),
             guarantees: base_guarantees(),
+            lost: Lost::new(),
             memory_floor: ByteSize::mib(4),
             memory_ceiling: ByteSize::mib(1024),
             cost,
@@ -460,6 +478,24 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(!error.contains("preset"), "{error}");
+    }
+
+    #[test]
+    fn what_a_machine_keeps_a_backend_from_is_said_once_with_why() {
+        let mut jail = offer("jail", 1);
+        let why = "permission denied; run as root";
+        for guarantee in [Guarantee::MemoryCapped, Guarantee::TasksCapped] {
+            jail.lost.insert(guarantee, why.to_owned());
+        }
+        // Not asked for, and so not mentioned.
+        let other = "no core scheduling".to_owned();
+        jail.lost.insert(Guarantee::CoreUnshared, other.clone());
+        jail.guarantees = base_guarantees().missing_from(&jail.lost.keys().copied().collect());
+        let cleared = cleared(demand(Some("jail"), &[]), 1 << 27);
+        let error = choose(&cleared, &[jail], &Records::new()).unwrap_err();
+        let error = error.to_string();
+        let said = format!("cannot give memory capped, tasks capped ({why})");
+        assert!(error.contains(&said) && !error.contains(&other), "{error}");
     }
 
     #[test]

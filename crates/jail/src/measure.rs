@@ -12,6 +12,7 @@ use casemate_linux::cgroup::Cgroup;
 use casemate_linux::jail::enter::{Call, filters};
 use casemate_linux::jail::{Confinement, landlock_standing, rlimits, wall as jail};
 use casemate_linux::lockdown::{Identity, wall};
+use casemate_linux::processor::wall as processor;
 
 use crate::walls::MEMBERSHIP;
 
@@ -88,6 +89,12 @@ pub(crate) fn entered(expected: &Expected<'_>) -> Vec<Step> {
         }),
         look(wall::NOT_DUMPABLE, "dumpable 0", &|own, _| {
             own.not_dumpable(user(expected.confinement)?)
+        }),
+        look(processor::SPECULATION, "as in process 1", &|own, _| {
+            own.speculation()
+        }),
+        look(processor::CORE_SCHEDULING, "a cookie", &|own, _| {
+            own.core_scheduling()
         }),
         look(wall::SECCOMP, "the jail's filter", &|own, _| {
             own.filtered(filters(expected.calls))

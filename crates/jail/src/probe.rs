@@ -13,27 +13,25 @@ use crate::walls::WALLS;
 /// The backend's name.
 pub const NAME: &str = "jail";
 /// The offer. Whether the walls really stand is found out by each jail when it is built, and is in each
-/// run's receipt; this says whether there is a guest, and leaves out what only control groups give where
-/// none can be had.
+/// run's receipt; this says whether there is a guest, and leaves out what this machine
+/// cannot have.
 pub(crate) fn offer(systems: &Systems, warm: bool) -> Offer {
     let usable = host_system(systems.store());
     let (guarantees, lost) = offered_here(WALLS);
-    let mut notes = vec![
+    let notes = vec![
         guest(),
         "real processes, threads and native code; clocks are as fine as the machine's".to_owned(),
         start(warm).to_owned(),
         "shares the host's kernel and shows its /usr, read-only: weaker than WebAssembly against a hole in the kernel"
             .to_owned(),
     ];
-    if !lost.is_empty() {
-        notes.push(format!("no control group here for: {}", lost.join(", ")));
-    }
     Offer {
         backend: NAME.to_owned(),
         usable,
         images: Usable::Yes,
         languages: Language::ALL.to_vec(),
         guarantees,
+        lost,
         memory_floor: ByteSize(MEMORY_FLOOR),
         memory_ceiling: ByteSize(MEMORY_CEILING),
         cost: 20,

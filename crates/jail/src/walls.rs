@@ -5,8 +5,10 @@ use casemate_linux::Step;
 use casemate_linux::cgroup::wall as group;
 use casemate_linux::jail::wall as jail;
 use casemate_linux::lockdown::wall;
+use casemate_linux::processor::wall as processor;
 use casemate_model::guarantee::Guarantee::{
-    EnvironmentEmpty, HostFilesHidden, InputsReadOnly, LayoutFresh, NetworkAbsent, SyscallsFiltered,
+    CoreUnshared, EnvironmentEmpty, HostFilesHidden, InputsReadOnly, LayoutFresh, NetworkAbsent,
+    SpeculationLimited, SyscallsFiltered,
 };
 use casemate_model::known::{KnownWall, KnownWalls};
 use casemate_model::receipt::Receipt;
@@ -40,6 +42,8 @@ pub(crate) const WALLS: KnownWalls = KnownWalls(&[&[
     KnownWall::required(wall::CAPABILITIES, &[]),
     KnownWall::required(wall::DIES_WITH_PARENT, &[]),
     KnownWall::required(wall::NOT_DUMPABLE, &[]),
+    KnownWall::additional(processor::SPECULATION, &[SpeculationLimited]),
+    KnownWall::additional(processor::CORE_SCHEDULING, &[CoreUnshared]),
     KnownWall::additional(wall::LANDLOCK_FILES, &[HostFilesHidden]),
     KnownWall::additional(wall::LANDLOCK_NETWORK, &[]),
     KnownWall::additional(wall::LANDLOCK_SCOPES, &[]),
@@ -131,6 +135,24 @@ mod tests {
                 refused,
                 "{name}"
             );
+        }
+    }
+
+    #[test]
+    fn what_a_processor_does_beside_stops_only_whom_it_concerns() {
+        for (name, guarantee) in [
+            (processor::SPECULATION, SpeculationLimited),
+            (processor::CORE_SCHEDULING, CoreUnshared),
+        ] {
+            let mut demanded = asked();
+            demanded.insert(guarantee);
+            assert_eq!(receipt(&whole()).satisfies(&demanded), Ok(()));
+            let mut steps = whole();
+            let step = steps.iter_mut().find(|step| step.wall == name).unwrap();
+            step.got = Err("not on this machine".to_owned());
+            assert_eq!(receipt(&steps).satisfies(&asked()), Ok(()));
+            let gap = receipt(&steps).satisfies(&demanded).unwrap_err();
+            assert_eq!(gap.missing.iter().collect::<Vec<_>>(), [guarantee]);
         }
     }
 

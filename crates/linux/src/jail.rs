@@ -18,6 +18,7 @@ use std::os::fd::{OwnedFd, RawFd};
 
 use crate::limit::Limit;
 use crate::lockdown::{self, Identity, wall as base};
+use crate::processor;
 use crate::seccomp::{Compiled, FilterError, JAIL, Policy, SESSION};
 use crate::step::{Step, failed};
 
@@ -185,6 +186,7 @@ pub fn confine(plan: &Confinement, parent: &Parent, prepared: Prepared) -> Vec<S
         "dumpable 0",
         lockdown::not_dumpable,
     ));
+    steps.extend(processor::set_apart());
     landlocked::restrict(rules, &mut steps);
     steps.push(lockdown::install_with(
         base::SECCOMP,

@@ -15,6 +15,7 @@
 //! * [`cgroup`] caps memory, tasks and processor time, on version 1 and on version 2.
 //! * [`mod@file`] opens files that nobody else may have written, and writes below a directory.
 //! * [`proc`] reads what the kernel tells about a process or about itself.
+//! * [`processor`] switches off what a processor guesses for a process, and gives it cores of its own.
 //! * [`term`] turns signals into calls of a closure.
 #![deny(unsafe_op_in_unsafe_fn)]
 #![cfg_attr(
@@ -38,6 +39,7 @@ pub mod lockdown;
 pub mod memory;
 pub mod owner;
 pub mod proc;
+pub mod processor;
 pub mod seccomp;
 mod spawn;
 mod step;

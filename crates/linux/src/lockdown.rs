@@ -12,6 +12,7 @@
 use std::os::fd::RawFd;
 
 use crate::limit::Limit;
+use crate::processor;
 use crate::seccomp::{self, Compiled, Policy};
 use crate::step::{Step, failed};
 use crate::sys;
@@ -171,6 +172,7 @@ pub fn enter(plan: &LockdownPlan) -> Vec<Step> {
         die_with(parent)
     }));
     steps.push(Step::run(wall::NOT_DUMPABLE, "dumpable 0", not_dumpable));
+    steps.extend(processor::set_apart());
     landlocked::restrict(&mut steps);
     steps.push(install(wall::SECCOMP, filter, false));
     steps

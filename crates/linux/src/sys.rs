@@ -56,8 +56,9 @@ pub(crate) fn close_range(first: u32, last: u32) -> io::Result<()> {
 
 /// `prctl` with integer arguments only.
 ///
-/// The operations passed by this crate (`PR_CAPBSET_DROP`, `PR_SET_MDWE`, `PR_GET_MDWE`) read
-/// their arguments as numbers, never as addresses.
+/// The operations passed by this crate (`PR_CAPBSET_DROP`, `PR_SET_MDWE`, `PR_GET_MDWE`,
+/// `PR_SET_SPECULATION_CTRL`, `PR_GET_SPECULATION_CTRL`) read their arguments as numbers, never as
+/// addresses.
 pub(crate) fn prctl_numbers(operation: i32, first: u64, second: u64) -> io::Result<i64> {
     // SAFETY: private to the crate, and called only with the operations listed above, for which
     // the kernel takes every argument by value; no memory is read or written through them.

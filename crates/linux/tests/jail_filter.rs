@@ -344,3 +344,25 @@ fn a_session_s_filter_differs_by_the_sockets_of_the_internet_alone() {
         );
     }
 }
+
+#[test]
+fn nothing_of_the_processor_is_switched_in_a_jail() {
+    let compiled = policy().compile().unwrap();
+    // Reading and setting speculation, and cookies of cores: to make one, to give and to take one.
+    for (operation, second) in [
+        (52, 0),
+        (53, 0),
+        (53, 1),
+        (62, 0),
+        (62, 1),
+        (62, 2),
+        (62, 3),
+    ] {
+        let data = Data {
+            number: libc::SYS_prctl as u32,
+            door: HERE,
+            args: [operation, second, 2, 0, 0, 0],
+        };
+        assert_eq!(answer(&compiled, &data), ENOSYS, "{operation} {second}");
+    }
+}

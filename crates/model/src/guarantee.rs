@@ -52,6 +52,11 @@ pub enum Guarantee {
     NativeCodeAbsent,
     /// Where things lie in the guest's memory, and its hash secret, were drawn for this run alone.
     LayoutFresh,
+    /// What the processor would do for the guest ahead of time, past stores and at indirect branches, it does not, where
+    /// that is known to give memory away.
+    SpeculationLimited,
+    /// Nothing outside runs on the other half of a core that the guest runs on, as far as the kernel knows the cores.
+    CoreUnshared,
 }
 
 impl Guarantee {
@@ -77,6 +82,8 @@ impl Guarantee {
             Self::ProcessesAbsent => "no processes",
             Self::NativeCodeAbsent => "no native code",
             Self::LayoutFresh => "fresh memory layout",
+            Self::SpeculationLimited => "speculation limited",
+            Self::CoreUnshared => "core not shared",
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What this machine offers for the WASM backend, and why not more.
 
 use casemate_backend::contract::{Offer, Usable};
+use casemate_driver::walls::{lost_to_the_processor, split};
 use casemate_model::job::Language;
 use casemate_model::unit::ByteSize;
 
@@ -29,6 +30,7 @@ pub(crate) fn offer(store: &Store) -> Offer {
             fix: "run `casemate setup --force`".to_owned(),
         },
     };
+    let (guarantees, lost) = split(walls::WORKER.offered(), lost_to_the_processor());
     Offer {
         backend: NAME.to_owned(),
         usable,
@@ -37,7 +39,8 @@ pub(crate) fn offer(store: &Store) -> Offer {
             fix: "take a backend with native Python, such as the jail".to_owned(),
         },
         languages: vec![Language::Python],
-        guarantees: walls::WORKER.offered(),
+        guarantees,
+        lost,
         memory_floor: ByteSize(MEMORY_FLOOR),
         memory_ceiling: ByteSize(MEMORY_CEILING),
         cost: 10,

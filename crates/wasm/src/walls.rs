@@ -3,10 +3,11 @@
 use casemate_linux::Step;
 use casemate_linux::cgroup::wall as group;
 use casemate_linux::lockdown::wall;
+use casemate_linux::processor::wall as processor;
 use casemate_model::guarantee::Guarantee::{
-    ClockCoarse, CpuCapped, DiskCapped, EnvironmentEmpty, HostFilesHidden, InputsReadOnly,
-    MemoryCapped, MemoryIsolated, NativeCodeAbsent, NetworkAbsent, OpenFilesCapped, OutputCapped,
-    ProcessesAbsent, SyscallsFiltered, TasksCapped, WallCapped,
+    ClockCoarse, CoreUnshared, CpuCapped, DiskCapped, EnvironmentEmpty, HostFilesHidden,
+    InputsReadOnly, MemoryCapped, MemoryIsolated, NativeCodeAbsent, NetworkAbsent, OpenFilesCapped,
+    OutputCapped, ProcessesAbsent, SpeculationLimited, SyscallsFiltered, TasksCapped, WallCapped,
 };
 use casemate_model::known::{KnownWall, KnownWalls};
 use casemate_model::receipt::Wall;
@@ -29,6 +30,8 @@ pub(crate) const WORKER: KnownWalls = KnownWalls(&[&[
     KnownWall::required(wall::CAPABILITIES, &[]),
     KnownWall::required(wall::DIES_WITH_PARENT, &[]),
     KnownWall::required(wall::NOT_DUMPABLE, &[]),
+    KnownWall::additional(processor::SPECULATION, &[SpeculationLimited]),
+    KnownWall::additional(processor::CORE_SCHEDULING, &[CoreUnshared]),
     KnownWall::additional(wall::LANDLOCK_FILES, &[HostFilesHidden]),
     KnownWall::additional(wall::LANDLOCK_NETWORK, &[]),
     KnownWall::additional(wall::LANDLOCK_SCOPES, &[]),

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use casemate_backend::contract::{
-    Backend, Cancel, CreateError, Fault, Finish, Offer, Sandbox, Signal, Usable,
+    Backend, Cancel, CreateError, Fault, Finish, Lost, Offer, Sandbox, Signal, Usable,
 };
 use casemate_backend::plan::{Plan, PlannedFile};
 use casemate_linux::{Child, Exit as Ended, Spawn};
@@ -73,6 +73,7 @@ impl Backend for Bwrap {
             },
             languages: vec![Language::Python],
             guarantees: Self::guarantees(),
+            lost: Lost::new(),
             memory_floor: ByteSize(0),
             memory_ceiling: ByteSize(u64::MAX),
             cost: 1,

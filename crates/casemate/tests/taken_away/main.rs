@@ -422,6 +422,67 @@ fn what_the_kernel_refuses_a_jail_is_noticed() {
     all_refused(REFUSED, run);
 }
 
+/// A wall of a receipt: how it stands, or why it does not.
+#[cfg(target_arch = "x86_64")]
+fn said_of(outcome: &Value, name: &str) -> Result<String, String> {
+    let walls = outcome["receipt"]["walls"].as_array().unwrap();
+    let wall = walls.iter().find(|wall| wall["name"] == name).unwrap();
+    let text = |field: &str| wall[field].as_str().map(str::to_owned);
+    text("got").ok_or_else(|| text("missing").unwrap())
+}
+
+/// What a kernel answers about its processor: by `PR_GET_SPECULATION_CTRL` (52) and `PR_SCHED_CORE` (62).
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn what_a_processor_does_beside_is_told_and_refused_where_that_is_demanded() {
+    let dir = tempfile::tempdir().unwrap();
+    let deny = dir.path().join("deny.py");
+    fs::write(&deny, DENY).unwrap();
+    let demanding = dir.path().join("demanding.toml");
+    let native = include_str!("../../../../policies/presets/native.toml");
+    let more = "require = [\n    \"speculation_limited\",\n    \"core_unshared\",";
+    fs::write(&demanding, native.replace("require = [", more)).unwrap();
+    let demanding = demanding.display().to_string();
+    // Not runc: who is under a filter reads nobody else's back, and so is refused.
+    for backend in ["jail", "wasm", "gvisor"] {
+        if !works(backend) {
+            continue;
+        }
+        let run = |calls: &str, policy: &str| {
+            let mut words = casemate_run(backend);
+            let at = words.iter().position(|word| word == "native").unwrap();
+            words[at] = policy.to_owned();
+            let mut python = command("/usr/bin/python3");
+            python.args(["-I", "-B"]).arg(&deny).arg(calls);
+            Ran::of(python.args(words))
+        };
+        // Not told, and not to be had: it runs, and the receipt says so.
+        let without = "157:52=19,157:62=22";
+        let ran = run(without, "native");
+        assert_eq!(ran.outcome["ending"]["status"], "exited", "{}", ran.stderr);
+        let why = said_of(&ran.outcome, "core_scheduling").unwrap_err();
+        assert!(why.contains("CONFIG_SCHED_CORE"), "{backend}: {why}");
+        // Where it is demanded nothing runs.
+        let refused = run(without, &demanding);
+        for guarantee in ["speculation limited", "core not shared"] {
+            refused.refused_for(guarantee).unwrap();
+        }
+        // What a container inherits is read in the kernel's own files, which no filter changes.
+        if backend == "gvisor" {
+            continue;
+        }
+        let why = said_of(&ran.outcome, "speculation").unwrap_err();
+        assert!(why.contains("no switch for it on this processor"), "{why}");
+        // A processor that does not guess so, and has no core for two.
+        let ran = run("157:52=0,157:62=19", &demanding);
+        assert_eq!(ran.outcome["ending"]["status"], "exited", "{}", ran.stderr);
+        let how = said_of(&ran.outcome, "speculation").unwrap();
+        assert!(how.contains("store bypass not affected"), "{how}");
+        let how = said_of(&ran.outcome, "core_scheduling").unwrap();
+        assert!(how.contains("no core here runs two"), "{how}");
+    }
+}
+
 #[test]
 fn a_limit_that_the_policy_lifts_is_no_guarantee() {
     if !works("jail") {

@@ -202,12 +202,14 @@ pub(super) fn offer(variant: Variant, found: &Result<Found, Lack>, store: &Store
         Ok(_) => host_system(Some(store)),
     };
     let (why, fix) = super::no_images();
+    let (guarantees, lost) = offered_here(variant.family().walls());
     Offer {
         backend: variant.name().to_owned(),
         usable,
         images: Usable::No { why, fix },
         languages: vec![Language::Python],
-        guarantees: offered_here(variant.family().walls()).0,
+        guarantees,
+        lost,
         memory_floor: ByteSize(MEMORY_FLOOR),
         memory_ceiling: ByteSize(MEMORY_CEILING),
         cost: match variant {

@@ -56,6 +56,10 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
         "only_unix_sockets_can_be_made",
         only_unix_sockets_can_be_made,
     ),
+    (
+        "nothing_of_the_processor_is_switched_back",
+        nothing_of_the_processor_is_switched_back,
+    ),
     ("the_32_bit_door_kills", the_32_bit_door_kills),
     (
         "set_user_id_programs_give_nothing",
@@ -255,6 +259,15 @@ fn the_32_bit_door_kills() {
 #[cfg(not(target_arch = "x86_64"))]
 fn the_32_bit_door_kills() {
     println!("SKIPPED: there is no such door on this processor");
+}
+
+/// Neither what the processor guesses nor whose cores they are, of itself or of another process.
+fn nothing_of_the_processor_is_switched_back() {
+    let seen = raw(
+        "print({call(157, 53, n, off, 0, 0) for n in (0, 1, 2) for off in (2, 4, 8)}, \
+        {call(157, 62, what, pid, scope, 0) for what in range(4) for pid in (0, 1, 2) for scope in (0, 1, 2)})",
+    );
+    expect(&seen, "{'ENOSYS'} {'ENOSYS'}\n");
 }
 
 fn set_user_id_programs_give_nothing() {

@@ -6,9 +6,11 @@ use casemate_backend::contract::Cancel;
 use casemate_backend::plan::Plan;
 use casemate_backend::setup::{Progress, Unit};
 use casemate_backend::suite::{self, Seen};
+use casemate_driver::walls::lost_to_the_processor;
 use casemate_jail::JailBackend;
 use casemate_jail::setup::{Store, set_up};
 use casemate_model::guarantee::{Guarantee, Guarantees};
+use casemate_model::receipt::{Receipt, Wall};
 
 /// This program as the first process of a jail.
 pub(crate) fn init() -> i32 {
@@ -35,6 +37,15 @@ pub(crate) fn this_program() -> PathBuf {
 /// What no native program can be kept from: reading the processor's own clock.
 pub(crate) fn lacking() -> Guarantees {
     [Guarantee::ClockCoarse].into_iter().collect()
+}
+
+/// The walls of a receipt that do not stand, beside those that this machine's processor does not let stand.
+pub(crate) fn missing(receipt: &Receipt) -> Vec<&Wall> {
+    let lost = lost_to_the_processor();
+    let missing = receipt.walls.iter().filter(|wall| !wall.stands());
+    missing
+        .filter(|wall| !wall.guarantees.iter().any(|of| lost.contains_key(&of)))
+        .collect()
 }
 
 /// Runs a program under the suite's limits, changed.

@@ -11,7 +11,7 @@ use casemate_model::limit::{Limit, LimitKind, Millis};
 use casemate_model::outcome::Exit;
 use casemate_model::unit::ByteSize;
 
-use crate::support::{jail, lacking, run_with, seen, this_program};
+use crate::support::{jail, lacking, missing, run_with, seen, this_program};
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("a_receipt_names_every_wall", a_receipt_names_every_wall),
@@ -46,7 +46,7 @@ fn a_receipt_names_every_wall() {
         .create(&plan_without("print(1)", &lacking()))
         .unwrap();
     if rustix::process::geteuid().is_root() {
-        let missing: Vec<_> = receipt.walls.iter().filter(|wall| !wall.stands()).collect();
+        let missing = missing(&receipt);
         assert!(missing.is_empty(), "{missing:?}");
     }
     let names: Vec<&str> = receipt

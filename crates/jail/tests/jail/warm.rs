@@ -14,7 +14,7 @@ use casemate_model::outcome::Exit;
 use casemate_model::receipt::Receipt;
 use rustix::process::{Pid, Signal, kill_process, pidfd_open};
 
-use crate::support::{lacking, this_program};
+use crate::support::{lacking, missing, this_program};
 use crate::walls::{living_below, traces};
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
@@ -195,7 +195,7 @@ fn receipts() {
             .contains(&format!("zygote {zygote}"))
     );
     receipt.satisfies(&plan.asked).unwrap();
-    let missing: Vec<_> = receipt.walls.iter().filter(|wall| !wall.stands()).collect();
+    let missing = missing(&receipt);
     assert_eq!(missing.len(), 1, "{missing:#?}");
     for name in [
         "seccomp",

@@ -14,6 +14,7 @@ use super::landlocked::WITNESS;
 use super::{Confinement, limits};
 use crate::limit::Limit;
 use crate::lockdown::{self, Identity};
+use crate::processor;
 use crate::step::failed;
 
 /// Where the descriptors that come with a list stand in it.
@@ -116,6 +117,13 @@ pub fn calls(plan: &Confinement, groups: usize) -> Result<Vec<Call>, String> {
     list.prctl("PR_SET_PDEATHSIG", libc::PR_SET_PDEATHSIG, libc::SIGKILL);
     list.prctl("PR_SET_DUMPABLE", libc::PR_SET_DUMPABLE, 0);
     list.prctl("PR_SET_NO_NEW_PRIVS", libc::PR_SET_NO_NEW_PRIVS, 1);
+    for (what, arguments) in processor::calls() {
+        list.call(
+            what,
+            libc::SYS_prctl,
+            arguments.map(|argument| Number(argument.into())),
+        );
+    }
     // As its own user, who alone may enter it.
     list.call("chdir", libc::SYS_chdir, [bytes(b"/work\0")]);
     list.landlock();

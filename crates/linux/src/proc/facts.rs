@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Kind, Layout, failed, sys};
+use crate::processor;
 
 /// What this kernel offers, or why it does not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +23,10 @@ pub struct KernelFacts {
     pub cgroup_moves: Result<String, String>,
     /// Whether an unprivileged process may make user namespaces, as the settings have it.
     pub user_namespaces: Result<String, String>,
+    /// Whether a process can do without the processor's guesses at what it will do, or none is known to give memory away.
+    pub speculation: Result<String, String>,
+    /// Whether a process can have its cores to itself, or none runs two programs at once.
+    pub core_scheduling: Result<String, String>,
     /// Whether this process runs as root.
     pub root: bool,
 }
@@ -42,6 +47,8 @@ pub fn kernel_facts() -> KernelFacts {
             Layout::quick_moves,
         ),
         user_namespaces: user_namespaces(),
+        speculation: processor::speculation(),
+        core_scheduling: processor::core_scheduling(),
         root: rustix::process::geteuid().is_root(),
     }
 }

@@ -526,6 +526,9 @@ pub(crate) const CASES: &[Case] = &[
             |_| prctl(libc::PR_SET_MM, 0),
             |_| prctl(libc::PR_SET_PDEATHSIG, 0),
             |_| prctl(libc::PR_SET_SECCOMP, 1),
+            // Speculation back on; another's cookie.
+            |_| prctl(53, 0),
+            |_| prctl(libc::PR_SCHED_CORE, 3),
         ],
     ),
     free("sched_yield", |_| works!(libc::SYS_sched_yield)),

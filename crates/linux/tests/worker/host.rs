@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use casemate_linux::lockdown::wall;
 use casemate_linux::proc::{self, MemoryWatch};
+use casemate_linux::processor;
 use casemate_linux::{Child, Exit, Spawn, Stderr, Step};
 
 use crate::guest::{CHANNEL, MODULE, module};
@@ -25,6 +26,7 @@ pub(crate) const CHECKS: &[Check] = &[
     ("many_threads_spawn_at_once", many_threads_spawn),
     ("all_walls_stand_for_root", all_walls_stand_for_root),
     ("walls_of_an_ordinary_user", walls_of_an_ordinary_user),
+    ("a_processor_is_told_as_it_is", processor_is_told_as_it_is),
     ("a_second_thread_is_noticed", second_thread_is_noticed),
     ("groups_of_a_killed_owner_are_reclaimed", killed_owner),
     ("the_kernel_agrees", the_kernel_agrees),
@@ -288,17 +290,59 @@ fn all_walls_stand_for_root() -> Verdict {
             wall::CAPABILITIES,
             wall::DIES_WITH_PARENT,
             wall::NOT_DUMPABLE,
+            processor::wall::SPECULATION,
+            processor::wall::CORE_SCHEDULING,
             wall::LANDLOCK_FILES,
             wall::LANDLOCK_NETWORK,
             wall::LANDLOCK_SCOPES,
             wall::SECCOMP,
         ]
     );
-    let missing: Vec<&Step> = worker.steps.iter().filter(|step| !step.stands()).collect();
+    let stand = |step: &&Step| !step.stands() && !of_the_processor(step);
+    let missing: Vec<&Step> = worker.steps.iter().filter(stand).collect();
     if missing.is_empty() {
         return Ok(());
     }
     Err(format!("not given to root here: {missing:#?}"))
+}
+
+/// Whether this machine can have such a wall is its processor's doing.
+fn of_the_processor(step: &Step) -> bool {
+    [
+        processor::wall::SPECULATION,
+        processor::wall::CORE_SCHEDULING,
+    ]
+    .contains(&step.wall.as_ref())
+}
+
+/// What a worker says of itself is what its machine can have, and what the kernel shows of it from outside.
+fn processor_is_told_as_it_is() -> Verdict {
+    need_root()?;
+    let worker = Worker::start();
+    let step = |name: &str| worker.steps.iter().find(|step| step.wall == name).unwrap();
+    let pid = worker.child.pid();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = |name: &str| {
+        let mut lines = status.lines().filter_map(|line| line.split_once(':'));
+        lines
+            .find(|(found, _)| *found == name)
+            .map_or("", |(_, words)| words.trim())
+    };
+    let own = step(processor::wall::SPECULATION);
+    let outside = processor::speculation_of(line);
+    assert_eq!(own.got.is_ok(), outside.is_ok(), "{own:?}, {outside:?}");
+    assert_eq!(own.got.is_ok(), processor::speculation().is_ok(), "{own:?}");
+    let own = step(processor::wall::CORE_SCHEDULING);
+    let outside = processor::core_scheduling_of(pid);
+    assert_eq!(own.got.is_ok(), outside.is_ok(), "{own:?}, {outside:?}");
+    let machine = processor::core_scheduling();
+    assert_eq!(own.got.is_ok(), machine.is_ok(), "{own:?}");
+    println!(
+        "    {}: {:?}; {machine:?}",
+        own.wall,
+        processor::speculation()
+    );
+    Ok(())
 }
 
 /// Run by root, which becomes an ordinary user first.
@@ -329,7 +373,8 @@ fn walls_of_an_ordinary_user() -> Verdict {
     let (inside, others): (Vec<&Step>, Vec<&Step>) = steps
         .iter()
         .partition(|step| namespaces.contains(&step.wall.as_ref()));
-    let fallen: Vec<_> = others.iter().filter(|step| !step.stands()).collect();
+    let fallen = others.iter().filter(|step| !step.stands());
+    let fallen: Vec<_> = fallen.filter(|step| !of_the_processor(step)).collect();
     assert!(fallen.is_empty(), "{fallen:#?}");
     let missing: Vec<_> = inside.iter().filter(|step| !step.stands()).collect();
     if missing.is_empty() {
