@@ -132,6 +132,8 @@ fn run(mut given: Given) -> Result<u8, Told> {
     let identity = Identity::of_this_process();
     let number = std::process::id();
     let steps = jail::leave(&keep);
+    // Without a process table there is no process 1 who could say what else is missing.
+    tell(&given.control, |_| jail::has_left(&steps))?;
     match tell(&given.control, |_| fork_init())? {
         // What fails here process 1 sees, and says.
         Forked::Outside(init) => init

@@ -18,6 +18,7 @@ use std::os::fd::{OwnedFd, RawFd};
 
 use crate::limit::Limit;
 use crate::lockdown::{self, Identity, wall as base};
+use crate::proc;
 use crate::processor;
 use crate::seccomp::{Compiled, FilterError, JAIL, Policy, SESSION};
 use crate::step::{Step, failed};
@@ -88,6 +89,32 @@ pub fn leave(keep_fds: &[RawFd]) -> Vec<Step> {
     ];
     namespaces::leave(&mut steps);
     steps
+}
+
+/// Whether the next child will be process 1 of a process table of its own.
+///
+/// # Errors
+/// Why not, and what helps.
+pub fn has_left(steps: &[Step]) -> Result<(), String> {
+    let step = steps.iter().find(|step| step.wall == wall::PID_NAMESPACE);
+    let why = match step.map(|step| &step.got) {
+        Some(Ok(_)) => return Ok(()),
+        Some(Err(why)) => why,
+        None => "nobody mentioned it",
+    };
+    let own = steps
+        .iter()
+        .find(|step| step.wall == base::USER_NAMESPACE && !step.stands());
+    let Some(own) = own else {
+        return Err(format!("{}: {why}", wall::PID_NAMESPACE));
+    };
+    let why = own.got.as_ref().err().map_or("", String::as_str);
+    let setting = proc::user_namespaces().err();
+    let setting = setting.map_or_else(String::new, |setting| format!(" ({setting})"));
+    Err(format!(
+        "{}: {why}: users may not make namespaces here{setting}; run as root, or have the machine let users make them",
+        own.wall
+    ))
 }
 
 /// What has to be made before anything is given up.

@@ -12,6 +12,7 @@ use crate::sys;
 
 mod facts;
 
+pub(crate) use facts::user_namespaces;
 pub use facts::{KernelFacts, kernel_facts};
 
 /// Memory of a process, in bytes, as `/proc/PID/smaps_rollup` has it.

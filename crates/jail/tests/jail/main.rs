@@ -28,7 +28,8 @@ fn main() {
         std::process::exit(support::zygote());
     }
     if first.as_deref() == Some(std::ffi::OsStr::new(rootless::AS_NOBODY)) {
-        return rootless::as_nobody();
+        let conditions = args.next().and_then(|arg| arg.into_string().ok());
+        return rootless::as_nobody(&conditions.unwrap_or_default());
     }
     if first.as_deref() == Some(std::ffi::OsStr::new(warm::ENGINE)) {
         return warm::engine();

@@ -80,7 +80,7 @@ fn seccomp() -> Result<String, String> {
 }
 
 /// The settings by which distributions forbid them, each where it exists.
-fn user_namespaces() -> Result<String, String> {
+pub(crate) fn user_namespaces() -> Result<String, String> {
     let max = setting("user/max_user_namespaces")?;
     if max == "0" {
         return Err("user.max_user_namespaces is 0".to_owned());
