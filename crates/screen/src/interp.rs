@@ -405,7 +405,7 @@ impl<'a> Resolver<'a> {
                                 *slot = Value::item(values);
                             }
                         });
-                        return true;
+                        true
                     }
                     (Values::One(Value::Dict(entries)), Some(key)) => {
                         self.change(name.id.as_str(), entries, Value::Dict, cx, |entries| {

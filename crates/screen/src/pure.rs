@@ -365,30 +365,18 @@ fn range<'a>(args: &Args<'a>) -> Option<Value<'a>> {
         [start, stop, step] if step != 0 => (start, stop, step),
         _ => return None,
     };
-    let back = step < 0;
-    let step = usize::try_from(step.unsigned_abs()).ok()?;
-    let span = usize::try_from(
-        if back {
-            start.checked_sub(stop)?
-        } else {
-            stop.checked_sub(start)?
-        }
-        .max(0),
-    )
-    .ok()?;
-    if span.div_ceil(step) > MAX_ITEMS {
+    let (low, high) = if step > 0 {
+        (start, stop)
+    } else {
+        (stop, start)
+    };
+    let span = if low < high { low.abs_diff(high) } else { 0 };
+    let count = usize::try_from(span.div_ceil(step.unsigned_abs())).ok()?;
+    if count > MAX_ITEMS {
         return None;
     }
-    let items: Vec<_> = if back {
-        (stop + 1..=start)
-            .rev()
-            .step_by(step)
-            .map(Value::Int)
-            .collect()
-    } else {
-        (start..stop).step_by(step).map(Value::Int).collect()
-    };
-    Value::list(items)
+    let items = std::iter::successors(Some(start), |at| at.checked_add(step));
+    Value::list(items.take(count).map(Value::Int).collect())
 }
 
 /// `bytes([104, 105])`, `bytes("x", "utf-8")`, `bytes(3)`.

@@ -400,6 +400,7 @@ fn folds() -> Vec<(&'static str, String)> {
         ("exec of itself", "s = 'exec(s)'\nexec(s)".to_owned()),
         ("exec that doubles", "s = 's = s + s; exec(s)'\nexec(s)".to_owned()),
         ("xor", format!("exec(bytes(c ^ 7 for c in {:?}))", vec![1_u8; 100_000])),
+        ("ranges at the ends of numbers", "for r in (range(-9223372036854775807, 9223372036854775807, 4611686018427387904), range(9223372036854775806, 9223372036854775807, 9223372036854775807), range(5, 9223372036854775807, -1)):\n    exec(''.join(map(str, r)))".to_owned()),
         ("a loop of appends", "s = []\nfor i in range(10**6):\n    s.append(chr(i % 90))\nexec(''.join(s))".to_owned()),
         ("loops in loops", "s = ''\nfor i in range(999):\n    for j in range(999):\n        for k in range(999):\n            s += 'a'\nexec(s)".to_owned()),
         ("reduce", "import functools\nexec(functools.reduce(lambda a, b: a + a, ['x'] * 4000))".to_owned()),
