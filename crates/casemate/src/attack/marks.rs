@@ -152,10 +152,14 @@ fn descriptors(process: &Path, tell: &mut dyn FnMut(Mark)) -> bool {
     let Ok(open) = fs::read_dir(process.join("fd")) else {
         return false;
     };
+    // A worker for WebAssembly has one of its own, made before it is locked in. A second one is an attack's.
+    let mut of_its_own = is_own_worker(process);
     for path in open.filter_map(|entry| Some(entry.ok()?.path())) {
         let link = fs::read_link(&path).unwrap_or_default();
         let link = link.to_string_lossy();
-        if let Some(mark) = Mark::of_link(&link) {
+        let mark = Mark::of_link(&link);
+        let workers = mark == Some(Mark::Userfaultfd) && std::mem::take(&mut of_its_own);
+        if let Some(mark) = mark.filter(|_| !workers) {
             tell(mark);
         }
         if link.starts_with("socket:")
@@ -168,6 +172,19 @@ fn descriptors(process: &Path, tell: &mut dyn FnMut(Mark)) -> bool {
         }
     }
     true
+}
+
+/// Whether a process runs this very program and was started by this process. Whatever a guest runs natively is
+/// another's child.
+fn is_own_worker(process: &Path) -> bool {
+    let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    let file = |process: &Path| {
+        let program = fs::metadata(process.join("exe")).ok()?;
+        Some((program.dev(), program.ino()))
+    };
+    parent.is_some_and(|parent| parent.trim() == std::process::id().to_string())
+        && file(process).is_some_and(|program| Some(program) == file(Path::new("/proc/self")))
 }
 
 /// The kernel names a socket's protocol in an attribute of its file.
@@ -313,6 +330,14 @@ mod tests {
         assert!(sightings.lasting().contains(&Mark::Netlink));
         assert!(!sightings.lasting().contains(&Mark::Mount));
         drop(kept);
+    }
+
+    #[test]
+    fn neither_another_program_nor_somebody_elses_child_is_a_worker() {
+        assert!(!is_own_worker(Path::new("/proc/self")));
+        // The first process of all is nobody's child.
+        assert!(!is_own_worker(Path::new("/proc/1")));
+        assert!(!is_own_worker(Path::new("/proc/none")));
     }
 
     #[test]
