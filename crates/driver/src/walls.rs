@@ -113,11 +113,15 @@ pub fn split(has: Guarantees, mut lost: Lost) -> (Guarantees, Lost) {
 
 /// What no sandbox on this machine can have because of its processor, or of how its kernel was built and started.
 pub fn lost_to_the_processor() -> Lost {
-    let found = [
-        (SpeculationLimited, processor::speculation()),
-        (CoreUnshared, processor::core_scheduling()),
-    ];
-    reasons(found)
+    // Looked for once, too: every run asks, and neither changes under a running program.
+    static LOST: OnceLock<Lost> = OnceLock::new();
+    let look = || {
+        reasons([
+            (SpeculationLimited, processor::speculation()),
+            (CoreUnshared, processor::core_scheduling()),
+        ])
+    };
+    LOST.get_or_init(look).clone()
 }
 
 fn reasons(found: impl IntoIterator<Item = (Guarantee, Result<String, String>)>) -> Lost {

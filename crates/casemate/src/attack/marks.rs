@@ -5,6 +5,8 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use super::tree::parent;
+
 /// How often a mark must be seen on one process. What a runtime holds for a moment while it builds a
 /// sandbox is no attack's; an attack holds on for half a second and more.
 const LASTING: u32 = 5;
@@ -113,7 +115,7 @@ impl Sightings {
         let mut now = BTreeSet::new();
         for pid in pids {
             let own = Path::new("/proc").join(pid.to_string());
-            self.looked_into |= descriptors(&own, &mut |mark| {
+            self.looked_into |= descriptors(*pid, &mut |mark| {
                 now.insert((*pid, mark));
             });
             let found = [
@@ -148,19 +150,18 @@ impl Sightings {
 }
 
 /// Tells the marks among a process's descriptors; false when they cannot be read.
-fn descriptors(process: &Path, tell: &mut dyn FnMut(Mark)) -> bool {
-    let Ok(open) = fs::read_dir(process.join("fd")) else {
+fn descriptors(pid: u32, tell: &mut dyn FnMut(Mark)) -> bool {
+    let Ok(open) = fs::read_dir(format!("/proc/{pid}/fd")) else {
         return false;
     };
-    // A worker for WebAssembly has one of its own, made before it is locked in. A second one is an attack's.
-    let mut of_its_own = is_own_worker(process);
+    let mut watches = 0;
     for path in open.filter_map(|entry| Some(entry.ok()?.path())) {
         let link = fs::read_link(&path).unwrap_or_default();
         let link = link.to_string_lossy();
-        let mark = Mark::of_link(&link);
-        let workers = mark == Some(Mark::Userfaultfd) && std::mem::take(&mut of_its_own);
-        if let Some(mark) = mark.filter(|_| !workers) {
-            tell(mark);
+        match Mark::of_link(&link) {
+            Some(Mark::Userfaultfd) => watches += 1,
+            Some(mark) => tell(mark),
+            None => {}
         }
         if link.starts_with("socket:")
             && let Some(mark) = protocol(&path)
@@ -171,20 +172,22 @@ fn descriptors(process: &Path, tell: &mut dyn FnMut(Mark)) -> bool {
             tell(Mark::Device);
         }
     }
+    // A worker for WebAssembly has one of its own, made before it is locked in. A second one is an attack's.
+    if watches > 1 || watches == 1 && !is_own_worker(pid) {
+        tell(Mark::Userfaultfd);
+    }
     true
 }
 
 /// Whether a process runs this very program and was started by this process. Whatever a guest runs natively is
 /// another's child.
-fn is_own_worker(process: &Path) -> bool {
-    let status = fs::read_to_string(process.join("status")).unwrap_or_default();
-    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
-    let file = |process: &Path| {
-        let program = fs::metadata(process.join("exe")).ok()?;
+fn is_own_worker(pid: u32) -> bool {
+    let file = |pid: u32| {
+        let program = fs::metadata(format!("/proc/{pid}/exe")).ok()?;
         Some((program.dev(), program.ino()))
     };
-    parent.is_some_and(|parent| parent.trim() == std::process::id().to_string())
-        && file(process).is_some_and(|program| Some(program) == file(Path::new("/proc/self")))
+    let own = std::process::id();
+    parent(pid) == Some(own) && file(pid).is_some_and(|program| Some(program) == file(own))
 }
 
 /// The kernel names a socket's protocol in an attribute of its file.
@@ -334,10 +337,10 @@ mod tests {
 
     #[test]
     fn neither_another_program_nor_somebody_elses_child_is_a_worker() {
-        assert!(!is_own_worker(Path::new("/proc/self")));
+        assert!(!is_own_worker(std::process::id()));
         // The first process of all is nobody's child.
-        assert!(!is_own_worker(Path::new("/proc/1")));
-        assert!(!is_own_worker(Path::new("/proc/none")));
+        assert!(!is_own_worker(1));
+        assert!(!is_own_worker(u32::MAX));
     }
 
     #[test]

@@ -102,7 +102,7 @@ fn all() -> Vec<u32> {
 
 /// The name in the second field may hold anything, so fields are counted from its last parenthesis.
 /// A zombie is no longer anybody.
-fn parent(pid: u32) -> Option<u32> {
+pub(crate) fn parent(pid: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
