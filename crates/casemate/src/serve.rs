@@ -90,7 +90,11 @@ pub(crate) fn command(args: ServeArgs) -> anyhow::Result<i32> {
 
 /// A runtime for what is asynchronous.
 pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    // Half the processors: what a server's time goes into are its sandboxes, and each thread more is one more that is
+    // woken to find that another has done the work.
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
     tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(processors.div_ceil(2))
         .enable_all()
         .build()
         .context("starting threads")

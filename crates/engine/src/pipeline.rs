@@ -1,6 +1,7 @@
 //! The pipeline, to be read from top to bottom.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use casemate_backend::contract::{Backend, Cancel, CreateError, Offer, Sandbox, Signal};
 use casemate_backend::plan::Plan;
@@ -22,7 +23,13 @@ pub struct Engine {
     backends: Vec<Arc<dyn Backend>>,
     alerts: AlertRules,
     records: Records,
+    /// What those that are quick to ask offered, and when.
+    lately: Mutex<Option<(Arc<[Offer]>, Instant)>>,
 }
+
+/// How long an offer is believed. It only decides where a job goes: whether the walls stand is found out by each
+/// sandbox anew.
+const BELIEVED: Duration = Duration::from_secs(1);
 
 /// A job that has been screened, placed and planned, and has not run.
 #[derive(Debug)]
@@ -61,6 +68,7 @@ impl Engine {
             backends,
             alerts,
             records: Records::new(),
+            lately: Mutex::default(),
         }
     }
 
@@ -126,25 +134,37 @@ impl Engine {
         )
     }
 
-    /// The place for a job. Those that have to ask another program what they offer are asked only where no
-    /// other will do.
+    /// The place for a job. Those that have to ask another program what they offer are asked only where they are
+    /// named or no other will do; and all are asked anew before there is said to be none.
     fn place(&self, cleared: &Cleared) -> Result<Placement, NoPlace> {
         let named = cleared.job().demand.backend.as_deref();
-        let is_wanted = |backend: &dyn Backend| match named {
-            Some(name) => backend.name() == name || !backend.is_slow_to_probe(),
-            None => !backend.is_slow_to_probe(),
-        };
-        let all = self.backends.iter();
-        let quick: Vec<Offer> = all
-            .filter(|backend| is_wanted(backend.as_ref()))
-            .map(|backend| backend.probe())
-            .collect();
-        match choose(cleared, &quick, &self.records) {
-            Err(_) if quick.len() < self.backends.len() => {
-                choose(cleared, &self.offers(), &self.records)
+        let named = named.and_then(|name| self.backend(name));
+        let quick = self.quick_offers();
+        let placed = match named.filter(|backend| backend.is_slow_to_probe()) {
+            Some(slow) => {
+                let offers = [&quick[..], &[slow.probe()]].concat();
+                choose(cleared, &offers, &self.records)
             }
-            placed => placed,
+            None => choose(cleared, &quick, &self.records),
+        };
+        placed.or_else(|_| choose(cleared, &self.offers(), &self.records))
+    }
+
+    /// What those that are quick to ask offer, or did a moment ago.
+    fn quick_offers(&self) -> Arc<[Offer]> {
+        let mut lately = self.lately.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((offers, at)) = &*lately
+            && at.elapsed() < BELIEVED
+        {
+            return Arc::clone(offers);
         }
+        let quick = self
+            .backends
+            .iter()
+            .filter(|backend| !backend.is_slow_to_probe());
+        let offers: Arc<[Offer]> = quick.map(|backend| backend.probe()).collect();
+        *lately = Some((Arc::clone(&offers), Instant::now()));
+        offers
     }
 
     /// Screens, places and plans a job without running it.

@@ -80,7 +80,7 @@ impl Store {
         let key = format!("casemate_{}", hex(&secret));
         let digest = Sha256::digest(key.as_bytes());
         let id = format!("key-{}", hex(&digest[..6]));
-        let mut step = self.pool().begin().await?;
+        let mut step = self.step().await?;
         sqlx::query(
             "INSERT INTO keys (id, sha256, tenant, name, policy, backends, scopes, running, per_minute, stored_bytes, created_ms, expires_ms) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
@@ -143,7 +143,7 @@ impl Store {
         let Some(key) = self.key_by("id", id).await? else {
             return Ok(false);
         };
-        let mut step = self.pool().begin().await?;
+        let mut step = self.step().await?;
         let done =
             sqlx::query("UPDATE keys SET revoked_ms = $1 WHERE id = $2 AND revoked_ms IS NULL")
                 .bind(now_ms())

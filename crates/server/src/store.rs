@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use sqlx::any::{AnyPoolOptions, AnyRow};
-use sqlx::{AnyPool, Row};
+use sqlx::{Any, AnyPool, Row, Transaction};
 use thiserror::Error;
 
 pub(crate) use audit::Entry;
@@ -99,6 +99,9 @@ impl From<sqlx::Error> for StoreError {
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: AnyPool,
+    /// For steps, which write. SQLite lets one at a time, and whoever comes meanwhile would sleep there and look again,
+    /// ever longer and past others; so there it is one connection, which they take in the order they come.
+    steps: AnyPool,
 }
 
 /// A run as a list shows it.
@@ -183,31 +186,17 @@ impl Store {
         sqlx::any::install_default_drivers();
         let own = format!("sqlite://{}?mode=rwc", data.join("casemate.db").display());
         let sqlite = url.is_none_or(|url| url.starts_with("sqlite:"));
-        let pool = AnyPoolOptions::new()
-            .max_connections(if sqlite { 4 } else { 16 })
-            .acquire_timeout(Duration::from_secs(10))
-            .after_connect(move |connection, _| {
-                Box::pin(async move {
-                    if sqlite {
-                        // Waits for another process's write, and does not wait for the disk at each of ours.
-                        for pragma in ["busy_timeout = 5000", "synchronous = NORMAL"] {
-                            let text = format!("PRAGMA {pragma}");
-                            sqlx::raw_sql(sqlx::AssertSqlSafe(text))
-                                .execute(&mut *connection)
-                                .await?;
-                        }
-                    }
-                    Ok(())
-                })
-            })
-            .connect(url.unwrap_or(&own))
-            .await?;
-        if sqlite {
+        let url = url.unwrap_or(&own);
+        let pool = pool(url, if sqlite { 4 } else { 16 }, sqlite).await?;
+        let steps = if sqlite {
             sqlx::raw_sql("PRAGMA journal_mode = WAL")
                 .execute(&pool)
                 .await?;
-        }
-        let store = Self { pool };
+            self::pool(url, 1, sqlite).await?
+        } else {
+            pool.clone()
+        };
+        let store = Self { pool, steps };
         store.migrate().await?;
         store.belongs_to(data).await?;
         Ok(store)
@@ -215,7 +204,7 @@ impl Store {
 
     async fn migrate(&self) -> Result<(), StoreError> {
         let known = MIGRATIONS.len() as i64;
-        let mut step = self.pool.begin().await?;
+        let mut step = self.step().await?;
         sqlx::query("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)")
             .execute(&mut *step)
             .await?;
@@ -273,6 +262,11 @@ impl Store {
         &self.pool
     }
 
+    /// Begins a step: several statements that hold together or not at all.
+    pub(crate) async fn step(&self) -> Result<Transaction<'static, Any>, StoreError> {
+        Ok(self.steps.begin().await?)
+    }
+
     /// Whether it answers.
     pub(crate) async fn ping(&self) -> Result<(), StoreError> {
         sqlx::query("SELECT 1").execute(&self.pool).await?;
@@ -282,7 +276,7 @@ impl Store {
     /// Writes that a run will begin. With a key that was used before nothing is written, and the answer
     /// is false.
     pub(crate) async fn intend(&self, intent: &Intent<'_>) -> Result<bool, StoreError> {
-        let mut step = self.pool.begin().await?;
+        let mut step = self.step().await?;
         let written = sqlx::query(
             "INSERT INTO runs (id, tenant, created_ms, state, idempotency_key, request_sha256, about, bytes) \
              VALUES ($1, $2, $3, 'accepted', $4, $5, $6, 0) ON CONFLICT DO NOTHING",
@@ -322,7 +316,7 @@ impl Store {
             artifacts,
             ..
         } = *ended;
-        let mut step = self.pool.begin().await?;
+        let mut step = self.step().await?;
         for (number, artifact) in artifacts.iter().enumerate() {
             sqlx::query(
                 "INSERT INTO artifacts (run, number, path, media_type, sha256, bytes) VALUES ($1, $2, $3, $4, $5, $6)",
@@ -379,7 +373,7 @@ impl Store {
 
     /// A run whose end nobody will know.
     pub(crate) async fn mark_lost(&self, tenant: &str, id: &str) -> Result<(), StoreError> {
-        let mut step = self.pool.begin().await?;
+        let mut step = self.step().await?;
         let changed = sqlx::query(
             "UPDATE runs SET state = 'lost', ended_ms = $1 WHERE tenant = $2 AND id = $3 AND state = 'accepted'",
         )
@@ -486,7 +480,7 @@ impl Store {
 
     /// Forgets runs that ended before a time.
     pub(crate) async fn expire(&self, before_ms: i64) -> Result<u64, StoreError> {
-        let mut step = self.pool.begin().await?;
+        let mut step = self.step().await?;
         sqlx::query("DELETE FROM artifacts WHERE run IN (SELECT id FROM runs WHERE ended_ms < $1)")
             .bind(before_ms)
             .execute(&mut *step)
@@ -507,7 +501,7 @@ impl Store {
         who: &str,
         upload: &UploadRow,
     ) -> Result<(), StoreError> {
-        let mut step = self.pool.begin().await?;
+        let mut step = self.step().await?;
         sqlx::query(
             "INSERT INTO uploads (tenant, sha256, name, bytes, created_ms) VALUES ($1, $2, $3, $4, $5) \
              ON CONFLICT (tenant, sha256) DO UPDATE SET name = excluded.name, created_ms = excluded.created_ms",
@@ -563,7 +557,7 @@ impl Store {
         who: &str,
         sha256: &str,
     ) -> Result<bool, StoreError> {
-        let mut step = self.pool.begin().await?;
+        let mut step = self.step().await?;
         let gone = sqlx::query("DELETE FROM uploads WHERE tenant = $1 AND sha256 = $2")
             .bind(tenant)
             .bind(sha256)
@@ -607,6 +601,35 @@ impl Store {
             .await?;
         Ok(())
     }
+}
+
+async fn pool(url: &str, connections: u32, sqlite: bool) -> Result<AnyPool, sqlx::Error> {
+    AnyPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(Duration::from_secs(10))
+        // A file does not go away while nobody asks, as a server does.
+        .test_before_acquire(!sqlite)
+        .after_connect(move |connection, _| {
+            Box::pin(async move {
+                if sqlite {
+                    // Waits for another process's write, does not wait for the disk at each of ours, and lets the log
+                    // grow to 16 MiB before what it has goes to the file, waiting for the disk.
+                    for pragma in [
+                        "busy_timeout = 5000",
+                        "synchronous = NORMAL",
+                        "wal_autocheckpoint = 4096",
+                    ] {
+                        let text = format!("PRAGMA {pragma}");
+                        sqlx::raw_sql(sqlx::AssertSqlSafe(text))
+                            .execute(&mut *connection)
+                            .await?;
+                    }
+                }
+                Ok(())
+            })
+        })
+        .connect(url)
+        .await
 }
 
 fn run_row(row: &AnyRow) -> Result<RunRow, sqlx::Error> {

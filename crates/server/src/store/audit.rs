@@ -96,18 +96,14 @@ fn link(before: &str, seq: i64, at_ms: i64, entry: &Entry<'_>) -> String {
 
 /// Writes an entry in the same step as what it tells of.
 pub(crate) async fn write(step: &mut AnyConnection, entry: &Entry<'_>) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO audit_head (tenant, seq, sha256) VALUES ($1, 0, '') ON CONFLICT (tenant) DO NOTHING",
+    // Whoever adds to the same chain waits here until this step has ended.
+    let head = sqlx::query(
+        "INSERT INTO audit_head (tenant, seq, sha256) VALUES ($1, 1, '') \
+         ON CONFLICT (tenant) DO UPDATE SET seq = audit_head.seq + 1 RETURNING seq, sha256",
     )
     .bind(entry.tenant)
-    .execute(&mut *step)
+    .fetch_one(&mut *step)
     .await?;
-    // Whoever adds to the same chain waits here until this step has ended.
-    let head =
-        sqlx::query("UPDATE audit_head SET seq = seq + 1 WHERE tenant = $1 RETURNING seq, sha256")
-            .bind(entry.tenant)
-            .fetch_one(&mut *step)
-            .await?;
     let (seq, before): (i64, String) = (head.try_get(0)?, head.try_get(1)?);
     let at_ms = now_ms();
     let sha256 = link(&before, seq, at_ms, entry);
@@ -140,7 +136,7 @@ const TOGETHER: i64 = 1000;
 impl Store {
     /// Writes an entry about what is in no row of its own.
     pub(crate) async fn note(&self, entry: &Entry<'_>) -> Result<(), StoreError> {
-        let mut step = self.pool().begin().await?;
+        let mut step = self.step().await?;
         write(&mut step, entry).await?;
         Ok(step.commit().await?)
     }

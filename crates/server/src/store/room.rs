@@ -27,7 +27,7 @@ impl Store {
         who: &str,
         id: &str,
     ) -> Result<Vec<String>, StoreError> {
-        let mut step = self.pool.begin().await?;
+        let mut step = self.step().await?;
         let left = take_away(&mut step, tenant, id).await?;
         if left.is_some() {
             let entry = Entry {
@@ -60,7 +60,7 @@ impl Store {
         .fetch_all(&self.pool)
         .await?;
         let (mut freed, mut count, mut contents) = (0_u64, 0_u64, Vec::new());
-        let mut step = self.pool.begin().await?;
+        let mut step = self.step().await?;
         let mut last = String::new();
         for row in oldest {
             if freed >= bytes {
