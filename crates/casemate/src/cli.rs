@@ -204,12 +204,8 @@ pub(crate) struct ServeArgs {
     /// The policy of sandboxes that live on between calls: a preset, a policy file, or `off` for no such sandboxes.
     #[arg(long, value_name = "FILE|PRESET|off", default_value = "session")]
     pub(crate) sessions: String,
-    /// A template for such sandboxes, or what one there is stands for; repeatable [default: base=jail, code-interpreter-v1=jail].
-    #[arg(long, value_name = "NAME=BACKEND[:IMAGE]", value_parser = crate::sessions::Asked::parse)]
-    pub(crate) template: Vec<crate::sessions::Asked>,
-    /// The Deno that sandboxes have for JavaScript and TypeScript [default: the one that `./dev` fetched].
-    #[arg(long, value_name = "FILE")]
-    pub(crate) deno: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) made_of: TemplateArgs,
     /// Sandboxes of one tenant that live at once.
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub(crate) sandboxes: u16,
@@ -245,6 +241,17 @@ pub(crate) struct ServeArgs {
     pub(crate) data: DataArgs,
 }
 
+/// What sandboxes that live on are made of.
+#[derive(Debug, Args)]
+pub(crate) struct TemplateArgs {
+    /// A template for such sandboxes, or what one there is stands for; repeatable [default: base=jail, code-interpreter-v1=jail].
+    #[arg(long, value_name = "NAME=BACKEND[:IMAGE]", value_parser = crate::sessions::Asked::parse)]
+    pub(crate) template: Vec<crate::sessions::Asked>,
+    /// The Deno that sandboxes have for JavaScript and TypeScript [default: the one that `./dev` fetched].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) deno: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct McpArgs {
     /// The policy of every run: a preset or a policy file. No call can choose another.
@@ -256,6 +263,12 @@ pub(crate) struct McpArgs {
     /// A file that every run finds, read-only at /data/NAME or at the path given; repeatable.
     #[arg(short = 'd', long = "data", value_name = "FILE[:GUESTPATH]")]
     pub(crate) data: Vec<String>,
+    /// The policy of sessions, whose variables and files stay from call to call and whose code is not screened: a preset such
+    /// as `session`, a policy file, or `off` for none.
+    #[arg(long, value_name = "FILE|PRESET|off", default_value = "off")]
+    pub(crate) sessions: String,
+    #[command(flatten)]
+    pub(crate) made_of: TemplateArgs,
 }
 
 #[derive(Debug, Subcommand)]

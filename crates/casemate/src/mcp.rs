@@ -1,11 +1,14 @@
 //! `casemate mcp`: the sandbox as tools of a model, by the Model Context Protocol on standard input and output.
 //!
 //! The tools are the server's (`casemate_server::mcp`); what they ask for runs here, on an engine of this process.
-//! Policy, backend and the files of every run are the arguments of the command.
+//! Policy, backend and the files of every run are the arguments of the command. Sessions are those of a server without
+//! a door, which ends with the command.
 
 mod kept;
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context;
 use casemate_backend::contract::Cancel;
@@ -17,14 +20,18 @@ use casemate_model::policy::{Policy, ScreenMode};
 use casemate_model::result::Artifact;
 use casemate_screen::report::{self, Scanned, Style};
 use casemate_server::mcp::{Address, Call, Host, Listed, ToolError, Wanted, stdio, until_ended};
+use casemate_server::{Config, Inside};
 use casemate_wasm::setup::Store;
 use tokio::sync::Semaphore;
 
 use crate::cli::McpArgs;
 use crate::run::{input, lasting_engine, named_policy, random_bits};
-use crate::serve::runtime;
-use crate::setup;
+use crate::serve::{runtime, stop_signal};
+use crate::{sessions, setup};
 use kept::Kept;
+
+/// How long runs that nobody waits for any more may take to end.
+const LAST_RUNS: Duration = Duration::from_secs(2);
 
 /// Serves until standard input ends.
 pub(crate) fn command(args: &McpArgs) -> anyhow::Result<i32> {
@@ -42,9 +49,34 @@ pub(crate) fn command(args: &McpArgs) -> anyhow::Result<i32> {
         places: Semaphore::new(parallel),
         kept: Mutex::default(),
     };
-    let served = runtime()?.block_on(stdio(here));
-    served.context("speaking the Model Context Protocol")?;
-    Ok(0)
+    let data = tempfile::tempdir().context("making a folder for sessions")?;
+    let mut config = Config::new(
+        SocketAddr::from(([127, 0, 0, 1], 0)),
+        data.path().join("inside"),
+    );
+    // Whoever opens a session here waits for it alone.
+    config.ready = 0;
+    let templates = sessions::wanted(&args.sessions, &args.made_of, &store, &config.data)?;
+    let engine = Arc::clone(&here.engine);
+    let runtime = runtime()?;
+    let served = runtime.block_on(async {
+        let stop = stop_signal()?;
+        let inside = match templates.is_empty() {
+            true => None,
+            false => Some(Inside::open(config, engine, templates).await?),
+        };
+        let spoken = tokio::select! {
+            spoken = stdio(here, inside.as_ref()) => spoken,
+            () = stop => Ok(()),
+        };
+        if let Some(inside) = inside {
+            inside.shut_down().await.context("ending the sessions")?;
+        }
+        spoken.context("speaking the Model Context Protocol")
+    });
+    // What runs was cancelled and ends; whoever still waits for input would wait for ever.
+    runtime.shutdown_timeout(LAST_RUNS);
+    served.map(|()| 0)
 }
 
 /// This process, as what runs.

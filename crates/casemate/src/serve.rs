@@ -45,23 +45,7 @@ pub(crate) fn command(args: ServeArgs) -> anyhow::Result<i32> {
     config.rules.sandboxes = usize::from(args.sandboxes);
     config.ready = usize::from(args.ready);
     config.signer = Some(crate::receipt::signer(&config.data)?);
-    let templates = match args.sessions.as_str() {
-        "off" => {
-            let none = args.template.is_empty();
-            anyhow::ensure!(
-                none,
-                "--template is for sandboxes that live on, and --sessions off offers none"
-            );
-            Vec::new()
-        }
-        policy => sessions::templates(
-            policy,
-            &args.template,
-            &store,
-            &config.data,
-            args.deno.as_deref(),
-        )?,
-    };
+    let templates = sessions::wanted(&args.sessions, &args.made_of, &store, &config.data)?;
     // Without a folder for results nothing is known.
     config.attacks = crate::attack::for_server(&store).unwrap_or_default();
     let engine = Arc::new(lasting_engine(&store, config.parallel)?);
@@ -101,7 +85,7 @@ pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 /// Set up before the port is open, so that no signal is lost.
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+pub(crate) fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt()).context("watching for Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("watching for SIGTERM")?;

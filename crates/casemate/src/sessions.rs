@@ -1,4 +1,4 @@
-//! What `casemate serve` offers of sandboxes that live on: templates, each of a backend and a system.
+//! What `casemate serve` and `casemate mcp` offer of sandboxes that live on: templates, each of a backend and a system.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,6 +18,7 @@ use casemate_server::Template;
 use casemate_wasm::WasmSessions;
 use casemate_wasm::setup::Store;
 
+use crate::cli::TemplateArgs;
 use crate::run::{named_policy, systems};
 
 /// The agent's program.
@@ -162,12 +163,32 @@ fn with_defaults(asked: &[Asked]) -> anyhow::Result<Vec<Asked>> {
     Ok(all)
 }
 
+/// The templates that the command line asks for; none where it wants no sandboxes that live on.
+///
+/// # Errors
+/// Those of [`templates`], and a template that is asked for beside `off`.
+pub(crate) fn wanted(
+    policy: &str,
+    of: &TemplateArgs,
+    wasm: &Store,
+    data: &Path,
+) -> anyhow::Result<Vec<Template>> {
+    if policy == "off" {
+        ensure!(
+            of.template.is_empty(),
+            "--template is for sandboxes that live on, and --sessions off offers none"
+        );
+        return Ok(Vec::new());
+    }
+    templates(policy, &of.template, wasm, data, of.deno.as_deref())
+}
+
 /// The templates under a policy. One that nobody asked for and that the machine cannot have is left out, which is said.
 ///
 /// # Errors
 /// A policy that there is not, a data folder that cannot be written, a Deno that was named and is not the one known, or a
 /// template that was asked for and cannot be.
-pub(crate) fn templates(
+fn templates(
     policy: &str,
     asked: &[Asked],
     wasm: &Store,

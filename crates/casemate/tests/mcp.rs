@@ -71,7 +71,7 @@ fn the_official_client_runs_reads_and_is_refused_over_stdio() {
     drive(
         &client,
         "stdio",
-        &json!({"program": program, "table": table}),
+        &json!({"program": program, "table": table, "has_sessions": is_root()}),
     );
 }
 

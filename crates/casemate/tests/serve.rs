@@ -213,6 +213,19 @@ fn a_full_room_loses_the_oldest_runs_and_no_upload() {
         .unwrap();
     assert!(whole.status.success(), "{whole:?}");
 
+    // Those who come at once find room for each of them.
+    let server = start(&["--quota", "1m", "--keep-least", "0s"]);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                for _ in 0..10 {
+                    let answer = run(&server);
+                    assert_eq!(answer.status, 200, "{}", answer.json());
+                }
+            });
+        }
+    });
+
     // One that ended a moment ago may still be asked for: it stays, and the next one is refused.
     let server = start(&["--quota", "200k"]);
     let refused = (0..12)

@@ -6,7 +6,7 @@ mod support;
 
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use casemate_backend::contract::{
     Backend, Cancel, CreateError, Fault, Finish, Lost, Offer, Sandbox, Signal, Usable,
@@ -225,6 +225,10 @@ fn run_gappy(walls: Vec<Wall>) -> (Ending, bool) {
         started: started.clone(),
     };
     let engine = Engine::new(vec![Arc::new(backend)], AlertRules::embedded().unwrap());
+    (run_on(&engine), started.load(Ordering::SeqCst))
+}
+
+fn run_on(engine: &Engine) -> Ending {
     let program = Program {
         source: b"print(1)".to_vec(),
         name: "a.py".into(),
@@ -233,8 +237,62 @@ fn run_gappy(walls: Vec<Wall>) -> (Ending, bool) {
     let job = JobBuilder::new(RunId::from_bits(1), program, Policy::default())
         .build()
         .unwrap();
-    let outcome = engine.run(job, &mut |_| {}, &Cancel::new());
-    (outcome.ending, started.load(Ordering::SeqCst))
+    engine.run(job, &mut |_| {}, &Cancel::new()).ending
+}
+
+/// A backend that cannot be used when it is first asked, and can from then on.
+struct Mended {
+    backend: Gappy,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Backend for Mended {
+    fn name(&self) -> &'static str {
+        self.backend.name()
+    }
+
+    fn probe(&self) -> Offer {
+        let usable = match self.asked.fetch_add(1, Ordering::SeqCst) {
+            0 => Usable::No {
+                why: "not yet".into(),
+                fix: "wait".into(),
+            },
+            _ => Usable::Yes,
+        };
+        Offer {
+            usable,
+            ..self.backend.probe()
+        }
+    }
+
+    fn create(&self, plan: &Plan) -> Result<(Box<dyn Sandbox>, Receipt), CreateError> {
+        self.backend.create(plan)
+    }
+}
+
+#[test]
+fn offers_are_believed_for_a_moment_and_asked_for_anew_before_a_job_is_refused() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let whole = Wall::standing("all", Need::Required, "x", "y", base_guarantees());
+    let mended = Mended {
+        backend: Gappy {
+            walls: vec![whole],
+            started: Arc::default(),
+        },
+        asked: asked.clone(),
+    };
+    let engine = Engine::new(vec![Arc::new(mended)], AlertRules::embedded().unwrap());
+    assert_eq!(run_on(&engine), Ending::Exited { code: 0 });
+    assert_eq!(
+        asked.load(Ordering::SeqCst),
+        2,
+        "once more before a refusal"
+    );
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    for _ in 0..5 {
+        assert_eq!(run_on(&engine), Ending::Exited { code: 0 });
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 3, "once for all of these");
 }
 
 #[test]

@@ -44,5 +44,5 @@ pub use config::{
 pub use e2b::Template;
 pub use keys::{KeyInfo, NewKey};
 pub use openapi::document;
-pub use serve::{Running, ServeError, start};
+pub use serve::{Inside, Running, ServeError, start};
 pub use store::{EntryRow, Head, Looked, Store, StoreError};

@@ -74,10 +74,15 @@ pub struct Running {
     pub address: SocketAddr,
     /// Where it listens for HTTPS, if it does.
     pub tls: Option<SocketAddr>,
-    state: State,
+    inside: Inside,
     mcp: Arc<Door>,
-    stop: watch::Sender<bool>,
     served: JoinSet<()>,
+}
+
+/// A server without a door: nobody reaches it but who holds it.
+pub struct Inside {
+    pub(crate) state: State,
+    stop: watch::Sender<bool>,
     /// While it is held no other server works in the data folder.
     _lock: std::fs::File,
 }
@@ -115,21 +120,12 @@ pub async fn start(
     {
         *domain = format!("{domain}:{}", address.port());
     }
-    let blobs = Blobs::open(&config.data)?;
-    let snapshots = Snapshots::open(&config.data)?;
-    sleep::clear(&config.data)?;
-    // Whatever an earlier server had begun and not ended, nobody will end now.
-    store.mark_all_lost().await?;
-    let state = Arc::new(Shared::new(
-        config, engine, templates, store, blobs, snapshots,
-    ));
-    let (stop, stopped) = watch::channel(false);
-    tokio::spawn(tidy(Arc::clone(&state), stopped.clone()));
-    tokio::spawn(look_after(Arc::clone(&state), stopped.clone()));
-    let mcp = Door::new(&state);
+    let inside = Inside::of(config, engine, templates, store, lock).await?;
+    let (state, stopped) = (&inside.state, inside.stop.subscribe());
+    let mcp = Door::new(state);
     let idle = state.config.mcp_idle;
     tokio::spawn(Arc::clone(&mcp).look_after(idle, stopped.clone()));
-    let app = router(Arc::clone(&state), &mcp);
+    let app = router(Arc::clone(state), &mcp);
     let mut served = JoinSet::new();
     let https = tls.as_ref().map(|((_, address), _)| *address);
     if let Some(((listener, _), acceptor)) = tls {
@@ -140,11 +136,9 @@ pub async fn start(
     Ok(Running {
         address,
         tls: https,
-        state,
+        inside,
         mcp,
-        stop,
         served,
-        _lock: lock,
     })
 }
 
@@ -189,12 +183,57 @@ fn more_descriptors() {
     }
 }
 
-impl Running {
+impl Inside {
+    /// What a server is without a door.
+    ///
+    /// # Errors
+    /// [`ServeError`]; nothing is left running.
+    pub async fn open(
+        config: Config,
+        engine: Arc<Engine>,
+        templates: Vec<Template>,
+    ) -> Result<Self, ServeError> {
+        let lock = own_folder(&config.data)?;
+        let store = Store::open(&config.data, config.database.as_deref()).await?;
+        Self::of(config, engine, templates, store, lock).await
+    }
+
+    async fn of(
+        config: Config,
+        engine: Arc<Engine>,
+        templates: Vec<Template>,
+        store: Store,
+        lock: std::fs::File,
+    ) -> Result<Self, ServeError> {
+        let blobs = Blobs::open(&config.data)?;
+        let snapshots = Snapshots::open(&config.data)?;
+        sleep::clear(&config.data)?;
+        // Whatever an earlier server had begun and not ended, nobody will end now.
+        store.mark_all_lost().await?;
+        let state = Arc::new(Shared::new(
+            config, engine, templates, store, blobs, snapshots,
+        ));
+        let (stop, stopped) = watch::channel(false);
+        tokio::spawn(tidy(Arc::clone(&state), stopped.clone()));
+        tokio::spawn(look_after(Arc::clone(&state), stopped));
+        Ok(Self {
+            state,
+            stop,
+            _lock: lock,
+        })
+    }
+
     /// Takes nothing new, lets what runs end for the grace that was configured, then cancels it.
     ///
     /// # Errors
     /// When serving had failed before.
     pub async fn shut_down(self) -> io::Result<()> {
+        self.quiet().await?;
+        self.stop.send_replace(true);
+        Ok(())
+    }
+
+    async fn quiet(&self) -> io::Result<()> {
         self.state.stop();
         let ended = self.wait_for_runs();
         let in_time = tokio::time::timeout(self.state.config.grace, ended).await;
@@ -211,8 +250,28 @@ impl Running {
             .sandboxes
             .remove_all(Duration::from_secs(10))
             .await;
+        Ok(())
+    }
+
+    async fn wait_for_runs(&self) {
+        while self.state.live_count() > 0 {
+            let ended = self.state.ended.notified();
+            tokio::time::timeout(Duration::from_millis(100), ended)
+                .await
+                .ok();
+        }
+    }
+}
+
+impl Running {
+    /// Takes nothing new, lets what runs end for the grace that was configured, then cancels it.
+    ///
+    /// # Errors
+    /// When serving had failed before.
+    pub async fn shut_down(self) -> io::Result<()> {
+        self.inside.quiet().await?;
         self.mcp.shut().await;
-        self.stop.send_replace(true);
+        self.inside.stop.send_replace(true);
         let mut served = self.served;
         let all = async {
             while let Some(ended) = served.join_next().await {
@@ -223,15 +282,6 @@ impl Running {
         // A client that keeps its connection open does not keep the server up.
         let in_time = tokio::time::timeout(Duration::from_secs(5), all).await;
         in_time.unwrap_or(Ok(()))
-    }
-
-    async fn wait_for_runs(&self) {
-        while self.state.live_count() > 0 {
-            let ended = self.state.ended.notified();
-            tokio::time::timeout(Duration::from_millis(100), ended)
-                .await
-                .ok();
-        }
     }
 }
 

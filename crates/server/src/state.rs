@@ -43,6 +43,8 @@ pub(crate) struct Shared {
     lanes: Mutex<HashMap<String, Arc<Lane>>>,
     starts: Mutex<HashMap<String, VecDeque<Instant>>>,
     stored: Mutex<HashMap<String, (u64, Instant)>>,
+    /// Held by the one request that makes room.
+    makes_room: tokio::sync::Mutex<()>,
     offers: tokio::sync::Mutex<Option<(Arc<Vec<Offer>>, Instant)>>,
     live: Mutex<HashMap<String, Live>>,
     /// Shared from when a content is stored until a row refers to it; whole to remove what none refers to.
@@ -104,6 +106,7 @@ impl Shared {
             lanes: Mutex::default(),
             starts: Mutex::default(),
             stored: Mutex::default(),
+            makes_room: tokio::sync::Mutex::default(),
             offers: tokio::sync::Mutex::default(),
             live: Mutex::default(),
             contents: RwLock::default(),
@@ -264,10 +267,17 @@ impl Shared {
             if over == 0 {
                 return Ok(());
             }
+            // Two at once would find the same oldest, and the second none of them.
+            let alone = self.makes_room.lock().await;
+            if self.stored_bytes(caller.name()).await? < stored {
+                continue;
+            }
             // Some more than is asked for, so that not every request has to.
             let wanted = over.max(allowed / 200);
             let may = own.is_none() && more <= allowed;
-            if !(may && self.make_room(caller.name(), wanted).await?) {
+            let made = may && self.make_room(caller.name(), wanted).await?;
+            drop(alone);
+            if !made {
                 return Err(ApiError::full(format!(
                     "this tenant keeps {stored} bytes of {allowed} allowed, and {more} more are asked for"
                 )));

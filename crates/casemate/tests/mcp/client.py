@@ -9,7 +9,9 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import time
 
 import httpx
@@ -152,14 +154,69 @@ async def runs(session, table):
         assert answer.isError and "unknown variant" in text(answer), answer
 
 
-async def stdio(program, table):
-    server = StdioServerParameters(command=program, args=["mcp", "--data", table])
+async def own_session(session):
+    """A session of the process that speaks: its state stays, its files are handed back."""
+
+    async def cell(code, **more):
+        return await session.call_tool("run_in_session", {"session": name, "code": code, **more})
+
+    opened = await session.call_tool("open_session", {})
+    assert not opened.isError, opened
+    name = opened.structuredContent["session"]
+    assert not (await cell("import pandas as pd\nx = 41")).isError
+    assert text(await cell("x + 1")) == "42"
+    saved = await cell("pd.DataFrame({'a': [x]}).to_csv('out.csv', index=False)")
+    out = links(saved)["/home/user/out.csv"]
+    assert (await session.read_resource(out)).contents[0].text == "a\n41\n"
+    assert text(await cell("tail -n 1 out.csv", language="bash")) == "41"
+    slow = await cell("import time\ntime.sleep(60)", timeout_seconds=1)
+    assert slow.isError and "interrupted" in text(slow), slow
+    assert (await cell("1", policy="trusted")).isError
+    listed = (await session.call_tool("list_sessions", {})).structuredContent["sessions"]
+    assert [entry["session"] for entry in listed] == [name], listed
+    assert not (await session.call_tool("close_session", {"session": name})).isError
+    gone = await cell("x")
+    assert gone.isError and "there is no sandbox" in text(gone), gone
+    for uri in (out, out.replace("out.csv", "../../etc/passwd")):
+        assert (await session.call_tool("read_artifact", {"uri": uri})).isError, uri
+    # One that is open when the client goes ends with it.
+    assert not (await session.call_tool("open_session", {})).isError
+
+
+async def stdio(program, table, has_sessions):
+    with tempfile.TemporaryDirectory() as left:
+        await speaks(program, table, has_sessions, left)
+        assert os.listdir(left) == [], os.listdir(left)
+        ends_when_told(program, left)
+        assert os.listdir(left) == [], os.listdir(left)
+
+
+def ends_when_told(program, temporary):
+    """Also while its client says nothing and keeps the line open."""
+    hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "none", "version": "0"}}
+    hello = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}).encode() + b"\n"
+    environment = {**os.environ, "TMPDIR": temporary}
+    process = subprocess.Popen([program, "mcp"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    with process:
+        process.stdin.write(hello)
+        process.stdin.flush()
+        assert b"casemate" in process.stdout.readline()
+        process.terminate()
+        assert process.wait(20) == 0
+
+
+async def speaks(program, table, has_sessions, temporary):
+    args = ["mcp", "--data", table] + (["--sessions", "session"] if has_sessions else [])
+    server = StdioServerParameters(command=program, args=args, env={"TMPDIR": temporary})
     async with stdio_client(server) as streams, ClientSession(*streams) as session:
         hello = await session.initialize()
         assert hello.serverInfo.name == "casemate", hello
         assert "/data/table.csv" in hello.instructions, hello
-        await schemas(session, RUNS)
+        assert ("open_session" in hello.instructions) == has_sessions, hello
+        await schemas(session, RUNS | SESSIONS if has_sessions else RUNS)
         await runs(session, None)
+        if has_sessions:
+            await own_session(session)
         # The walls of the default policy are those of the WASM sandbox, where nothing but Python runs.
         script = await session.call_tool("run_code", {"language": "bash", "code": "echo hi"})
         assert script.isError and script.structuredContent["ending"]["status"] == "refused", script

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
+use casemate_model::job::TenantId;
 use casemate_model::outcome::Outcome;
 use casemate_model::result::Artifact;
 use casemate_screen::report::{self, Scanned, Style};
@@ -16,6 +17,7 @@ use crate::guard::Caller;
 use crate::intake::Read;
 use crate::routes::scans::screened;
 use crate::runs::{Begun, begin};
+use crate::serve::Inside;
 use crate::state::State;
 
 /// Files of a tenant's that are listed.
@@ -24,30 +26,43 @@ const LISTED: i64 = 100;
 /// The server.
 pub(super) struct Served {
     pub(super) state: State,
+    /// Who calls where there is but one who can; otherwise each request says it.
+    only: Option<Caller>,
 }
 
 impl Served {
     pub(super) fn of(state: &State) -> Self {
         let state = Arc::clone(state);
-        Self { state }
+        Self { state, only: None }
     }
-}
 
-/// Who calls: whoever's key came with this very request.
-pub(super) fn caller(call: &Call) -> Result<&Caller, ToolError> {
-    let parts = call.extensions.get::<Parts>();
-    let caller = parts.and_then(|parts| parts.extensions.get::<Caller>());
-    caller.ok_or_else(|| ToolError::new("nobody calls"))
+    /// One that nobody reaches but who started it.
+    pub(super) fn inside(inside: &Inside) -> Self {
+        Self {
+            state: Arc::clone(&inside.state),
+            only: Some(Caller {
+                tenant: TenantId::local(),
+                key: None,
+            }),
+        }
+    }
+
+    /// Who calls: whoever's key came with this very request.
+    pub(super) fn caller<'a>(&'a self, call: &'a Call) -> Result<&'a Caller, ToolError> {
+        if let Some(only) = &self.only {
+            return Ok(only);
+        }
+        let parts = call.extensions.get::<Parts>();
+        let caller = parts.and_then(|parts| parts.extensions.get::<Caller>());
+        caller.ok_or_else(|| ToolError::new("nobody calls"))
+    }
 }
 
 impl Host for Served {
     fn instructions(&self) -> String {
         let mut text = "Runs code that nobody trusts in a sandbox without a network.".to_owned();
         if super::sessions::template(&self.state).is_some() {
-            text.push_str(
-                " `run_python` and `run_code` remember nothing; a session (`open_session`) keeps variables and files \
-                 from call to call.",
-            );
+            text.push_str(super::sessions::INSTRUCTIONS);
         }
         text
     }
@@ -55,7 +70,7 @@ impl Host for Served {
     async fn run(&self, call: &Call, wanted: Wanted) -> Result<Outcome, ToolError> {
         let read = Read::of_call(wanted)?;
         let none = HeaderMap::new();
-        let begun = begin(&self.state, caller(call)?, &none, read, false).await?;
+        let begun = begin(&self.state, self.caller(call)?, &none, read, false).await?;
         let Begun::Now(run) = begun else {
             return Err(ToolError::new("the run was begun before"));
         };
@@ -75,7 +90,7 @@ impl Host for Served {
     async fn scan(&self, call: &Call, wanted: Wanted) -> Result<String, ToolError> {
         let path = wanted.program.name.clone();
         let read = Read::of_call(wanted)?;
-        let screened = screened(&self.state, caller(call)?, read).await?;
+        let screened = screened(&self.state, self.caller(call)?, read).await?;
         let scanned = Scanned {
             path: &path,
             screening: &screened.screening,
@@ -84,7 +99,7 @@ impl Host for Served {
     }
 
     async fn list(&self, call: &Call) -> Result<Vec<Listed>, ToolError> {
-        let tenant = caller(call)?.name();
+        let tenant = self.caller(call)?.name();
         let rows = self.state.store.artifacts(tenant, LISTED).await;
         let rows = rows.map_err(ApiError::from)?;
         let listed = rows.into_iter().map(|(run, number, row)| Listed {
@@ -100,7 +115,7 @@ impl Host for Served {
     }
 
     async fn read(&self, call: &Call, address: &Address) -> Result<Artifact, ToolError> {
-        let caller = caller(call)?;
+        let caller = self.caller(call)?;
         let (run, index) = match address {
             Address::Artifact { run, index } => (run, *index),
             Address::File { session, path } => {

@@ -10,6 +10,7 @@ use casemate_envd::filesystem::{FileType, Timestamp};
 use casemate_envd::interpreter::{ExecuteRequest, Line, Shown};
 use casemate_envd::{Client, ClientError, Limits};
 use casemate_model::job::Language;
+use casemate_model::outcome::Outcome;
 use casemate_model::result::Artifact;
 use rmcp::handler::server::wrapper::Parameters;
 use rmcp::model::{CallToolResult, ContentBlock};
@@ -21,8 +22,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::address::Address;
 use super::answer::{PICTURE, TOLD, Telling, by_name, in_short, wrong};
-use super::host::{Call, Listed, READ_MAX, ToolError};
-use super::served::{Served, caller};
+use super::host::{Call, Host, Listed, READ_MAX, ToolError, Wanted};
+use super::served::Served;
 use super::tools::{File, Tools, contents, languages};
 use crate::e2b::Template;
 use crate::e2b::agent::AgentOf;
@@ -50,6 +51,63 @@ const SAID: u64 = 64 << 20;
 /// What sessions are made of: the first template with an interpreter that is ready.
 pub(super) fn template(state: &State) -> Option<&Arc<Template>> {
     state.templates.iter().find(|template| template.warm)
+}
+
+/// What a client is told of sessions, after what else it is told.
+pub(super) const INSTRUCTIONS: &str = " `run_python` and `run_code` remember nothing; a session (`open_session`) keeps \
+    variables and files from call to call.";
+
+/// A host with sessions.
+pub(super) trait HasSessions: Host {
+    /// Where they are.
+    fn served(&self) -> &Served;
+}
+
+impl HasSessions for Served {
+    fn served(&self) -> &Served {
+        self
+    }
+}
+
+/// A host of the command's, with the sessions of a server that has no door.
+pub(super) struct Beside<H> {
+    pub(super) host: H,
+    pub(super) served: Served,
+}
+
+impl<H: Host> HasSessions for Beside<H> {
+    fn served(&self) -> &Served {
+        &self.served
+    }
+}
+
+impl<H: Host> Host for Beside<H> {
+    fn instructions(&self) -> String {
+        self.host.instructions() + INSTRUCTIONS
+    }
+
+    async fn run(&self, call: &Call, wanted: Wanted) -> Result<Outcome, ToolError> {
+        self.host.run(call, wanted).await
+    }
+
+    fn told(&self, outcome: Outcome) {
+        self.host.told(outcome);
+    }
+
+    async fn scan(&self, call: &Call, wanted: Wanted) -> Result<String, ToolError> {
+        self.host.scan(call, wanted).await
+    }
+
+    async fn list(&self, call: &Call) -> Result<Vec<Listed>, ToolError> {
+        self.host.list(call).await
+    }
+
+    async fn read(&self, call: &Call, address: &Address) -> Result<Artifact, ToolError> {
+        match address {
+            Address::File { .. } => self.served.read(call, address).await,
+            Address::Artifact { .. } => self.host.read(call, address).await,
+        }
+    }
 }
 
 impl From<ClientError> for ToolError {
@@ -97,7 +155,7 @@ struct Close {
 }
 
 #[tool_router(router = session_tools, vis = "pub(super)")]
-impl Tools<Served> {
+impl<H: HasSessions> Tools<H> {
     /// Open a session: a sandbox without a network whose variables and files stay from call to call. It ends when
     /// it is closed or its time is over.
     #[tool(annotations(
@@ -106,7 +164,7 @@ impl Tools<Served> {
         open_world_hint = false
     ))]
     async fn open_session(&self, Parameters(open): Parameters<Open>, call: Call) -> CallToolResult {
-        answered(self.host.open(&open, &call).await)
+        answered(self.host.served().open(&open, &call).await)
     }
 
     /// Run code in a session. What earlier calls defined is there; the files that this one wrote below /home/user and
@@ -121,7 +179,7 @@ impl Tools<Served> {
         Parameters(cell): Parameters<Cell>,
         call: Call,
     ) -> CallToolResult {
-        let ran = self.host.run_cell(cell, &call).await;
+        let ran = self.host.served().run_cell(cell, &call).await;
         ran.unwrap_or_else(|error| wrong(&error))
     }
 
@@ -132,7 +190,7 @@ impl Tools<Served> {
         Parameters(close): Parameters<Close>,
         call: Call,
     ) -> CallToolResult {
-        answered(self.host.close(&close.session, &call).await)
+        answered(self.host.served().close(&close.session, &call).await)
     }
 
     /// List the sessions there are.
@@ -142,7 +200,7 @@ impl Tools<Served> {
         open_world_hint = false
     ))]
     async fn list_sessions(&self, call: Call) -> CallToolResult {
-        answered(self.host.sessions(&call))
+        answered(self.host.served().sessions(&call))
     }
 }
 
@@ -170,7 +228,7 @@ fn described(sandbox: &Sandbox) -> Value {
 
 impl Served {
     async fn open(&self, open: &Open, call: &Call) -> Result<(String, Value), ToolError> {
-        let (state, caller) = (&self.state, caller(call)?);
+        let (state, caller) = (&self.state, self.caller(call)?);
         caller.may("run")?;
         let template = template(state).ok_or_else(|| ToolError::new("there are no sessions"))?;
         let asked = open.timeout_seconds.map(i64::from);
@@ -203,7 +261,7 @@ impl Served {
     }
 
     async fn close(&self, session: &str, call: &Call) -> Result<(String, Value), ToolError> {
-        let caller = caller(call)?;
+        let caller = self.caller(call)?;
         end(&self.state, caller, session).await?;
         Ok((
             format!("session {session} is closed"),
@@ -212,7 +270,7 @@ impl Served {
     }
 
     fn sessions(&self, call: &Call) -> Result<(String, Value), ToolError> {
-        let tenant = caller(call)?.name();
+        let tenant = self.caller(call)?.name();
         let all = self.state.sandboxes.list();
         let own = all.iter().filter(|sandbox| sandbox.tenant == tenant);
         let own: Vec<Value> = own.map(|sandbox| described(sandbox)).collect();
@@ -254,7 +312,7 @@ impl Served {
     }
 
     async fn run_cell(&self, cell: Cell, call: &Call) -> Result<CallToolResult, ToolError> {
-        let caller = caller(call)?;
+        let caller = self.caller(call)?;
         let seconds = cell.timeout_seconds.unwrap_or(CALL).min(LONGEST_CALL);
         let time = Duration::from_secs(seconds.into());
         let sandbox = self.awake(caller, &cell.session, time).await?;

@@ -22,6 +22,9 @@ use serde::Deserialize;
 use super::address::Address;
 use super::answer::{self, resource, wrong};
 use super::host::{Call, Host, READ_MAX, ToolError, Wanted};
+use super::served::Served;
+use super::sessions::{self, Beside};
+use crate::serve::Inside;
 
 /// Bytes of the files that come with one call.
 const FILES_MAX: usize = 32 << 20;
@@ -41,12 +44,25 @@ impl<H> Clone for Tools<H> {
     }
 }
 
-/// Serves a host's tools on standard input and output, until the input ends.
+/// Serves a host's tools on standard input and output, until the input ends. Where the server inside has templates with
+/// an interpreter, there are sessions of it too.
 ///
 /// # Errors
 /// When what comes is not the protocol.
-pub async fn stdio(host: impl Host) -> io::Result<()> {
-    let running = Tools::new(host).serve(rmcp::transport::io::stdio()).await;
+pub async fn stdio(host: impl Host, inside: Option<&Inside>) -> io::Result<()> {
+    let with_sessions = inside.filter(|inside| sessions::template(&inside.state).is_some());
+    match with_sessions {
+        Some(inside) => {
+            let served = Served::inside(inside);
+            let tools = Tools::new(Beside { host, served });
+            speak(tools.with(Tools::session_tools())).await
+        }
+        None => speak(Tools::new(host)).await,
+    }
+}
+
+async fn speak<H: Host>(tools: Tools<H>) -> io::Result<()> {
+    let running = tools.serve(rmcp::transport::io::stdio()).await;
     let running = running.map_err(io::Error::other)?;
     running.waiting().await.map_err(io::Error::other)?;
     Ok(())
