@@ -104,7 +104,7 @@ impl From<sqlx::Error> for StoreError {
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: AnyPool,
-    /// For steps, which write. SQLite lets one at a time, and whoever comes meanwhile would sleep there and look again,
+    /// For whatever writes. SQLite lets one at a time, and whoever comes meanwhile would sleep there and look again,
     /// ever longer and past others; so there it is one connection, which they take in the order they come.
     steps: AnyPool,
 }
@@ -242,7 +242,7 @@ impl Store {
             "INSERT INTO home (id) SELECT CAST($1 AS TEXT) WHERE NOT EXISTS (SELECT 1 FROM home)",
         )
         .bind(&ours)
-        .execute(&self.pool)
+        .execute(&self.steps)
         .await?;
         let theirs: String = sqlx::query("SELECT MIN(id) FROM home")
             .fetch_one(&self.pool)

@@ -280,7 +280,7 @@ impl Store {
              (seq IS NULL OR seq < (SELECT head.seq FROM audit_head head WHERE head.tenant = audit.tenant))",
         )
             .bind(before_ms)
-            .execute(self.pool())
+            .execute(&self.steps)
             .await?;
         Ok(())
     }

@@ -103,7 +103,7 @@ impl Store {
     pub(crate) async fn expire_uploads(&self, before_ms: i64) -> Result<(), StoreError> {
         sqlx::query("DELETE FROM uploads WHERE created_ms < $1")
             .bind(before_ms)
-            .execute(&self.pool)
+            .execute(&self.steps)
             .await?;
         Ok(())
     }
