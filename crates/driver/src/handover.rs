@@ -41,6 +41,9 @@ pub const FAILED: u8 = 13;
 /// A keeper to host: the container is kept.
 pub const SAVED: u8 = 14;
 
+/// A keeper to host: what came of having a container made, as JSON.
+pub const MADE: u8 = 15;
+
 /// A zygote to host: a child was forked; its number.
 pub const BORN: u8 = 20;
 
@@ -271,14 +274,22 @@ pub fn report(control: &Packets, steps: &[Step]) -> Result<(), String> {
         .map_err(|error| format!("reporting: {error}"))
 }
 
+/// The host's side: the description of a job, whose contents follow if it has any.
+///
+/// # Errors
+/// When the other side is gone.
+pub fn send_job(control: &Packets, job: &impl Serialize) -> io::Result<()> {
+    let job = serde_json::to_vec(job)?;
+    control.send_split(JOB, &job)?;
+    control.send(JOB_END, &[])
+}
+
 /// The host's side: hands over a job and its contents.
 ///
 /// # Errors
 /// When the other side is gone.
 pub fn hand_over(control: &Packets, job: &impl Serialize, lowered: &Lowered<'_>) -> io::Result<()> {
-    let job = serde_json::to_vec(job)?;
-    control.send_split(JOB, &job)?;
-    control.send(JOB_END, &[])?;
+    send_job(control, job)?;
     control.send_split(DATA, &lowered.driver)?;
     for content in &lowered.contents {
         control.send_split(DATA, content)?;

@@ -32,8 +32,8 @@ const OLDEST: (usize, usize) = (1, 41);
 const NEWEST: (usize, usize) = (1, 53);
 /// How long it may take to say what it is.
 const PING_WITHIN: Duration = Duration::from_secs(5);
-/// How long one question may take, in seconds.
-const ANSWER_WITHIN: u64 = 120;
+/// How long one question may take.
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(120);
 /// Bytes of its first answer.
 const PING_MAX: u64 = 16 << 10;
 
@@ -95,7 +95,11 @@ impl Daemon {
         let path = self.socket.to_str().ok_or_else(|| Trouble::Elsewhere {
             host: self.socket.display().to_string(),
         })?;
-        Ok(Docker::connect_with_unix(path, ANSWER_WITHIN, &version)?)
+        Ok(Docker::connect_with_unix(
+            path,
+            ANSWER_WITHIN.as_secs(),
+            &version,
+        )?)
     }
 
     /// Asks one thing.

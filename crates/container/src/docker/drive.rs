@@ -14,7 +14,7 @@ use casemate_backend::contract::{
     Backend, Cancel, CreateError, Fault, Finish, Offer, Sandbox, Signal,
 };
 use casemate_backend::plan::Plan;
-use casemate_driver::handover::{FAILED, READY, hand_over, hear_walls};
+use casemate_driver::handover::{FAILED, MADE, READY, hand_over, hear_walls, send_job};
 use casemate_driver::listen::{Holder, Lasts, Lines, READY_WITHIN, Running};
 use casemate_driver::lowered::{Lowered, Watched};
 use casemate_driver::packages::{Store, guest};
@@ -29,7 +29,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal as KernelSignal, pidfd_open, pidfd_send_signal};
 
 use super::bridge::Bridge;
-use super::daemon::{Daemon, HOST};
+use super::daemon::{ANSWER_WITHIN, Daemon, HOST};
 use super::image::Image;
 use super::lower::{KeeperJob, Parts, lower, mount_points, request, tree};
 use super::probe::{self, Found};
@@ -284,10 +284,10 @@ impl Making<'_> {
     ) -> Result<(DockerSandbox, Vec<Step>), Failed> {
         self.steps.push(version(self.found));
         let daemon = &self.found.daemon;
-        let (files, scratch) = self.stage(program, packages)?;
+        let (mut files, scratch) = self.stage(program, packages)?;
         let user = Ids::of(files.keeper.pid()).user;
         let processors = processors(self.lowered.job.processors, files.keeper.pid());
-        let id = self.ask_for(user, &processors)?;
+        let id = self.ask_for(&mut files, user, &processors)?;
         let (lines, ends) = Lines::make().map_err(failed("channels"))?;
         let bridge = Bridge::attach(daemon, &id, ends)?;
         let held = Held {
@@ -351,7 +351,8 @@ impl Making<'_> {
         Ok((files, scratch))
     }
 
-    fn ask_for(&self, user: u32, processors: &str) -> Result<String, Failed> {
+    /// Has the keeper ask for the container; its id.
+    fn ask_for(&self, files: &mut Files, user: u32, processors: &str) -> Result<String, Failed> {
         let machine = crate::measure::docker::of_the_machine().map_err(Failed::Fault)?;
         let body = request(Parts {
             variant: self.variant,
@@ -365,7 +366,22 @@ impl Making<'_> {
             processors,
         });
         let body = body.map_err(Failed::Fault)?;
-        Ok(self.found.daemon.create(&self.name, body)?)
+        let control = files.control.as_mut().ok_or_else(no_control)?;
+        let asking = || failed("having the container made");
+        send_job(control, &body).map_err(asking())?;
+        let deadline = Instant::now() + ANSWER_WITHIN + READY_WITHIN;
+        let answer: Result<String, Trouble> = match control.receive_until(deadline) {
+            Ok(Received::Packet(MADE, answer)) => {
+                serde_json::from_slice(&answer).map_err(|error| asking()(error.into()))?
+            }
+            Ok(Received::Packet(FAILED, why)) => {
+                let why = String::from_utf8_lossy(&why).into_owned();
+                return Err(asking()(io::Error::other(why)));
+            }
+            Ok(_) => return Err(no_control()),
+            Err(error) => return Err(asking()(error)),
+        };
+        Ok(answer?)
     }
 
     /// Our driver is up and waits for the word; nothing else has run.

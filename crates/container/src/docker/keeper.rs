@@ -1,5 +1,8 @@
 //! The other process: this program once more, which stages a container's files where the daemon sees
-//! them, and takes everything away again when whoever started it is done, or gone.
+//! them, has the container made, and takes everything away again when whoever started it is done, or gone.
+//!
+//! It asks for the container itself: a daemon makes what it was asked for also when whoever asked is gone, and only who
+//! hears the answer knows when there is something to take away.
 //!
 //! It outlives the process that started it for as long as that takes: the container is the daemon's child and
 //! not ours, so that nothing the kernel does at our end would end it. What happens when both are killed at
@@ -11,7 +14,8 @@ use std::path::{Component, Path};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use casemate_driver::handover::{Told, copy_in, receive_job, report, tell};
+use bollard::models::ContainerCreateBody;
+use casemate_driver::handover::{MADE, Told, copy_in, receive_job, report, tell};
 use casemate_driver::packets::Packets;
 use casemate_linux::file::create_private;
 use casemate_linux::jail::root::{Builder, Folders, Ground, Plan, System};
@@ -41,7 +45,7 @@ struct Given {
     packages: OwnedFd,
 }
 
-/// Stages, waits for the end of the channel, takes everything away.
+/// Stages, has the container made, waits for the end of the channel, takes everything away.
 pub fn main() -> ExitCode {
     let given = match Given::take() {
         Ok(given) => given,
@@ -78,6 +82,8 @@ fn run(mut given: Given) -> Result<(), Told> {
     let staged = stage(&job, &mut given);
     let staged = tell(&given.control, |_| staged);
     if staged.is_ok() {
+        // Who is gone meanwhile needs no answer.
+        drop(tell(&given.control, |control| make(&job, control)));
         // Whatever comes, and the end of the channel above all, is the word to take it away.
         drop(given.control.receive(true));
     }
@@ -154,6 +160,16 @@ fn nothing(place: &Path) -> Result<(), String> {
         keeper::write_new(&place.join(name), b"")?;
     }
     keeper::seal(place)
+}
+
+/// Has the container made, as the host says, and passes on what the daemon answers.
+fn make(job: &KeeperJob, control: &Packets) -> Result<(), String> {
+    let body: ContainerCreateBody = receive_job(control.as_fd())?;
+    let made = job.daemon.create(&job.name, body);
+    let made = serde_json::to_vec(&made).map_err(|error| error.to_string())?;
+    control
+        .send(MADE, &made)
+        .map_err(|error| format!("answering: {error}"))
 }
 
 /// The container, then what was staged for it.

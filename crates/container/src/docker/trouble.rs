@@ -4,10 +4,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bollard::errors::Error;
+use serde::{Deserialize, Serialize};
 use thiserror::Error as ThisError;
 
 /// Why a daemon cannot be used, or did not do what it was asked for.
-#[derive(Debug, Clone, PartialEq, Eq, ThisError)]
+#[derive(Debug, Clone, PartialEq, Eq, ThisError, Serialize, Deserialize)]
 pub(crate) enum Trouble {
     /// It is not on this machine, so that neither its files nor its processes are.
     #[error(
