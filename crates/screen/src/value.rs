@@ -16,6 +16,9 @@ pub(crate) const MAX_VALUES: usize = 8;
 pub(crate) const MAX_TEXT: usize = 256 * 1024;
 /// The longest list that is worked out.
 pub(crate) const MAX_ITEMS: usize = 32 * 1024;
+/// How many parts of a value are gone through. Lists that hold one another twice, a hundred times over, have more than
+/// anybody could.
+const MAX_PARTS: usize = 2 * MAX_ITEMS;
 
 /// One value.
 #[derive(Debug, Clone)]
@@ -318,8 +321,16 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Whether everything about it is known.
+    /// Whether everything about it is known. Of what has more parts than are gone through it is not.
     pub(crate) fn concrete(&self) -> bool {
+        self.concrete_within(&mut { MAX_PARTS })
+    }
+
+    fn concrete_within(&self, parts: &mut usize) -> bool {
+        let Some(left) = parts.checked_sub(1) else {
+            return false;
+        };
+        *parts = left;
         match self {
             Self::Text(_)
             | Self::Bytes(_)
@@ -328,10 +339,10 @@ impl<'a> Value<'a> {
             | Self::Nothing
             | Self::Function(..)
             | Self::Lambda(..) => true,
-            Self::List(items) => items.iter().all(Self::concrete),
+            Self::List(items) => items.iter().all(|item| item.concrete_within(parts)),
             Self::Dict(items) => items
                 .iter()
-                .all(|(key, value)| key.concrete() && value.concrete()),
+                .all(|(key, value)| key.concrete_within(parts) && value.concrete_within(parts)),
             _ => false,
         }
     }
@@ -350,15 +361,24 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Whether two values that are known are the same; an unlike kind is not the same.
+    /// Whether two values that are known are the same; an unlike kind is not the same, nor are those that have more
+    /// parts than are gone through.
     pub(crate) fn same(&self, other: &Self) -> bool {
+        self.same_within(other, &mut { MAX_PARTS })
+    }
+
+    fn same_within(&self, other: &Self, parts: &mut usize) -> bool {
+        let Some(left) = parts.checked_sub(1) else {
+            return false;
+        };
+        *parts = left;
         match (self, other) {
             (Self::Name(a), Self::Name(b)) | (Self::Text(a), Self::Text(b)) => a == b,
             (Self::Bytes(a), Self::Bytes(b)) | (Self::Big(a), Self::Big(b)) => a == b,
             (Self::Int(a), Self::Int(b)) => a == b,
             (Self::Nothing, Self::Nothing) => true,
             (Self::List(a), Self::List(b)) => {
-                a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| a.same(b))
+                a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| a.same_within(b, parts))
             }
             (Self::Function(a, ..), Self::Function(b, ..)) => std::ptr::eq(*a, *b),
             (Self::Class(a, _), Self::Class(b, _))

@@ -439,3 +439,18 @@ fn ten_megabytes_are_refused_at_once() {
         assert!(took < Duration::from_millis(50), "{unit:?} took {took:?}");
     }
 }
+
+/// Two to the power of a hundred parts, in a few lines: values hold one another, so that nobody has to write them down.
+#[test]
+fn lists_that_hold_one_another_are_not_gone_through() {
+    let deep = "def deep(times):\n    data = 0\n    for _ in range(times):\n        data = [data, data]\n    return data\n";
+    for then in [
+        "def f(data, n):\n    return pickle.dumps(data)\nf(deep(100), 3)\n",
+        "x = 1 if deep(100) == deep(100) else 2\n",
+        "a = deep(100)\nif input():\n    a = deep(100)\nprint(a in [deep(100)])\n",
+        "d = {}\nfor _ in range(100):\n    d = {0: d, 1: d}\ndef g(d):\n    return d\ng(d)\n",
+    ] {
+        let (_, took) = look(format!("import pickle\n{deep}{then}").as_bytes());
+        assert!(took < Duration::from_secs(1), "{took:?}: {then}");
+    }
+}
