@@ -5,6 +5,7 @@
 
 mod artifacts;
 pub(crate) mod audit;
+mod packed;
 mod room;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
@@ -52,6 +53,8 @@ const MIGRATIONS: &[&str] = &[
     "ALTER TABLE runs ADD COLUMN events TEXT",
     // What a tenant keeps is summed often, and outcomes lie before it in each row.
     "CREATE INDEX runs_kept ON runs (tenant, bytes)",
+    // Instead of `outcome` and `receipt`, which are still read.
+    "ALTER TABLE runs ADD COLUMN packed {bytes}",
 ];
 
 /// Why something could not be remembered.
@@ -212,8 +215,15 @@ impl Store {
             return Err(StoreError::Later { found, known });
         }
         let done = usize::try_from(found).unwrap_or(0);
+        let bytes = match step.backend_name() {
+            "PostgreSQL" => "BYTEA",
+            _ => "BLOB",
+        };
         for migration in MIGRATIONS.iter().skip(done) {
-            sqlx::query(*migration).execute(&mut *step).await?;
+            let text = migration.replace("{bytes}", bytes);
+            sqlx::query(sqlx::AssertSqlSafe(text))
+                .execute(&mut *step)
+                .await?;
         }
         if found < known {
             sqlx::query("INSERT INTO schema_version (version) VALUES ($1)")
@@ -312,6 +322,7 @@ impl Store {
             artifacts,
             ..
         } = *ended;
+        let packed = packed::pack(outcome, receipt)?;
         let mut step = self.step().await?;
         for (number, artifact) in artifacts.iter().enumerate() {
             sqlx::query(
@@ -327,19 +338,18 @@ impl Store {
             .await?;
         }
         let files: i64 = artifacts.iter().map(|artifact| artifact.bytes).sum();
-        let texts = outcome.len() + receipt.map_or(0, str::len) + events.map_or(0, str::len);
+        let texts = packed.len() + events.map_or(0, str::len);
         let bytes = i64::try_from(texts)
             .unwrap_or(i64::MAX)
             .saturating_add(files);
         sqlx::query(
-            "UPDATE runs SET state = 'ended', outcome = $1, ended_ms = $2, bytes = $3, brief = $5, receipt = $6, events = $7 WHERE id = $4",
+            "UPDATE runs SET state = 'ended', packed = $1, ended_ms = $2, bytes = $3, brief = $5, events = $6 WHERE id = $4",
         )
-        .bind(outcome)
+        .bind(packed)
         .bind(now_ms())
         .bind(bytes)
         .bind(id)
         .bind(brief)
-        .bind(receipt)
         .bind(events)
         .execute(&mut *step)
         .await?;
@@ -399,7 +409,16 @@ impl Store {
         tenant: &str,
         id: &str,
     ) -> Result<Option<String>, StoreError> {
-        self.text_of("receipt", tenant, id).await
+        let row = sqlx::query("SELECT receipt, packed FROM runs WHERE tenant = $1 AND id = $2")
+            .bind(tenant)
+            .bind(id)
+            .fetch_optional(&self.pool)
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        match row.try_get::<Option<Vec<u8>>, _>(1)? {
+            Some(packed) => Ok(packed::unpack(&packed)?.1),
+            None => Ok(row.try_get(0)?),
+        }
     }
 
     /// A run's events as JSON Lines, where they were kept.
@@ -408,17 +427,7 @@ impl Store {
         tenant: &str,
         id: &str,
     ) -> Result<Option<String>, StoreError> {
-        self.text_of("events", tenant, id).await
-    }
-
-    async fn text_of(
-        &self,
-        column: &'static str,
-        tenant: &str,
-        id: &str,
-    ) -> Result<Option<String>, StoreError> {
-        let text = format!("SELECT {column} FROM runs WHERE tenant = $1 AND id = $2");
-        let row = sqlx::query(sqlx::AssertSqlSafe(text))
+        let row = sqlx::query("SELECT events FROM runs WHERE tenant = $1 AND id = $2")
             .bind(tenant)
             .bind(id)
             .fetch_optional(&self.pool)
@@ -428,13 +437,14 @@ impl Store {
 
     pub(crate) async fn run(&self, tenant: &str, id: &str) -> Result<Option<RunRow>, StoreError> {
         let row = sqlx::query(
-            "SELECT id, created_ms, ended_ms, state, request_sha256, about, outcome, brief FROM runs WHERE tenant = $1 AND id = $2",
+            "SELECT id, created_ms, ended_ms, state, request_sha256, about, brief, outcome, packed FROM runs \
+             WHERE tenant = $1 AND id = $2",
         )
         .bind(tenant)
         .bind(id)
         .fetch_optional(&self.pool)
         .await?;
-        Ok(row.as_ref().map(run_row).transpose()?)
+        row.as_ref().map(whole_row).transpose()
     }
 
     pub(crate) async fn run_by_key(
@@ -443,14 +453,14 @@ impl Store {
         key: &str,
     ) -> Result<Option<RunRow>, StoreError> {
         let row = sqlx::query(
-            "SELECT id, created_ms, ended_ms, state, request_sha256, about, outcome, brief FROM runs \
+            "SELECT id, created_ms, ended_ms, state, request_sha256, about, brief, outcome, packed FROM runs \
              WHERE tenant = $1 AND idempotency_key = $2",
         )
         .bind(tenant)
         .bind(key)
         .fetch_optional(&self.pool)
         .await?;
-        Ok(row.as_ref().map(run_row).transpose()?)
+        row.as_ref().map(whole_row).transpose()
     }
 
     /// The latest runs, without their outcomes.
@@ -461,7 +471,7 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<RunRow>, StoreError> {
         let rows = sqlx::query(
-            "SELECT id, created_ms, ended_ms, state, request_sha256, about, CAST(NULL AS TEXT), brief FROM runs \
+            "SELECT id, created_ms, ended_ms, state, request_sha256, about, brief FROM runs \
              WHERE tenant = $1 AND (created_ms < $2 OR (created_ms = $2 AND id < $3)) \
              ORDER BY created_ms DESC, id DESC LIMIT $4",
         )
@@ -535,6 +545,7 @@ async fn pool(url: &str, connections: u32, sqlite: bool) -> Result<AnyPool, sqlx
         .await
 }
 
+/// A run without its outcome.
 fn run_row(row: &AnyRow) -> Result<RunRow, sqlx::Error> {
     Ok(RunRow {
         id: row.try_get(0)?,
@@ -543,7 +554,19 @@ fn run_row(row: &AnyRow) -> Result<RunRow, sqlx::Error> {
         state: row.try_get(3)?,
         request_sha256: row.try_get(4)?,
         about: row.try_get(5)?,
-        outcome: row.try_get(6)?,
-        brief: row.try_get(7)?,
+        brief: row.try_get(6)?,
+        outcome: None,
+    })
+}
+
+/// The same with it.
+fn whole_row(row: &AnyRow) -> Result<RunRow, StoreError> {
+    let outcome = match row.try_get::<Option<Vec<u8>>, _>(8)? {
+        Some(packed) => Some(packed::unpack(&packed)?.0),
+        None => row.try_get(7)?,
+    };
+    Ok(RunRow {
+        outcome,
+        ..run_row(row)?
     })
 }

@@ -163,12 +163,18 @@ fn set_memory_v1(place: &Place, limit: Limit) -> Result<String, String> {
     const SUM: &str = "memory.memsw.limit_in_bytes";
     let value = word(limit, "-1");
     let swaps = place.has(SUM);
+    let verified = || {
+        verify(place, MEMORY, limit)?;
+        if swaps {
+            verify(place, SUM, limit)?;
+        }
+        Ok(format!("{limit} bytes, read back"))
+    };
     // A group that serves one run after another mostly has it from the last one.
-    let stands = limit.value().is_some()
-        && verify(place, MEMORY, limit).is_ok()
-        && (!swaps || verify(place, SUM, limit).is_ok());
-    if stands {
-        return Ok(format!("{limit} bytes, read back"));
+    if limit.value().is_some()
+        && let stands @ Ok(_) = verified()
+    {
+        return stands;
     }
     if swaps {
         let now = place.number(SUM).map_err(|e| unreadable(SUM, e))?;
@@ -181,12 +187,10 @@ fn set_memory_v1(place: &Place, limit: Limit) -> Result<String, String> {
         for file in order {
             set(place, file, &value)?;
         }
-        verify(place, SUM, limit)?;
     } else {
         set(place, MEMORY, &value)?;
     }
-    verify(place, MEMORY, limit)?;
-    Ok(format!("{limit} bytes, read back"))
+    verified()
 }
 
 fn no_swap(place: &Place, memory: Limit) -> Result<String, String> {

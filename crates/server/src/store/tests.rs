@@ -52,3 +52,52 @@ async fn steps_wait_for_each_other_in_turn_and_reads_do_not_wait() {
     let looked = store.look_through(head).await.unwrap();
     assert_eq!((looked.entries, looked.trouble), (22, None));
 }
+
+#[tokio::test]
+async fn how_a_run_ended_is_read_as_it_was_written_also_by_an_earlier_version() {
+    let data = tempfile::tempdir().unwrap();
+    let store = Store::open(data.path(), None).await.unwrap();
+    for id in ["now", "before", "unsigned"] {
+        let intent = Intent {
+            id,
+            tenant: "t",
+            who: "",
+            idempotency_key: Some(id),
+            request_sha256: "",
+            about: "{}",
+        };
+        assert!(store.intend(&intent).await.unwrap());
+    }
+    let outcome = "{\"stdout\":\"a line\\n\"}".repeat(500);
+    for (id, receipt) in [("now", Some("{\"signed\":1}\n")), ("unsigned", None)] {
+        let ended = Ended {
+            id,
+            tenant: "t",
+            status: "exited",
+            outcome: &outcome,
+            brief: "{}",
+            receipt,
+            events: None,
+            artifacts: &[],
+        };
+        let kept = store.finish(&ended).await.unwrap();
+        assert!(kept < outcome.len() as u64 / 10, "{kept}");
+    }
+    sqlx::query("UPDATE runs SET state = 'ended', outcome = '{}', receipt = '{\"signed\":0}' WHERE id = 'before'")
+        .execute(&store.steps)
+        .await
+        .unwrap();
+    for (id, outcome, receipt) in [
+        ("now", outcome.as_str(), Some("{\"signed\":1}\n")),
+        ("before", "{}", Some("{\"signed\":0}")),
+        ("unsigned", outcome.as_str(), None),
+    ] {
+        let run = store.run("t", id).await.unwrap().unwrap();
+        assert_eq!(run.outcome.as_deref(), Some(outcome), "{id}");
+        let by_key = store.run_by_key("t", id).await.unwrap().unwrap();
+        assert_eq!(by_key.outcome.as_deref(), Some(outcome), "{id}");
+        let signed = store.receipt("t", id).await.unwrap();
+        assert_eq!(signed.as_deref(), receipt, "{id}");
+    }
+    assert_eq!(store.receipt("other", "now").await.unwrap(), None);
+}
