@@ -185,7 +185,7 @@ impl<'a> Resolver<'a> {
                                 let plain = hole.conversion != ConversionFlag::Repr;
                                 let shown = hole_texts(&values, hole.format_spec.as_deref());
                                 texts = if plain {
-                                    filled(&texts, &shown)
+                                    filled(texts, &shown)
                                 } else {
                                     Vec::new()
                                 };
@@ -761,7 +761,12 @@ fn append(texts: &mut [String], piece: &str) {
 }
 
 /// Every text with every filling; nothing when those are too many.
-fn filled(texts: &[String], fillings: &[String]) -> Vec<String> {
+fn filled(mut texts: Vec<String>, fillings: &[String]) -> Vec<String> {
+    // In place: a text with many holes would be copied for each.
+    if let [only] = fillings {
+        append(&mut texts, only);
+        return texts;
+    }
     if texts.len() * fillings.len() > MAX_VALUES {
         return Vec::new();
     }

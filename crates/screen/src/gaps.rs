@@ -8,7 +8,8 @@ use ruff_python_ast::{
 
 use crate::bindings::Binding;
 use crate::eval::join_path;
-use crate::value::Cx;
+use crate::resolve::text_of;
+use crate::value::{Cx, Value, single};
 use crate::walk::Walker;
 
 /// What stands for the part of a text that is not known.
@@ -21,10 +22,13 @@ impl<'a> Walker<'a, '_> {
     /// The text of an expression with [`GAP`] for what is not known; nothing when all of it is not.
     pub(crate) fn partial(&mut self, expr: &'a Expr, depth: usize) -> Option<String> {
         let cx = self.cx.clone();
-        if let Some(text) = self.resolver.text(expr, &cx) {
+        let values = self.resolver.values(expr, &cx);
+        if let Some(text) = text_of(&values) {
             return Some(text.to_string());
         }
-        if depth > MAX_DEPTH {
+        // A list is no text, however many parts of it are added up.
+        let is_other = matches!(single(&values), Some(Value::List(_) | Value::Dict(_)));
+        if is_other || depth > MAX_DEPTH {
             return None;
         }
         let text = match expr {
