@@ -7,7 +7,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use casemate_envd::Code;
-use casemate_envd::client::{ClientError, ProcessTold, StartOptions};
+use casemate_envd::client::{ClientError, ProcessStream, ProcessTold, StartOptions};
 use casemate_envd::process::{ProcessConfig, ProcessSelector, PtySize, Signal};
 use support::{Agent, As, bash, envelope, envelopes, whole};
 
@@ -157,12 +157,24 @@ async fn what_cannot_be_started_is_said_so() {
     );
 }
 
+/// The next so many bytes that it prints.
+async fn hear(process: &mut ProcessStream, count: usize) -> Vec<u8> {
+    let mut all = Vec::new();
+    while all.len() < count {
+        match process.next().await.unwrap() {
+            Some(ProcessTold::Stdout(bytes)) => all.extend(bytes),
+            other => panic!("{other:?}"),
+        }
+    }
+    all
+}
+
 #[tokio::test]
 async fn a_process_reads_what_it_is_sent_until_its_input_is_closed() {
     let agent = Agent::start(As::Nobody, &[]);
     let client = agent.client();
     let mut cat = client
-        .start(bash("cat; echo end"), with_stdin())
+        .start(bash("cat; echo end; exec sleep 60"), with_stdin())
         .await
         .unwrap();
     let selector = cat.selector();
@@ -174,17 +186,13 @@ async fn a_process_reads_what_it_is_sent_until_its_input_is_closed() {
         .write_stdin(selector.clone(), b"World".to_vec())
         .await
         .unwrap();
-    let mut all = Vec::new();
-    while all.len() < 12 {
-        match cat.next().await.unwrap() {
-            Some(ProcessTold::Stdout(bytes)) => all.extend(bytes),
-            other => panic!("{other:?}"),
-        }
-    }
+    assert_eq!(hear(&mut cat, 12).await, b"Hello,\nWorld");
     client.close_stdin(selector.clone()).await.unwrap();
+    assert_eq!(hear(&mut cat, 4).await, b"end\n");
+    // It lives, so that a second time is nothing.
     client.close_stdin(selector.clone()).await.unwrap();
-    let said = whole(cat).await;
-    assert_eq!([all, said.stdout].concat(), b"Hello,\nWorldend\n");
+    client.signal(selector, Signal::Kill).await.unwrap();
+    assert_eq!(whole(cat).await.stdout, b"");
     let none = client
         .start(bash("cat; sleep 5"), StartOptions::default())
         .await
