@@ -58,6 +58,9 @@ fn main() -> ExitCode {
             return casemate_images::unpack::worker::main();
         }
         Some(arg) if arg == casemate_jail::init::ARGUMENT => return casemate_jail::init::main(),
+        Some(arg) if arg == casemate_jail::maker::process::ARGUMENT => {
+            return casemate_jail::maker::process::main();
+        }
         Some(arg) if arg == casemate_jail::zygote::process::ARGUMENT => {
             return casemate_jail::zygote::process::main();
         }

@@ -8,7 +8,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -61,13 +61,18 @@ pub(crate) mod handed {
     pub(crate) const RULES: u8 = b'r';
 }
 
-/// What this process was given.
-struct Given {
-    control: Packets,
-    handoff: OwnedFd,
-    messages: OwnedFd,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
+/// What this process was given for its jail.
+pub(crate) struct Given {
+    pub(crate) control: Packets,
+    pub(crate) handoff: OwnedFd,
+    pub(crate) messages: OwnedFd,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+}
+
+/// What is the same for every jail that shows a system, and named before there is a job.
+pub(crate) struct Shows {
+    ground: Ground,
     packages: OwnedFd,
     image: Option<OwnedFd>,
     venv: Option<OwnedFd>,
@@ -81,9 +86,24 @@ pub fn main() -> ExitCode {
         // There is nobody to tell: it was started by hand.
         Err(_) => return ExitCode::from(125),
     };
-    match run(given) {
+    match tell(&given.control, |_| Shows::take()) {
+        Ok(shows) => become_jail(given, shows, None),
+        Err(Told) => ExitCode::from(125),
+    }
+}
+
+/// What this process is from now on: a jail, with a filter that was compiled before, if one was.
+pub(crate) fn become_jail(given: Given, shows: Shows, filter: Option<Filter>) -> ExitCode {
+    match run(given, shows, filter) {
         Ok(code) => ExitCode::from(code),
         Err(Told) => ExitCode::from(125),
+    }
+}
+
+/// Tells the host why there is no jail.
+pub(crate) fn failed(given: &Given, why: &str) -> ExitCode {
+    match tell(&given.control, |_| Err::<(), _>(why.to_owned())) {
+        Ok(()) | Err(Told) => ExitCode::from(125),
     }
 }
 
@@ -95,10 +115,6 @@ impl Given {
             messages: take_fd(MESSAGES)?,
             stdout: take_fd(STDOUT)?,
             stderr: take_fd(STDERR)?,
-            packages: take_fd(PACKAGES)?,
-            image: None,
-            venv: None,
-            agent: None,
         })
     }
 
@@ -109,29 +125,79 @@ impl Given {
     }
 }
 
-/// An error here has been told to the host.
-fn run(mut given: Given) -> Result<u8, Told> {
-    // What is made here is for the guest to read, whatever the user's own mask says.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
-    let ground = tell(&given.control, |_| ground())?;
-    let mut keep = vec![
-        0, 1, 2, CONTROL, HANDOFF, MESSAGES, STDOUT, STDERR, PACKAGES,
-    ];
-    let shown = [
-        (ground.system != System::Host, &mut given.image, IMAGE),
-        (ground.venv.is_some(), &mut given.venv, VENV),
-        (ground.agent.is_some(), &mut given.agent, AGENT),
-    ];
-    for (named, fd, number) in shown {
-        if named {
-            let taken = take_fd(number).map_err(|error| format!("descriptor {number}: {error}"));
-            *fd = Some(tell(&given.control, |_| taken)?);
-            keep.push(number);
+impl Shows {
+    /// The folder of the packages, the root of an image, the packages of a virtual environment and the folder of an
+    /// agent, as the arguments name them; no words for what there is not.
+    pub(crate) fn take() -> Result<Self, String> {
+        let path = |place: usize, what: &str| {
+            let path = std::env::args_os().nth(place).map(PathBuf::from);
+            let path = path.ok_or_else(|| format!("{what} is not named"))?;
+            if path.as_os_str().is_empty() {
+                return Ok(None);
+            }
+            let absolute = path.is_absolute().then_some(path);
+            absolute
+                .map(Some)
+                .ok_or_else(|| format!("{what} is not an absolute path"))
+        };
+        let ground = Ground {
+            system: path(3, "the system")?.map_or(System::Host, System::Image),
+            packages: path(2, "the folder of the packages")?
+                .ok_or("the folder of the packages is not named")?,
+            venv: path(4, "the virtual environment")?,
+            agent: path(5, "the agent")?,
+        };
+        let take = |number| take_fd(number).map_err(|error| format!("descriptor {number}: {error}"));
+        let named = |named: bool, number| named.then(|| take(number)).transpose();
+        Ok(Self {
+            packages: take(PACKAGES)?,
+            image: named(ground.system != System::Host, IMAGE)?,
+            venv: named(ground.venv.is_some(), VENV)?,
+            agent: named(ground.agent.is_some(), AGENT)?,
+            ground,
+        })
+    }
+
+    /// The filter of its jails.
+    pub(crate) fn filter(&self) -> Filter {
+        Filter::compile(self.network())
+    }
+
+    const fn network(&self) -> Network {
+        if self.agent.is_some() {
+            Network::Loopback
+        } else {
+            Network::Nothing
         }
     }
+}
+
+/// Every descriptor that a jail is made with.
+fn kept(given: &Given, shows: &Shows) -> Vec<RawFd> {
+    let streams = [
+        given.control.as_fd(),
+        given.handoff.as_fd(),
+        given.messages.as_fd(),
+        given.stdout.as_fd(),
+        given.stderr.as_fd(),
+        shows.packages.as_fd(),
+    ];
+    let shown = [&shows.image, &shows.venv, &shows.agent];
+    let shown = shown.into_iter().flatten().map(AsFd::as_fd);
+    let all = streams.into_iter().chain(shown);
+    [0, 1, 2]
+        .into_iter()
+        .chain(all.map(|fd| fd.as_raw_fd()))
+        .collect()
+}
+
+/// An error here has been told to the host.
+fn run(mut given: Given, shows: Shows, filter: Option<Filter>) -> Result<u8, Told> {
+    // What is made here is for the guest to read, whatever the user's own mask says.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let identity = Identity::of_this_process();
     let number = std::process::id();
-    let steps = jail::leave(&keep);
+    let steps = jail::leave(&kept(&given, &shows));
     // Without a process table there is no process 1 who could say what else is missing.
     tell(&given.control, |_| jail::has_left(&steps))?;
     match tell(&given.control, |_| fork_init())? {
@@ -146,7 +212,7 @@ fn run(mut given: Given) -> Result<u8, Told> {
                 number,
                 parent,
             };
-            let armed = inside.arm(&mut given, ground, steps);
+            let armed = inside.arm(&mut given, shows, filter, steps);
             let (program, stdin) = tell(&given.control, |_| armed)?;
             match given.control.receive(true) {
                 Ok(Received::Packet(START, _)) => {
@@ -163,29 +229,6 @@ fn run(mut given: Given) -> Result<u8, Told> {
             Ok(0)
         }
     }
-}
-
-/// What this process is told before it has a job: the folder of the packages, the root of an image, the packages
-/// of a virtual environment and the folder of an agent; no words for what there is not.
-fn ground() -> Result<Ground, String> {
-    let path = |place: usize, what: &str| {
-        let path = std::env::args_os().nth(place).map(PathBuf::from);
-        let path = path.ok_or_else(|| format!("{what} is not named"))?;
-        if path.as_os_str().is_empty() {
-            return Ok(None);
-        }
-        let absolute = path.is_absolute().then_some(path);
-        absolute
-            .map(Some)
-            .ok_or_else(|| format!("{what} is not an absolute path"))
-    };
-    Ok(Ground {
-        system: path(3, "the system")?.map_or(System::Host, System::Image),
-        packages: path(2, "the folder of the packages")?
-            .ok_or("the folder of the packages is not named")?,
-        venv: path(4, "the virtual environment")?,
-        agent: path(5, "the agent")?,
-    })
 }
 
 /// What is started for the job.
@@ -208,28 +251,26 @@ impl Inside {
     fn arm(
         mut self,
         given: &mut Given,
-        ground: Ground,
+        shows: Shows,
+        filter: Option<Filter>,
         mut steps: Vec<Step>,
     ) -> Result<(Program, File), String> {
         self.parent.confined()?;
         let own = pidfd_open(getpid(), PidfdFlags::empty())
             .map_err(|error| format!("pidfd_open: {error}"))?;
         given.hand(handed::INIT, &own)?;
+        let network = shows.network();
+        let filter = filter.unwrap_or_else(|| shows.filter());
         let folders = Folders {
-            packages: given.packages.as_fd(),
-            image: given.image.as_ref().map(AsFd::as_fd),
-            venv: given.venv.as_ref().map(AsFd::as_fd),
-            agent: given.agent.as_ref().map(AsFd::as_fd),
+            packages: shows.packages.as_fd(),
+            image: shows.image.as_ref().map(AsFd::as_fd),
+            venv: shows.venv.as_ref().map(AsFd::as_fd),
+            agent: shows.agent.as_ref().map(AsFd::as_fd),
         };
-        let has_agent = ground.agent.is_some();
-        let bare = Bare::begin(ground, folders, &mut steps)?;
-        let network = if has_agent {
+        let bare = Bare::begin(shows.ground, folders, &mut steps)?;
+        if network == Network::Loopback {
             jail::loopback_up()?;
-            Network::Loopback
-        } else {
-            Network::Nothing
-        };
-        let filter = Filter::compile(network);
+        }
         // Here it waits, when it was started in advance.
         let job: WireJob = receive_job(given.control.as_fd())?;
         job.check()?;

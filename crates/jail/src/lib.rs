@@ -2,7 +2,8 @@
 //! control groups, with real processes, threads and native code.
 //!
 //! `probe`, `lower` and `drive` are the backend as every backend has them; `init` is the other process,
-//! which builds the walls and then starts Python. `spare` keeps some of them waiting; `zygote` keeps
+//! which builds the walls and then starts Python. `spare` keeps some of them waiting, which
+//! `maker` forks; `zygote` keeps
 //! interpreters that are forked into jails, and `measure` looks at what came of that. What is not peculiar to a jail is in `casemate-driver`.
 
 #![forbid(unsafe_code)]
@@ -14,6 +15,7 @@
 mod drive;
 pub mod init;
 mod lower;
+pub mod maker;
 mod measure;
 mod probe;
 mod session;

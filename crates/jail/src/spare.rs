@@ -4,22 +4,25 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, PipeWriter};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use casemate_driver::handover::{FAILED, hand_over, hear_walls};
-use casemate_driver::listen::{Lines, Processes, READY_WITHIN};
+use casemate_driver::listen::{Ends, Lines, Processes, READY_WITHIN};
 use casemate_driver::lowered::Lowered;
 use casemate_driver::packets::{Packets, Received};
 use casemate_driver::walls::accounting;
 use casemate_linux::cgroup::{Cgroup, Missing};
-use casemate_linux::{Exit as ProcessExit, Spawn, Step, handoff};
+use casemate_linux::{Child, Exit as ProcessExit, Spawn, Step, handoff};
 
 use crate::init::{self, handed};
+use crate::maker::{Maker, Wanted};
 use crate::shown::{Key, Shown};
+use crate::zygote::borrow;
 
 /// A jail without a job.
 ///
@@ -60,39 +63,51 @@ pub(crate) struct Handed {
 impl Spare {
     /// Starts the process that will build the walls, in its control groups.
     pub(crate) fn make(program: &Path, shown: &Shown) -> io::Result<Self> {
+        Self::made(shown, |ends, handing, cgroup| {
+            let mut spawn = show(Spawn::new(program).arg(init::ARGUMENT), shown)
+                .fd(&ends.control, init::CONTROL)
+                .fd(handing, init::HANDOFF)
+                .fd(&ends.messages, init::MESSAGES)
+                .fd(&ends.stdout, init::STDOUT)
+                .fd(&ends.stderr, init::STDERR);
+            if let Some(cgroup) = cgroup {
+                spawn = spawn.cgroup(cgroup);
+            }
+            spawn.spawn()
+        })
+    }
+
+    /// The same by a process that has one forked.
+    fn fork(maker: &mut Maker, shown: &Shown) -> io::Result<Self> {
+        Self::made(shown, |ends, handing, cgroup| {
+            let groups: Vec<OwnedFd> = match cgroup {
+                Some(cgroup) => cgroup.open_procs().collect::<io::Result<_>>()?,
+                None => Vec::new(),
+            };
+            maker.make(&Wanted {
+                control: ends.control.as_fd(),
+                handoff: handing.as_fd(),
+                messages: ends.messages.as_fd(),
+                stdout: ends.stdout.as_fd(),
+                stderr: ends.stderr.as_fd(),
+                groups: borrow(&groups),
+            })
+        })
+    }
+
+    fn made(
+        shown: &Shown,
+        start: impl FnOnce(&Ends, &UnixStream, Option<&Cgroup>) -> io::Result<Child>,
+    ) -> io::Result<Self> {
         let group = match shown.agent {
             None => Cgroup::reserve("jail"),
             Some(_) => Cgroup::reserve_freezable("session"),
         };
         let cgroup = group.map_err(|missing| missing.why);
         let (lines, ends) = Lines::make()?;
-        let (handed, handing) = std::os::unix::net::UnixStream::pair()?;
+        let (handed, handing) = UnixStream::pair()?;
         handed.set_nonblocking(true)?;
-        let mut spawn = Spawn::new(program)
-            .arg(init::ARGUMENT)
-            .arg(&shown.packages.path)
-            .arg(shown.image.as_ref().map_or("", |image| &image.path))
-            .arg(shown.venv.as_ref().map_or("", |venv| &venv.path))
-            .arg(shown.agent.as_ref().map_or("", |agent| &agent.path))
-            .fd(&ends.control, init::CONTROL)
-            .fd(&handing, init::HANDOFF)
-            .fd(&ends.messages, init::MESSAGES)
-            .fd(&ends.stdout, init::STDOUT)
-            .fd(&ends.stderr, init::STDERR)
-            .fd(&shown.packages.folder, init::PACKAGES);
-        if let Some(image) = &shown.image {
-            spawn = spawn.fd(&image.folder, init::IMAGE);
-        }
-        if let Some(venv) = &shown.venv {
-            spawn = spawn.fd(&venv.folder, init::VENV);
-        }
-        if let Some(agent) = &shown.agent {
-            spawn = spawn.fd(&agent.folder, init::AGENT);
-        }
-        if let Ok(cgroup) = &cgroup {
-            spawn = spawn.cgroup(cgroup);
-        }
-        let child = spawn.spawn()?;
+        let child = start(&ends, &handing, cgroup.as_ref().ok())?;
         Ok(Self {
             processes: Processes { child, init: None },
             lines,
@@ -180,6 +195,24 @@ impl Spare {
         };
         format!("the jail could not be built: {said}{how}")
     }
+}
+
+/// The program of jails that show a system, with the names and the folders of what is shown.
+pub(crate) fn show(spawn: Spawn, shown: &Shown) -> Spawn {
+    let optional = [
+        (&shown.image, init::IMAGE),
+        (&shown.venv, init::VENV),
+        (&shown.agent, init::AGENT),
+    ];
+    let spawn = spawn
+        .arg(&shown.packages.path)
+        .fd(&shown.packages.folder, init::PACKAGES);
+    optional
+        .into_iter()
+        .fold(spawn, |spawn, (opened, number)| match opened {
+            Some(opened) => spawn.arg(&opened.path).fd(&opened.folder, number),
+            None => spawn.arg(""),
+        })
 }
 
 /// How long it may take until all wait.
@@ -293,6 +326,8 @@ impl Shared {
     }
 
     fn refill(&self) {
+        // What forks them, of the system that was wanted last.
+        let mut maker: Option<Maker> = None;
         let mut waiting = self.waiting();
         while !waiting.over {
             let wanted = match &waiting.shown {
@@ -304,18 +339,28 @@ impl Shared {
                 }
             };
             drop(waiting);
-            // Where none can be made now, a run that needs one tries itself, and says why it cannot.
-            match Spare::make(&self.program, &wanted) {
+            match self.fork(&mut maker, &wanted) {
                 Ok(spare) => {
                     waiting = self.waiting();
                     waiting.jails.push(spare);
                 }
+                // A run that needs one makes it itself, and says why it cannot.
                 Err(_) => {
+                    maker = None;
                     let pause = self.changed.wait_timeout(self.waiting(), PAUSE);
                     waiting = pause.unwrap_or_else(PoisonError::into_inner).0;
                 }
             }
         }
         waiting.jails.clear();
+    }
+
+    fn fork(&self, maker: &mut Option<Maker>, shown: &Shown) -> io::Result<Spare> {
+        let key = shown.key()?;
+        let maker = match maker {
+            Some(maker) if maker.key == key => maker,
+            _ => maker.insert(Maker::start(&self.program, shown, key)?),
+        };
+        Spare::fork(maker, shown)
     }
 }

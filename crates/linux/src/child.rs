@@ -66,6 +66,20 @@ impl Child {
         }
     }
 
+    /// A child of this process that another one forked for it, of which this is a descriptor and its number here.
+    ///
+    /// # Errors
+    /// When it is no child of this process.
+    pub fn adopt(pid: u32, pidfd: OwnedFd) -> io::Result<Self> {
+        if sys::is_child(pidfd.as_fd()) {
+            Ok(Self::new(pid, pidfd))
+        } else {
+            Err(io::Error::other(
+                "a process that was made for this one is no child of it",
+            ))
+        }
+    }
+
     /// The process id. It names this child until it has been waited for.
     #[must_use]
     pub const fn pid(&self) -> u32 {

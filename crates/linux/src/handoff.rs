@@ -72,9 +72,23 @@ pub fn receive_marked(socket: impl AsFd) -> io::Result<(u8, OwnedFd)> {
 /// # Errors
 /// As [`receive`].
 pub fn receive_with<const MOST: usize>(socket: impl AsFd) -> io::Result<(Vec<u8>, OwnedFd)> {
-    let mut bytes = [0; MOST];
-    // Room for more than one, so that a sender that passes several is seen and what it passed closed.
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+    // A sender that passes several is seen, and what it passed closed.
+    let (data, mut fds) = receive_all::<MOST>(socket)?;
+    match (data.is_empty(), fds.pop(), fds.is_empty()) {
+        (false, Some(fd), true) => Ok((data, fd)),
+        _ => Err(not_one()),
+    }
+}
+
+/// Receives at most so many bytes with all descriptors that came with them, close-on-exec. No bytes are the end.
+///
+/// # Errors
+/// Those of `recvmsg`.
+pub fn receive_all<const BYTES: usize>(
+    socket: impl AsFd,
+) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let mut bytes = [0; BYTES];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC;
     let got = recvmsg(
@@ -89,10 +103,7 @@ pub fn receive_with<const MOST: usize>(socket: impl AsFd) -> io::Result<(Vec<u8>
             fds.extend(passed);
         }
     }
-    match (bytes.get(..got.bytes), fds.pop(), fds.is_empty()) {
-        (Some(data @ [_, ..]), Some(fd), true) => Ok((data.to_vec(), fd)),
-        _ => Err(not_one()),
-    }
+    Ok((bytes.iter().copied().take(got.bytes).collect(), fds))
 }
 
 fn not_one() -> io::Error {

@@ -27,6 +27,7 @@ pub mod enter;
 mod landlocked;
 mod limits;
 pub mod machine;
+pub mod maker;
 pub(crate) mod namespaces;
 pub mod procfs;
 pub mod root;

@@ -369,6 +369,54 @@ pub(crate) unsafe fn fork() -> io::Result<Option<i32>> {
     }
 }
 
+/// Splits the process in two that have the same parent. `None` is the new one; the old one gets a
+/// descriptor of it.
+///
+/// # Safety
+///
+/// As [`fork`]; and until the new process has forked once more it must not call what looks its thread up by the number
+/// that the C library remembers, which is the old one's: `raise`, and locks that know who holds them.
+pub(crate) unsafe fn fork_beside() -> io::Result<Option<OwnedFd>> {
+    /// The first version of the kernel's `struct clone_args`.
+    #[repr(C)]
+    struct CloneArgs([u64; 8]);
+    let mut pidfd: RawFd = -1;
+    let flags = libc::CLONE_PARENT | libc::CLONE_PIDFD;
+    let pidfd_at = std::ptr::from_mut(&mut pidfd).expose_provenance() as u64;
+    // The signal of its end is the one that this process has, as it must be where the parent is the same.
+    let mut args = CloneArgs([flags as u64, pidfd_at, 0, 0, 0, 0, 0, 0]);
+    // SAFETY: `args` has the layout and size that is passed; without a stack and without CLONE_VM the child goes on here
+    // on a copy of everything. The kernel writes the descriptor to `pidfd`, which lives.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            std::ptr::from_mut(&mut args),
+            size_of::<CloneArgs>(),
+        )
+    };
+    match check(pid)? {
+        0 => Ok(None),
+        // SAFETY: the kernel has just opened this descriptor for us, close-on-exec, and nothing else knows its number.
+        _ => Ok(Some(unsafe { OwnedFd::from_raw_fd(pidfd) })),
+    }
+}
+
+/// Whether the process that a descriptor names is a child of this one, alive or not yet waited for.
+pub(crate) fn is_child(pidfd: BorrowedFd<'_>) -> bool {
+    // SAFETY: null out-pointers are allowed, and the descriptor is borrowed for the call.
+    let rc = unsafe {
+        libc::syscall(
+            libc::SYS_waitid,
+            libc::P_PIDFD,
+            pidfd.as_raw_fd(),
+            std::ptr::null_mut::<libc::siginfo_t>(),
+            libc::WEXITED | libc::WNOHANG | libc::WNOWAIT,
+            std::ptr::null_mut::<libc::rusage>(),
+        )
+    };
+    rc == 0
+}
+
 /// Ignores `SIGCHLD`, so that children are reaped by the kernel as they end.
 pub(crate) fn ignore_children() -> io::Result<()> {
     // SAFETY: SIG_IGN is no function, so no code of ours can run on the signal.

@@ -17,15 +17,8 @@ const TESTS: &[(&str, fn())] = &[("passes_the_suite", passes_the_suite)];
 fn main() {
     let mut args = std::env::args_os().skip(1);
     let first = args.next();
-    if first.as_deref() == Some(std::ffi::OsStr::new(casemate_jail::init::ARGUMENT)) {
-        std::process::exit(support::init());
-    }
-    if first.as_deref()
-        == Some(std::ffi::OsStr::new(
-            casemate_jail::zygote::process::ARGUMENT,
-        ))
-    {
-        std::process::exit(support::zygote());
+    if let Some(code) = first.as_deref().and_then(support::part) {
+        std::process::exit(code);
     }
     if first.as_deref() == Some(std::ffi::OsStr::new(rootless::AS_NOBODY)) {
         let conditions = args.next().and_then(|arg| arg.into_string().ok());

@@ -1,28 +1,29 @@
 //! The backend over this program, the set-up it needs, and a list of tests run one by one.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use casemate_backend::contract::Cancel;
 use casemate_backend::plan::Plan;
 use casemate_backend::setup::{Progress, Unit};
 use casemate_backend::suite::{self, Seen};
 use casemate_driver::walls::lost_to_the_processor;
-use casemate_jail::JailBackend;
+use casemate_jail::{JailBackend, init, maker, zygote};
 use casemate_jail::setup::{Store, set_up};
 use casemate_model::guarantee::{Guarantee, Guarantees};
 use casemate_model::receipt::{Receipt, Wall};
 
-/// This program as the first process of a jail.
-pub(crate) fn init() -> i32 {
+/// This program as one of the other processes of a jail, by its first argument: how that ended.
+pub(crate) fn part(first: &OsStr) -> Option<i32> {
+    let parts: [(&str, fn() -> ExitCode); 3] = [
+        (init::ARGUMENT, init::main),
+        (maker::process::ARGUMENT, maker::process::main),
+        (zygote::process::ARGUMENT, zygote::process::main),
+    ];
+    let (_, main) = parts.into_iter().find(|(name, _)| first == *name)?;
     // The code is what the kernel is given either way; `ExitCode` does not tell it.
-    let code = casemate_jail::init::main();
-    i32::from(code != std::process::ExitCode::SUCCESS)
-}
-
-/// This program as a zygote.
-pub(crate) fn zygote() -> i32 {
-    let code = casemate_jail::zygote::process::main();
-    i32::from(code != std::process::ExitCode::SUCCESS)
+    Some(i32::from(main() != ExitCode::SUCCESS))
 }
 
 /// The backend, with this program.
