@@ -31,7 +31,7 @@ use crate::lower::lower;
 use crate::measure::{self, Expected};
 use crate::shown::Shown;
 use crate::spare::{GuestEnds, Handed, Spare, Spares};
-use crate::zygote::{Born, Loaded, Taken, Zygote, Zygotes, borrow};
+use crate::zygote::{Born, Loaded, Taken, Zygote, Zygotes};
 use crate::{probe, walls};
 
 /// How often the two channels are looked at while a child comes into its jail.
@@ -88,6 +88,23 @@ enum Start {
     Zygote(Arc<Zygote>),
     /// A new one, and why.
     Cold(String),
+}
+
+impl Start {
+    const fn zygote(&self) -> Option<&Arc<Zygote>> {
+        match self {
+            Self::Zygote(zygote) => Some(zygote),
+            Self::Cold(_) => None,
+        }
+    }
+}
+
+/// What is in a jail before its walls are up.
+enum Begins {
+    /// Nothing, and why it is no child of a zygote.
+    Cold(String),
+    /// A child of a zygote, which waits.
+    Warm(Born, Arc<Zygote>),
 }
 
 /// Why there is no child in a jail whose walls stand.
@@ -164,11 +181,23 @@ impl JailBackend {
             .as_ref()
             // Those of another system are not to be made for one run.
             .filter(|_| shown.image.is_none() && shown.venv.is_none())
-            .and_then(|(spares, _)| spares.take(shown));
+            .and_then(|(spares, _)| spares.take(shown, start.zygote()))
+            // The interpreter that process 1 starts is alone in its jail.
+            .and_then(|spare| match start {
+                Start::Cold(_) => spare.without_child(),
+                Start::Zygote(_) => Some(spare),
+            });
         let mut spare = match taken {
             Some(spare) => spare,
             None => Spare::make(&self.program, shown)
                 .map_err(|error| CreateError::Fault(format!("starting the jail: {error}")))?,
+        };
+        let begins = match start {
+            Start::Cold(why) => Begins::Cold(why),
+            Start::Zygote(zygote) => match spare.child_of(&zygote) {
+                Ok(born) => Begins::Warm(born, zygote),
+                Err(why) => return self.build(lowered, shown, Start::Cold(why)),
+            },
         };
         let mut steps = spare.limit(lowered);
         let armed = spare.arm(lowered);
@@ -179,9 +208,9 @@ impl JailBackend {
             handed,
             steps,
         };
-        match start {
-            Start::Cold(why) => Ok(made.cold(lowered, &why)),
-            Start::Zygote(zygote) => match made.enter(lowered, zygote) {
+        match begins {
+            Begins::Cold(why) => Ok(made.cold(lowered, &why)),
+            Begins::Warm(born, zygote) => match made.enter(lowered, born, zygote) {
                 Ok(made) => Ok(made),
                 // Never a jail in which something else was tried: another one.
                 Err(Unentered(why)) => self.build(lowered, shown, Start::Cold(why)),
@@ -254,6 +283,7 @@ impl Made {
     fn enter(
         self,
         lowered: &Lowered<'_>,
+        born: Born,
         zygote: Arc<Zygote>,
     ) -> Result<(JailSandbox, Vec<Step>), Unentered> {
         let Self {
@@ -281,7 +311,7 @@ impl Made {
                 cgroup: cgroup.as_ref().ok(),
                 zygote: &zygote,
             };
-            entering.enter(lowered, number).map_err(Unentered)?
+            entering.enter(lowered, born, number).map_err(Unentered)?
         };
         let mut steps = measure::merge(steps, measured).map_err(Unentered)?;
         steps.push(walls::shared_layout(zygote.pid()));
@@ -321,13 +351,14 @@ struct Entering<'a> {
 }
 
 impl Entering<'_> {
-    fn enter(self, lowered: &Lowered<'_>, number: u32) -> Result<(Packets, Vec<Step>), String> {
+    fn enter(
+        self,
+        lowered: &Lowered<'_>,
+        mut born: Born,
+        number: u32,
+    ) -> Result<(Packets, Vec<Step>), String> {
         let confinement = confinement(&lowered.job, Identity::of_process(number), number);
-        let groups = self.cgroup.map(|cgroup| cgroup.open_procs().collect());
-        let groups: Vec<OwnedFd> = groups
-            .unwrap_or_else(|| Ok(Vec::new()))
-            .map_err(|error: io::Error| format!("the control groups: {error}"))?;
-        let calls = calls(&confinement, groups.len())?;
+        let calls = calls(&confinement)?;
         let Handed { init, stdin, .. } = self.handed;
         let rules = self.handed.rules.as_ref();
         let taken = Taken {
@@ -337,13 +368,12 @@ impl Entering<'_> {
             stderr: self.ends.stderr.as_fd(),
             init: init.as_fd(),
             rules: rules.ok_or("the kernel has no Landlock")?.as_fd(),
-            groups: borrow(&groups),
         };
         let environment = lowered.job.env.iter();
         let environment: Vec<String> = environment
             .map(|(name, value)| format!("{name}={value}"))
             .collect();
-        let mut born = self.zygote.fork(&calls, &taken)?;
+        born.enter(&calls, &taken)?;
         hear_ready(&mut self.lines.messages, &mut born)?;
         let expected = Expected {
             pid: born.pid,
@@ -376,6 +406,8 @@ fn hear_ready(messages: &mut Packets, born: &mut Born) -> Result<(), String> {
         }
         match born.line.receive(false) {
             Ok(Received::Nothing) => {}
+            // Before it had a channel of its own.
+            Ok(Received::Packet(FAILED, why)) => return Err(said(&why)),
             // What it said before it ended is on the other channel.
             _ => match messages.receive(false) {
                 Ok(Received::Packet(FAILED, why)) => return Err(said(&why)),

@@ -147,7 +147,8 @@ impl Shows {
             venv: path(4, "the virtual environment")?,
             agent: path(5, "the agent")?,
         };
-        let take = |number| take_fd(number).map_err(|error| format!("descriptor {number}: {error}"));
+        let take =
+            |number| take_fd(number).map_err(|error| format!("descriptor {number}: {error}"));
         let named = |named: bool, number| named.then(|| take(number)).transpose();
         Ok(Self {
             packages: take(PACKAGES)?,

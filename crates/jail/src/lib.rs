@@ -2,9 +2,9 @@
 //! control groups, with real processes, threads and native code.
 //!
 //! `probe`, `lower` and `drive` are the backend as every backend has them; `init` is the other process,
-//! which builds the walls and then starts Python. `spare` keeps some of them waiting, which
-//! `maker` forks; `zygote` keeps
-//! interpreters that are forked into jails, and `measure` looks at what came of that. What is not peculiar to a jail is in `casemate-driver`.
+//! which builds the walls and then starts Python. `spare` keeps some of them waiting, which `maker` forks; `zygote`
+//! keeps interpreters that are forked into jails, and `measure` looks at what came of that. What is not peculiar to a
+//! jail is in `casemate-driver`.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(

@@ -7,14 +7,14 @@ use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use casemate_driver::handover::{FAILED, hand_over, hear_walls};
 use casemate_driver::listen::{Ends, Lines, Processes, READY_WITHIN};
 use casemate_driver::lowered::Lowered;
-use casemate_driver::packets::{Packets, Received};
+use casemate_driver::packets::{Packets, Received, wait_readable};
 use casemate_driver::walls::accounting;
 use casemate_linux::cgroup::{Cgroup, Missing};
 use casemate_linux::{Child, Exit as ProcessExit, Spawn, Step, handoff};
@@ -22,20 +22,30 @@ use casemate_linux::{Child, Exit as ProcessExit, Spawn, Step, handoff};
 use crate::init::{self, handed};
 use crate::maker::{Maker, Wanted};
 use crate::shown::{Key, Shown};
-use crate::zygote::borrow;
+use crate::zygote::{Born, Zygote, borrow};
 
 /// A jail without a job.
 ///
 /// The fields are dropped in their order: first the processes, then what they were in.
 #[derive(Debug)]
 pub(crate) struct Spare {
+    early: Option<Early>,
     pub(crate) processes: Processes,
     pub(crate) lines: Lines,
     /// The guest's ends.
     pub(crate) ends: GuestEnds,
     handed: OwnedFd,
+    /// What was handed over.
+    all: BTreeMap<u8, OwnedFd>,
     pub(crate) cgroup: Result<Cgroup, String>,
     key: Key,
+}
+
+/// A child that was forked into a jail before there was a job, and the zygote that it is of.
+#[derive(Debug)]
+struct Early {
+    born: Born,
+    zygote: Arc<Zygote>,
 }
 
 /// What the guest itself is given. The end that process 1 has is in nobody else's hands, so that it is heard
@@ -80,10 +90,7 @@ impl Spare {
     /// The same by a process that has one forked.
     fn fork(maker: &mut Maker, shown: &Shown) -> io::Result<Self> {
         Self::made(shown, |ends, handing, cgroup| {
-            let groups: Vec<OwnedFd> = match cgroup {
-                Some(cgroup) => cgroup.open_procs().collect::<io::Result<_>>()?,
-                None => Vec::new(),
-            };
+            let groups = entrances(cgroup)?;
             maker.make(&Wanted {
                 control: ends.control.as_fd(),
                 handoff: handing.as_fd(),
@@ -109,6 +116,7 @@ impl Spare {
         handed.set_nonblocking(true)?;
         let child = start(&ends, &handing, cgroup.as_ref().ok())?;
         Ok(Self {
+            early: None,
             processes: Processes { child, init: None },
             lines,
             ends: GuestEnds {
@@ -117,6 +125,7 @@ impl Spare {
                 stderr: ends.stderr,
             },
             handed: handed.into(),
+            all: BTreeMap::new(),
             cgroup,
             key: shown.key()?,
         })
@@ -129,7 +138,72 @@ impl Spare {
 
     /// Whether it still waits, and shows this system.
     fn fits(&mut self, key: &Key) -> bool {
-        *key == self.key && matches!(self.processes.child.try_wait(), Ok(None))
+        *key == self.key
+            && matches!(self.processes.child.try_wait(), Ok(None))
+            && !self
+                .early
+                .as_ref()
+                .is_some_and(|early| early.zygote.ended())
+    }
+
+    /// Whether a child of this zygote waits in it.
+    fn has(&self, zygote: &Arc<Zygote>) -> bool {
+        let early = self.early.as_ref();
+        early.is_some_and(|early| Arc::ptr_eq(&early.zygote, zygote))
+    }
+
+    /// Has a child of this zygote wait in it.
+    fn expect(&mut self, zygote: Arc<Zygote>) -> Result<(), String> {
+        let born = self.fork_child(&zygote)?;
+        self.early = Some(Early { born, zygote });
+        Ok(())
+    }
+
+    fn fork_child(&mut self, zygote: &Zygote) -> Result<Born, String> {
+        let cgroup = self.cgroup.as_ref().ok();
+        let groups = entrances(cgroup).map_err(|error| format!("the control groups: {error}"))?;
+        if !self.all.contains_key(&handed::INIT) {
+            // Process 1 says what is wrong on its other channel, or ends.
+            let fds = [self.handed.as_fd(), self.lines.control.as_fd()];
+            wait_readable(&fds, READY_WITHIN).map_err(|error| error.to_string())?;
+            self.receive().map_err(|error| error.to_string())?;
+        }
+        let init = self.all.get(&handed::INIT);
+        let init = init.ok_or("there is no process 1")?;
+        zygote.fork(init.as_fd(), &borrow(&groups))
+    }
+
+    /// The child of this zygote that waits in it, or a new one; whoever else waits is ended.
+    pub(crate) fn child_of(&mut self, zygote: &Arc<Zygote>) -> Result<Born, String> {
+        if self.has(zygote)
+            && let Some(early) = self.early.take()
+        {
+            return Ok(early.born);
+        }
+        self.dismiss()?;
+        self.fork_child(zygote)
+    }
+
+    /// The same with nobody in it but process 1; nothing where that cannot be had.
+    pub(crate) fn without_child(mut self) -> Option<Self> {
+        self.dismiss().is_ok().then_some(self)
+    }
+
+    /// Ends who waits in it.
+    fn dismiss(&mut self) -> Result<(), String> {
+        let early = self.early.take();
+        early.map_or(Ok(()), |early| early.born.dismiss())
+    }
+
+    /// What has been handed over by now.
+    fn receive(&mut self) -> io::Result<()> {
+        loop {
+            match handoff::receive_marked(&self.handed) {
+                Ok((what, fd)) => drop(self.all.insert(what, fd)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Sets the limits of the control groups: what was asked and what the kernel gave.
@@ -151,14 +225,8 @@ impl Spare {
         let deadline = Instant::now() + READY_WITHIN;
         let steps = hear_walls(&mut self.lines.control, deadline)?;
         // All of it was handed over before the walls were reported.
-        let mut all = BTreeMap::new();
-        loop {
-            match handoff::receive_marked(&self.handed) {
-                Ok((what, fd)) => drop(all.insert(what, fd)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
+        self.receive()?;
+        let mut all = std::mem::take(&mut self.all);
         let missing = || io::Error::other("process 1 did not hand over all it has");
         let scratch = match all.remove(&handed::SCRATCH) {
             Some(scratch) => scratch,
@@ -215,6 +283,11 @@ pub(crate) fn show(spawn: Spawn, shown: &Shown) -> Spawn {
         })
 }
 
+/// The files through which a process enters control groups, where there are any.
+fn entrances(cgroup: Option<&Cgroup>) -> io::Result<Vec<OwnedFd>> {
+    cgroup.map_or_else(|| Ok(Vec::new()), |cgroup| cgroup.open_procs().collect())
+}
+
 /// How long it may take until all wait.
 const FULL_WITHIN: Duration = Duration::from_secs(10);
 /// How long the thread that makes them pauses when one could not be made.
@@ -241,6 +314,8 @@ struct Waiting {
     jails: Vec<Spare>,
     /// Of which system more are to be made.
     shown: Option<Arc<Shown>>,
+    /// The zygotes that runs began from, the last one first.
+    used: Vec<Weak<Zygote>>,
     /// Nobody wants them any more.
     over: bool,
 }
@@ -267,10 +342,20 @@ impl Spares {
         })
     }
 
-    /// One that waits, if there is one, and a word to make another.
-    pub(crate) fn take(&self, shown: &Shown) -> Option<Spare> {
+    /// One that waits, if there is one, and a word to make another: best one in which a child of this zygote waits.
+    pub(crate) fn take(&self, shown: &Shown, zygote: Option<&Arc<Zygote>>) -> Option<Spare> {
         let mut waiting = self.of_this(shown).ok()?;
-        let spare = waiting.jails.pop();
+        let jails = &waiting.jails;
+        let fitting = jails
+            .iter()
+            .position(|spare| zygote.is_some_and(|zygote| spare.has(zygote)))
+            .or_else(|| jails.iter().position(|spare| spare.early.is_none()))
+            .or_else(|| jails.len().checked_sub(1));
+        let spare = fitting.map(|at| waiting.jails.swap_remove(at));
+        if let Some(zygote) = zygote {
+            let wanted = self.shared.wanted;
+            waiting.use_now(zygote, wanted);
+        }
         drop(waiting);
         self.shared.changed.notify_one();
         spare
@@ -320,6 +405,23 @@ impl Drop for Spares {
     }
 }
 
+impl Waiting {
+    fn use_now(&mut self, zygote: &Arc<Zygote>, most: usize) {
+        let own = Arc::downgrade(zygote);
+        self.used.retain(|other| !other.ptr_eq(&own));
+        self.used.insert(0, own);
+        self.used.truncate(most);
+    }
+
+    /// The zygote of which a child is to wait in the next jail: the one used last of which none waits, or of them all.
+    fn next(&self) -> Option<Arc<Zygote>> {
+        let used: Vec<_> = self.used.iter().filter_map(Weak::upgrade).collect();
+        let waits = |zygote: &Arc<Zygote>| self.jails.iter().any(|spare| spare.has(zygote));
+        let without = used.iter().find(|zygote| !waits(zygote));
+        without.or(used.first()).cloned()
+    }
+}
+
 impl Shared {
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
@@ -330,8 +432,10 @@ impl Shared {
         let mut maker: Option<Maker> = None;
         let mut waiting = self.waiting();
         while !waiting.over {
-            let wanted = match &waiting.shown {
-                Some(shown) if waiting.jails.len() < self.wanted => Arc::clone(shown),
+            let (wanted, zygote) = match &waiting.shown {
+                Some(shown) if waiting.jails.len() < self.wanted => {
+                    (Arc::clone(shown), waiting.next())
+                }
                 _ => {
                     let woken = self.changed.wait(waiting);
                     waiting = woken.unwrap_or_else(PoisonError::into_inner);
@@ -340,7 +444,11 @@ impl Shared {
             };
             drop(waiting);
             match self.fork(&mut maker, &wanted) {
-                Ok(spare) => {
+                Ok(mut spare) => {
+                    // Where no child can be forked in advance, the run that takes the jail tries it, and says why not.
+                    if let Some(zygote) = zygote {
+                        spare.expect(zygote).ok();
+                    }
                     waiting = self.waiting();
                     waiting.jails.push(spare);
                 }

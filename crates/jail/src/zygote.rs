@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use casemate_driver::handover::{BORN, FAILED, READY};
+use casemate_driver::handover::{BORN, ENDED, FAILED, READY};
 use casemate_driver::outside::Process;
 use casemate_driver::packets::{Packets, Received, wait_readable};
-use casemate_linux::jail::enter::{Call, passed};
+use casemate_linux::jail::enter::{Call, begin, forked, passed};
 use casemate_linux::{Child, Spawn, handoff};
 use casemate_model::job::TenantId;
+use rustix::net::{Shutdown, shutdown};
 use rustix::process::Pid;
 use rustix::thread::{sched_getaffinity, sched_setaffinity};
 use serde::Serialize;
@@ -133,16 +134,17 @@ pub(crate) struct Zygote {
     key: Key,
 }
 
-/// A child of a zygote, in a jail and not yet told to begin.
+/// A child of a zygote, in the process table and the control groups of a jail. It ends when this is dropped before it has
+/// come under the walls.
 #[derive(Debug)]
 pub(crate) struct Born {
     /// Its number here.
     pub(crate) pid: u32,
-    /// Where the zygote tells how it ended.
+    /// Where it waits for what it has to do, and the zygote tells how it ended.
     pub(crate) line: Packets,
 }
 
-/// What a child takes with it, in the order that its calls count on.
+/// What a child takes with it into a jail.
 #[derive(Debug)]
 pub(crate) struct Taken<'a> {
     pub(crate) messages: BorrowedFd<'a>,
@@ -151,7 +153,6 @@ pub(crate) struct Taken<'a> {
     pub(crate) stderr: BorrowedFd<'a>,
     pub(crate) init: BorrowedFd<'a>,
     pub(crate) rules: BorrowedFd<'a>,
-    pub(crate) groups: Vec<BorrowedFd<'a>>,
 }
 
 #[derive(Serialize)]
@@ -220,14 +221,20 @@ impl Zygote {
         wait_readable(&[self.child.pidfd()], Duration::ZERO).unwrap_or(true)
     }
 
-    /// Has a child forked, which makes the calls and then waits on its channel.
-    pub(crate) fn fork(&self, calls: &[Call], taken: &Taken<'_>) -> Result<Born, String> {
+    /// Has a child forked into the jail that has this process 1, and into these control groups.
+    pub(crate) fn fork(
+        &self,
+        init: BorrowedFd<'_>,
+        groups: &[BorrowedFd<'_>],
+    ) -> Result<Born, String> {
         let failed = |error: io::Error| format!("asking the zygote: {error}");
         let (mut line, end) = Packets::pair().map_err(failed)?;
-        let request = serde_json::to_vec(&Request { calls }).map_err(|e| e.to_string())?;
+        let passed = [(forked::INIT, init)].into_iter();
+        let groups = groups.iter().copied().enumerate();
+        let passed = passed.chain(groups.map(|(index, fd)| (forked::GROUPS + index, fd)));
         let mut fds = vec![end.as_fd()];
-        fds.extend(taken.in_order());
-        handoff::send_with(&self.control, &request, &fds).map_err(failed)?;
+        fds.extend(in_order(passed));
+        send(&self.control, &begin(fds.len() - 1 - forked::GROUPS), &fds).map_err(failed)?;
         drop(end);
         match line.receive_until(Instant::now() + BORN_WITHIN) {
             Ok(Received::Packet(BORN, number)) => {
@@ -246,22 +253,44 @@ impl Zygote {
     }
 }
 
-impl Taken<'_> {
-    fn in_order(&self) -> Vec<BorrowedFd<'_>> {
-        let first = [
-            (passed::MESSAGES, self.messages),
-            (passed::STDIN, self.stdin),
-            (passed::STDOUT, self.stdout),
-            (passed::STDERR, self.stderr),
-            (passed::INIT, self.init),
-            (passed::RULES, self.rules),
+impl Born {
+    /// Has it make these calls, after which it waits on its channel.
+    pub(crate) fn enter(&self, calls: &[Call], taken: &Taken<'_>) -> Result<(), String> {
+        let passed = [
+            (passed::MESSAGES, taken.messages),
+            (passed::STDIN, taken.stdin),
+            (passed::STDOUT, taken.stdout),
+            (passed::STDERR, taken.stderr),
+            (passed::INIT, taken.init),
+            (passed::RULES, taken.rules),
         ];
-        let groups = self.groups.iter().copied().enumerate();
-        let groups = groups.map(|(index, fd)| (passed::GROUPS + index, fd));
-        let mut all: Vec<_> = first.into_iter().chain(groups).collect();
-        all.sort_by_key(|(place, _)| *place);
-        all.into_iter().map(|(_, fd)| fd).collect()
+        send(&self.line, calls, &in_order(passed))
+            .map_err(|error| format!("asking the zygote's child: {error}"))
     }
+
+    /// Ends it, and waits for that.
+    pub(crate) fn dismiss(mut self) -> Result<(), String> {
+        let failed = |error: io::Error| format!("ending a child that waited: {error}");
+        shutdown(&self.line, Shutdown::Write).map_err(|error| failed(error.into()))?;
+        match self.line.receive_until(Instant::now() + BORN_WITHIN) {
+            Ok(Received::Packet(ENDED, _)) => Ok(()),
+            Ok(_) => Err("a child that waited did not end".to_owned()),
+            Err(error) => Err(failed(error)),
+        }
+    }
+}
+
+/// A list of calls with the descriptors that it counts on.
+fn send(to: &Packets, calls: &[Call], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let request = serde_json::to_vec(&Request { calls }).map_err(io::Error::other)?;
+    handoff::send_with(to, &request, fds)
+}
+
+/// Descriptors in the order of their places.
+fn in_order<'a>(passed: impl IntoIterator<Item = (usize, BorrowedFd<'a>)>) -> Vec<BorrowedFd<'a>> {
+    let mut all: Vec<_> = passed.into_iter().collect();
+    all.sort_by_key(|(place, _)| *place);
+    all.into_iter().map(|(_, fd)| fd).collect()
 }
 
 /// The zygotes of an engine.

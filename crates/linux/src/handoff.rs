@@ -84,9 +84,7 @@ pub fn receive_with<const MOST: usize>(socket: impl AsFd) -> io::Result<(Vec<u8>
 ///
 /// # Errors
 /// Those of `recvmsg`.
-pub fn receive_all<const BYTES: usize>(
-    socket: impl AsFd,
-) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+pub fn receive_all<const BYTES: usize>(socket: impl AsFd) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
     let mut bytes = [0; BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

@@ -21,13 +21,17 @@ _REQUEST_MAX = 64 * 1024
 _MOST_DESCRIPTORS = 32
 # What the host hears: on the control channel once, then on the line that came with each request.
 _READY, _FAILED, _BORN, _ENDED = b"\2", b"\x0d", b"\x14", b"\x0c"
-# The line, process 1 of the jail and the child's channel, among the descriptors of a request.
+# The line and process 1 of the jail among the descriptors of a request; the first calls count from behind the line.
 _LINE, _PASSED = 0, 1
-_MESSAGES, _INIT = _PASSED + 0, _PASSED + 4
+_INIT = _PASSED + 0
+# The child's channel among the descriptors of its second list.
+_MESSAGES = 0
 _HUGE, _MADV_COLLAPSE = 2 << 20, 25
 # Where this lies in the root that was made for it, and how large the folder is that it may write to.
 _PACKAGES, _SCRATCH_MOST = "/opt/casemate/site-packages/", 64 << 20
 _NEW_PROCESS_TABLE = 0x20000000
+# Behind every descriptor there can be.
+_ALL = 2**31 - 1
 
 
 class _Program(ctypes.Structure):
@@ -225,18 +229,46 @@ def _tell(fd, error):
 
 
 def _child(host, libc, message, fds):
-    """In the child: come under the walls, then be the driver. Never returns."""
+    """In the child: wait in the jail for its job, come under the walls, then be the driver. Never returns."""
+    line = fds[_LINE]
     try:
         # Its number is about to be the guest's channel.
         host.detach()
-        for call in json.loads(message)["calls"]:
-            _make(libc, call, fds[_PASSED:])
+        _close_but(fds)
+        _make_all(libc, message, fds[_PASSED:])
+        channel = socket.socket(fileno=line)
+        message, fds, _, _ = socket.recv_fds(channel, _REQUEST_MAX, _MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+        if not message:
+            # No job comes, or another child will have it.
+            os._exit(0)
+        # The calls close it.
+        channel.detach()
+    except BaseException as error:
+        _tell(line, error)
+        os._exit(125)
+    try:
+        _make_all(libc, message, fds)
         renew()
     except BaseException as error:
         # Until the calls have placed it the channel has the number that it came with.
         _tell(fds[_MESSAGES], error) or _tell(native.CHANNEL, error)
         os._exit(125)
     native.run(native.wait_for_word)
+
+
+def _close_but(fds):
+    """Close what is the zygote's and its other children's. That one number stays taken, so that none comes under it."""
+    os.dup2(0, CONTROL)
+    first = CONTROL + 1
+    for fd in sorted(fds):
+        os.closerange(first, fd)
+        first = fd + 1
+    os.closerange(first, _ALL)
+
+
+def _make_all(libc, message, fds):
+    for call in json.loads(message)["calls"]:
+        _make(libc, call, fds)
 
 
 def _make(libc, call, fds):

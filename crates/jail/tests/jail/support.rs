@@ -9,8 +9,8 @@ use casemate_backend::plan::Plan;
 use casemate_backend::setup::{Progress, Unit};
 use casemate_backend::suite::{self, Seen};
 use casemate_driver::walls::lost_to_the_processor;
-use casemate_jail::{JailBackend, init, maker, zygote};
 use casemate_jail::setup::{Store, set_up};
+use casemate_jail::{JailBackend, init, maker, zygote};
 use casemate_model::guarantee::{Guarantee, Guarantees};
 use casemate_model::receipt::{Receipt, Wall};
 

@@ -29,6 +29,11 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("warm_randomness_differs_between_runs", randomness),
     ("a_policy_that_asks_for_it_starts_cold", asked_for_cold),
     (
+        "nobody_waits_any_more_where_another_program_begins",
+        nobody_waits_any_more,
+    ),
+    ("a_dead_maker_of_jails_is_replaced", dead_maker),
+    (
         "a_dead_zygote_is_replaced_and_the_run_starts_cold",
         dead_zygote,
     ),
@@ -246,6 +251,61 @@ fn asked_for_cold() {
     let (_sandbox, receipt) = backend.create(&plan).unwrap();
     assert!(layout(&receipt).unwrap().contains("the policy asks"));
     receipt.satisfies(&plan.asked).unwrap();
+}
+
+fn nobody_waits_any_more() {
+    let Some((backend, _)) = warm() else { return };
+    let code = "import os\n\
+        others = {int(name) for name in os.listdir('/proc') if name.isdigit()} - {1, os.getpid()}\n\
+        print({name: open(f'/proc/{name}/comm').read() for name in others})";
+    let mut cold = plan_without(code, &lacking());
+    cold.asked.insert(Guarantee::LayoutFresh);
+    let plans = [
+        (plan_that_loads(code, &[]), true),
+        (plan_without(code, &lacking()), true),
+        (cold, false),
+    ];
+    // The third time round a child of each zygote has waited in a jail that another took.
+    for (plan, warm) in plans.iter().cycle().take(9) {
+        let (sandbox, receipt) = backend.create(plan).unwrap();
+        assert_eq!(casemate_jail::is_warm(&receipt), *warm);
+        drop(sandbox);
+        backend.wait_warm(&plan.tenant).unwrap();
+        let seen = suite::run(&backend, plan, &Cancel::new()).unwrap();
+        assert_eq!(seen.stdout, "{}\n", "{}", seen.stderr);
+        backend.wait_warm(&plan.tenant).unwrap();
+    }
+}
+
+/// The network namespace of a process.
+fn network(process: &str) -> Option<std::path::PathBuf> {
+    std::fs::read_link(format!("/proc/{process}/ns/net")).ok()
+}
+
+/// The processes of this one that make jails.
+fn makers() -> Vec<u32> {
+    let argument = casemate_jail::maker::process::ARGUMENT.as_bytes();
+    let own = living_below(std::process::id()).into_iter();
+    let makes = |pid: &u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        // Each jail that it made has its command line too, and a network of its own.
+        line.split(|byte| *byte == 0).nth(1) == Some(argument)
+            && network(&pid.to_string()) == network("self")
+    };
+    own.filter(makes).collect()
+}
+
+fn dead_maker() {
+    let Some((backend, _)) = warm() else { return };
+    let before = makers();
+    assert_eq!(before.len(), 1, "{before:?}");
+    kill_and_wait(before[0]);
+    for _ in 0..4 {
+        assert_eq!(run(&backend, "print(1)").stdout, "1\n");
+    }
+    backend.wait_warm(&plan_for("").tenant).unwrap();
+    let after = makers();
+    assert!(after.len() == 1 && after != before, "{after:?}");
 }
 
 fn kill_and_wait(pid: u32) {

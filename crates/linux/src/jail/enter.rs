@@ -11,13 +11,22 @@ use rustix::process::Resource;
 use serde::Serialize;
 
 use super::landlocked::WITNESS;
+use super::zygote::KEPT;
 use super::{Confinement, limits};
 use crate::limit::Limit;
 use crate::lockdown::{self, Identity};
 use crate::processor;
 use crate::step::failed;
 
-/// Where the descriptors that come with a list stand in it.
+/// Where the descriptors stand that come with the first list.
+pub mod forked {
+    /// Process 1 of the jail.
+    pub const INIT: usize = 0;
+    /// The first of the files through which a process enters the control groups.
+    pub const GROUPS: usize = 1;
+}
+
+/// Where the descriptors stand that come with the second list.
 pub mod passed {
     /// The guest's channel to the host.
     pub const MESSAGES: usize = 0;
@@ -31,8 +40,6 @@ pub mod passed {
     pub const INIT: usize = 4;
     /// The Landlock rules.
     pub const RULES: usize = 5;
-    /// The first of the files through which a process enters the control groups.
-    pub const GROUPS: usize = 6;
 }
 
 /// One system call.
@@ -73,8 +80,6 @@ pub enum Argument {
 
 use Argument::Number;
 
-/// Every capability there can be; numbers the kernel does not know are not in its sets either.
-const CAPABILITIES: u64 = 64;
 /// The version of the kernel's structure with 64 bits a set.
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
 const NAMESPACES: i32 = libc::CLONE_NEWNS
@@ -85,20 +90,15 @@ const NAMESPACES: i32 = libc::CLONE_NEWNS
 /// Where the guest's channel is.
 const CHANNEL: RawFd = 3;
 
-/// What a child of a privileged process does to come under the walls of a jail whose process 1 has put
-/// them up, with `groups` control groups. It has one thread, and was forked into the process table.
-///
-/// # Errors
-/// When the plan has no user for it, or the filter does not compile.
-pub fn calls(plan: &Confinement, groups: usize) -> Result<Vec<Call>, String> {
-    let Identity::Fixed { uid, gid } = plan.identity else {
-        return Err("a jail's user is known when it is entered".to_owned());
-    };
+/// What a child of a zygote does when it was forked into the process table of a jail that may have no job yet: it comes
+/// into its control groups, of which there are so many, for that is what the kernel may have it wait for.
+#[must_use]
+pub fn begin(groups: usize) -> Vec<Call> {
     let mut list = List::default();
-    list.streams();
+    list.prctl("PR_SET_PDEATHSIG", libc::PR_SET_PDEATHSIG, libc::SIGKILL);
     list.call("setsid", libc::SYS_setsid, []);
     list.call("umask", libc::SYS_umask, [Number(0o022)]);
-    for group in passed::GROUPS..passed::GROUPS + groups {
+    for group in forked::GROUPS..forked::GROUPS + groups {
         let zero = bytes(b"0");
         list.call(
             "entering the control groups",
@@ -106,6 +106,19 @@ pub fn calls(plan: &Confinement, groups: usize) -> Result<Vec<Call>, String> {
             [passed(group), zero, Number(1)],
         );
     }
+    list.0
+}
+
+/// What it does then to come under the walls that process 1 of the jail has put up. It has one thread.
+///
+/// # Errors
+/// When the plan has no user for it, or the filter does not compile.
+pub fn calls(plan: &Confinement) -> Result<Vec<Call>, String> {
+    let Identity::Fixed { uid, gid } = plan.identity else {
+        return Err("a jail's user is known when it is entered".to_owned());
+    };
+    let mut list = List::default();
+    list.streams();
     list.call(
         "setns",
         libc::SYS_setns,
@@ -240,7 +253,8 @@ impl List {
     /// The bounding set first, which can be emptied only while its capability is still there; the group
     /// before the user, who may not change it.
     fn identity(&mut self, uid: u32, gid: u32) {
-        for capability in 0..CAPABILITIES.min(last_capability() + 1) {
+        // The others the zygote has dropped for good. That none is left is measured.
+        for capability in (0..u64::BITS).filter(|bit| KEPT.bits() >> bit & 1 == 1) {
             let capability = i32::try_from(capability).unwrap_or(i32::MAX);
             self.prctl("PR_CAPBSET_DROP", libc::PR_CAPBSET_DROP, capability);
         }
@@ -330,12 +344,6 @@ const fn passed(passed: usize) -> Argument {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The kernel's own word; without it, all numbers that fit the structure of `capset`.
-fn last_capability() -> u64 {
-    let text = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").unwrap_or_default();
-    text.trim().parse().unwrap_or(40)
 }
 
 fn number_of(resource: Resource) -> Result<i64, String> {

@@ -15,7 +15,7 @@ use crate::sys;
 /// What entering a jail takes: namespaces, those of a process that may not be looked into, a root, a user, an
 /// empty bounding set; and the right to end a child of another user, without which it would outlive this
 /// process.
-const KEPT: CapabilitySet = CapabilitySet::SYS_ADMIN
+pub(super) const KEPT: CapabilitySet = CapabilitySet::SYS_ADMIN
     .union(CapabilitySet::SYS_PTRACE)
     .union(CapabilitySet::SYS_CHROOT)
     .union(CapabilitySet::SETUID)
