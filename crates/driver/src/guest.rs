@@ -17,21 +17,23 @@ pub const SHARED: &[(&str, &str)] = files![
     "casemate_guest/errors.py",
     "casemate_guest/figures.py",
     "casemate_guest/fonts.py",
+    "casemate_guest/late.py",
     "casemate_guest/missing.py",
     "casemate_guest/observe.py",
     "casemate_guest/plain.py",
     "casemate_guest/runner.py",
     "casemate_guest/shell.py",
+    "casemate_guest/stacks.py",
     "casemate_guest/tables.py",
     "casemate_guest/threads.py",
     "casemate_guest/warm.py",
+    "casemate_guest/wire.py",
 ];
 
 /// What a guest has beside it whose processes, threads and native code are real.
 pub const NATIVE: &[(&str, &str)] = files![
     "casemate_guest/container.py",
     "casemate_guest/docker.py",
-    "casemate_guest/late.py",
     "casemate_guest/native.py",
     "casemate_guest/native_shell.py",
     "casemate_guest/session.py",

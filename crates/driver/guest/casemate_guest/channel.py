@@ -4,8 +4,10 @@ A message is one `write`: a JSON header line, then the blobs the header announce
 The host checks every bound again; the bounds here keep an honest program from tripping over them.
 """
 
-import json
 import os
+
+from .wire import decode
+from .wire import encode as to_json
 
 # Taken before any user code runs, so that a program that patches `os` does not cut its own reports off.
 _open, _read, _write, _close = os.open, os.read, os.write, os.close
@@ -18,13 +20,6 @@ MAX_DETAIL = 300
 MAX_TEXT = 256 * 1024
 MAX_METADATA = 4 * 1024
 DEFAULT_RESULT_BYTES = 8 * 1024 * 1024
-
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-
-
-def to_json(value):
-    """`value` as UTF-8 JSON; a lone surrogate becomes `?`, because no strict parser accepts one."""
-    return _encode(value).encode("utf-8", "replace")
 
 
 def clip(text, limit):
@@ -39,7 +34,7 @@ def read_job(fd):
     parts = []
     while part := _read(fd, 1 << 20):
         parts.append(part)
-    return json.loads(b"".join(parts))
+    return decode(b"".join(parts))
 
 
 class Channel:

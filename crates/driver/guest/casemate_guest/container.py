@@ -4,12 +4,11 @@ A runtime passes the three standard streams on, and passing any other on is a ma
 program begins when the host says so: until then the host looks at the walls around this very process.
 """
 
-import ctypes
-import json
+import _ctypes
 import os
 import sys
 
-from . import native
+from . import native, wire
 
 STDIN = "/run/casemate/stdin"
 _PR_SET_DUMPABLE = 4
@@ -40,12 +39,12 @@ def save():
         os.unlink(_PICTURE)
 
     zygote.load(use)
-    os.write(native.CHANNEL, _READY + json.dumps(_mapped()).encode())
+    os.write(native.CHANNEL, _READY + wire.encode(_mapped()))
     word = os.read(native.CHANNEL, _WORD_MOST)
     if word[:1] != _GO_ON:
         # Nobody goes on from here: this one was only to be kept.
         os._exit(125)
-    _limit(json.loads(word[1:]))
+    _limit(wire.decode(word[1:]))
     _take_stdin(STDIN)
     zygote.renew()
     native.run(native.wait_for_word)
@@ -54,7 +53,9 @@ def save():
 def _place_channel():
     os.dup2(0, native.CHANNEL, inheritable=False)
     # Other processes of the same user do not look into this one, and what `/proc` shows of it is not its own.
-    if ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+    # The package around this, which is shorter to write, takes milliseconds to load.
+    prctl = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")
+    if _ctypes.call_function(prctl, (_PR_SET_DUMPABLE, 0, 0, 0, 0)) != 0:
         raise OSError("prctl PR_SET_DUMPABLE was refused")
 
 
@@ -65,14 +66,15 @@ def _take_stdin(path):
     sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)
 
 
-class _Object(ctypes.Structure):
-    """The beginning of the C library's `struct dl_phdr_info`."""
-
-    _fields_ = (("address", ctypes.c_size_t), ("name", ctypes.c_char_p))
-
-
 def _mapped():
     """The files that are mapped into memory: the interpreter's, and those of its libraries."""
+    import ctypes
+
+    class _Object(ctypes.Structure):
+        """The beginning of the C library's `struct dl_phdr_info`."""
+
+        _fields_ = (("address", ctypes.c_size_t), ("name", ctypes.c_char_p))
+
     names = [os.path.realpath(sys.executable)]
 
     @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_Object), ctypes.c_size_t, ctypes.c_void_p)

@@ -5,6 +5,9 @@ In a guest that starts from nothing each time, what is not loaded is time that i
 
 import sys
 
+# Where a program keeps its own modules.
+WORK = "/work"
+
 
 class AfterImport:
     """First on the import path until `name` is loaded; then calls `then` with the module."""
@@ -38,7 +41,7 @@ def _find(name, path, target):
     return None
 
 
-def load(name, elsewhere):
+def load(name, elsewhere=(WORK,)):
     """One of our modules and what it needs, which are not looked for where the program keeps its own."""
     before = sys.path
     sys.path = [entry for entry in before if entry not in elsewhere]

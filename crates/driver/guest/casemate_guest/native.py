@@ -5,7 +5,6 @@ is a wall: what is refused is refused by the kernel, and this says so in words.
 """
 
 import errno
-import json
 import os
 import sys
 from _thread import allocate_lock
@@ -152,7 +151,7 @@ def prepare(figures):
     # What was printed before a limit ended the run must have left the interpreter.
     sys.stdout.reconfigure(line_buffering=True)
     sys.stderr.reconfigure(line_buffering=True)
-    made = PlainShell(lambda module: load("native_shell", (runner.WORK,)).make(module))
+    made = PlainShell(lambda module: load("native_shell").make(module))
     # A program that asks for IPython finds its shell.
     sys.meta_path.insert(0, AfterImport("IPython", lambda _: made.whole()))
     runner.prepare(made, figures, end_threads)
@@ -174,8 +173,9 @@ def main(wait=None):
 def run(wait=None):
     """The same where everything is prepared."""
     packets = Packets(CHANNEL)
-    with open(JOB, "rb") as file:
-        job = json.load(file)
+    file = os.open(JOB, os.O_RDONLY | os.O_CLOEXEC)
+    job = channels.read_job(file)
+    os.close(file)
     out = NativeChannel(packets, job.get("max_result_bytes") or channels.DEFAULT_RESULT_BYTES)
 
     def forked():

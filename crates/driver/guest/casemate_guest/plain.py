@@ -7,9 +7,9 @@ Loading IPython takes longer than most programs run. What needs it: a value to b
 import __future__
 import _ast
 import builtins
-import linecache
 import sys
-import types
+
+from .late import AfterImport
 
 _AWAIT = _ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 _ANNOTATIONS = __future__.annotations.compiler_flag
@@ -27,9 +27,36 @@ def flush(stream):
         pass
 
 
+# The programs that are to be found once somebody loads what finds them.
+_sources = {}
+
+
 def remember_source(name, source):
     """Let `linecache`, and so tracebacks, warnings and `inspect`, find the program's lines."""
-    linecache.cache[name] = (len(source), None, source.splitlines(True), name)
+    entry = (len(source), None, source.splitlines(True), name)
+    if "linecache" in sys.modules:
+        _hand_over(sys.modules["linecache"], {name: entry})
+    else:
+        _sources[name] = entry
+
+
+def remembered_line(name, number):
+    """A line of a program that was remembered, counted from 1, or nothing."""
+    loaded = getattr(sys.modules.get("linecache"), "cache", _sources)
+    lines = (loaded.get(name) or (0, None, [], name))[2]
+    return lines[number - 1].strip() if 0 < number <= len(lines) else ""
+
+
+def _hand_over(linecache, sources):
+    cache = getattr(linecache, "cache", None)
+    # The program may have a module of that name.
+    if isinstance(cache, dict):
+        cache.update(sources)
+    _sources.clear()
+
+
+if "linecache" not in sys.modules:
+    sys.meta_path.insert(0, AfterImport("linecache", lambda linecache: _hand_over(linecache, _sources)))
 
 
 def with_line(error, source, name):
@@ -92,7 +119,7 @@ class PlainShell:
     """What `shell.Shell` is to a run. `make` makes the whole shell around the program's module."""
 
     def __init__(self, make):
-        self.user_module = types.ModuleType("__main__")
+        self.user_module = type(sys)("__main__")
         self.user_ns = self.user_module.__dict__
         self.keeps_results = False
         self._make, self._whole, self._making = make, None, False

@@ -11,9 +11,9 @@ import time
 
 from . import channel as channels
 from . import errors, observe
+from .late import WORK
 from .plain import flush, remember_source
 
-WORK = "/work"
 INTERRUPTED = 130
 
 _shell = None

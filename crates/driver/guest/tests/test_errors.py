@@ -82,3 +82,55 @@ class Errors(unittest.TestCase):
 
 if __name__ == "__main__":
     unittest.main()
+
+
+class WithoutTheLibrary(unittest.TestCase):
+    def test_a_program_that_left_nothing_to_load_with_is_told_its_own_frames(self):
+        from casemate_guest import errors, plain
+
+        code = "def f():\n    raise OSError(24, 'no more')\nf()\n"
+        plain.remember_source("p.py", code)
+        try:
+            exec(compile(code, "p.py", "exec"), {})
+        except OSError as error:
+            found, before = error, errors.load
+        errors.load = None
+        try:
+            name, value, text, line = errors.describe(found, "p.py")
+        finally:
+            errors.load = before
+        self.assertEqual((name, value, line), ("OSError", "[Errno 24] no more", 2))
+        self.assertEqual(
+            text,
+            'Traceback (most recent call last):\n  File "p.py", line 3, in <module>\n    f()\n'
+            '  File "p.py", line 2, in f\n    raise OSError(24, \'no more\')\nOSError: [Errno 24] no more\n',
+        )
+
+
+class Json(unittest.TestCase):
+    def test_what_is_read_and_written_is_what_the_package_makes_of_it(self):
+        import json
+
+        from casemate_guest import wire
+
+        values = [None, True, -1, 1e300, 0.1, "", 'é"\\\u2028\x00\n😀', [], {}, {"a": [1, {"b": None}], "": "x" * 70000}]
+        for value in [*values, values]:
+            data = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+            self.assertEqual(wire.encode(value), data)
+            self.assertEqual(wire.decode(data), value)
+            self.assertEqual(wire.decode(json.dumps(value).encode()), value)
+        self.assertEqual(wire.encode("\ud800"), b'"?"')
+
+    def test_what_is_not_json_is_an_error(self):
+        from casemate_guest import wire
+
+        for data in (b"", b"{", b"[1] 2", b"nul", b'"\xff"', b" 1"):
+            with self.assertRaises(ValueError):
+                wire.decode(data)
+        held = []
+        held.append(held)
+        for value in (float("nan"), float("inf"), held):
+            with self.assertRaises(ValueError):
+                wire.encode(value)
+        with self.assertRaises(TypeError):
+            wire.encode({"a": b"bytes"})
