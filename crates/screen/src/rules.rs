@@ -64,6 +64,7 @@ pub enum RuleError {
 pub fn check_rules(text: &str) -> Result<usize, RuleError> {
     let rules = Rules::parse(text)?;
     for rule in &rules.rules {
+        rule.check_patterns()?;
         rule.check_examples(rules.language)?;
     }
     Ok(rules.rules.len())
@@ -159,11 +160,19 @@ struct PatternForm {
 #[derive(Debug)]
 struct Rule {
     form: RuleForm,
-    argument: Option<Regex>,
-    process: Option<Regex>,
-    string: Option<Regex>,
-    text: Option<Regex>,
-    and_string: Option<Regex>,
+    argument: Option<Pattern>,
+    process: Option<Pattern>,
+    string: Option<Pattern>,
+    text: Option<Pattern>,
+    and_string: Option<Pattern>,
+}
+
+/// A regular expression, compiled when a program has something to hold against it: all of them take longer than most
+/// programs take to be looked at.
+#[derive(Debug)]
+struct Pattern {
+    source: String,
+    compiled: OnceLock<Regex>,
 }
 
 /// All rules of a file.
@@ -306,12 +315,6 @@ impl Rule {
             rule: form.id.clone(),
             reason: reason.to_owned(),
         };
-        let compiled = |source: &Option<String>| match source {
-            Some(source) => regex(source)
-                .map(Some)
-                .map_err(|error| bad(&error.to_string())),
-            None => Ok(None),
-        };
         if form.matching.is_empty() || form.non_matching.is_empty() {
             return Err(bad("it needs matching and non-matching examples"));
         }
@@ -322,9 +325,10 @@ impl Rule {
             return Err(bad("it needs a message, a reason and a better way"));
         }
         let patterns = &form.patterns;
-        let (argument, process) = (compiled(&patterns.argument)?, compiled(&patterns.process)?);
-        let (string, text) = (compiled(&patterns.string)?, compiled(&patterns.text)?);
-        let and_string = compiled(&patterns.and_string)?;
+        let pattern = |source: &Option<String>| source.clone().map(Pattern::new);
+        let (argument, process) = (pattern(&patterns.argument), pattern(&patterns.process));
+        let (string, text) = (pattern(&patterns.string), pattern(&patterns.text));
+        let and_string = pattern(&patterns.and_string);
         Ok(Self {
             form,
             argument,
@@ -333,6 +337,23 @@ impl Rule {
             text,
             and_string,
         })
+    }
+
+    fn check_patterns(&self) -> Result<(), RuleError> {
+        let all = [
+            &self.argument,
+            &self.process,
+            &self.string,
+            &self.text,
+            &self.and_string,
+        ];
+        for pattern in all.into_iter().flatten() {
+            pattern.compile().map_err(|error| RuleError::Rule {
+                rule: self.form.id.clone(),
+                reason: error.to_string(),
+            })?;
+        }
+        Ok(())
     }
 
     fn check_examples(&self, language: Examples) -> Result<(), RuleError> {
@@ -403,7 +424,7 @@ impl Rule {
         let started = |value: &str| {
             self.process.as_ref().is_some_and(|regex| {
                 let mut forms = forms(value).into_iter();
-                forms.any(|form| regex.is_match(&form))
+                forms.any(|form| regex.get().is_match(&form))
             })
         };
         let acts = facts
@@ -416,14 +437,14 @@ impl Rule {
         });
         if let Some(regex) = &self.string {
             seen(&facts.strings, &mut hits, |value| {
-                regex.is_match(value) && !prose(value)
+                regex.get().is_match(value) && !prose(value)
             });
         }
         self.files(facts, &mut hits);
         self.texts(facts, &mut hits);
         if let Some(regex) = &self.and_string
             && !hits.is_empty()
-            && !facts.strings.iter().any(|seen| regex.is_match(&seen.value))
+            && !facts.strings.iter().any(|seen| regex.get().is_match(&seen.value))
         {
             hits.clear();
         }
@@ -473,7 +494,7 @@ impl Rule {
             && self
                 .argument
                 .as_ref()
-                .is_none_or(|regex| used.texts.iter().any(|text| regex.is_match(text)))
+                .is_none_or(|regex| used.texts.iter().any(|text| regex.get().is_match(text)))
             && (patterns.keyword.is_empty()
                 || used
                     .keywords
@@ -532,7 +553,7 @@ impl Rule {
 
     fn texts(&self, facts: &Facts, hits: &mut Vec<Hit>) {
         let Some(regex) = &self.text else { return };
-        for found in regex.find_iter(&facts.code).take(MAX_PER_RULE) {
+        for found in regex.get().find_iter(&facts.code).take(MAX_PER_RULE) {
             let start = TextSize::try_from(found.start()).unwrap_or_default();
             let end = TextSize::try_from(found.end()).unwrap_or_default();
             let range = TextRange::new(start, end.max(start));
@@ -575,10 +596,27 @@ impl Rule {
     }
 }
 
-/// Word boundaries are those of ASCII: the fast engine of the crate cannot do the others, and what the
-/// rules look for is ASCII.
-fn regex(source: &str) -> Result<Regex, regex::Error> {
-    Regex::new(&source.replace(r"\b", r"(?-u:\b)"))
+impl Pattern {
+    const fn new(source: String) -> Self {
+        Self {
+            source,
+            compiled: OnceLock::new(),
+        }
+    }
+
+    /// Word boundaries are those of ASCII: the fast engine of the crate cannot do the others, and what the
+    /// rules look for is ASCII.
+    fn compile(&self) -> Result<Regex, regex::Error> {
+        Regex::new(&self.source.replace(r"\b", r"(?-u:\b)"))
+    }
+
+    fn get(&self) -> &Regex {
+        self.compiled.get_or_init(|| match self.compile() {
+            Ok(regex) => regex,
+            // As with rules that cannot be read: a refusal, and a test keeps it from shipping.
+            Err(error) => panic!("the embedded rules: {error}"),
+        })
+    }
 }
 
 fn hit(used: &Use) -> Hit {
