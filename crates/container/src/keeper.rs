@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Component, Path};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use casemate_driver::handover::{
     ENDED, SAVE, SAVED, START, Told, WireEnd, copy_in, receive_job, report, tell,
 };
-use casemate_driver::packets::{Packets, Received};
+use casemate_driver::packets::{Packets, Received, wait_readable};
 use casemate_linux::jail::machine::Machine;
 use casemate_linux::jail::procfs::Texts;
 use casemate_linux::jail::root::{Builder, Folders, Ground, PLACE, Plan, System};
@@ -23,6 +23,7 @@ use casemate_linux::jail::{Forked, Parent, fork_init, reap_until_pid, wall};
 use casemate_linux::keeper::{self, Groups};
 use casemate_linux::processor::set_apart;
 use casemate_linux::{Child, Exit, Limit, Spawn, Step, handoff, take_fd};
+use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 
 use crate::bundle::{INSIDE, NOTHING};
@@ -197,8 +198,10 @@ impl Keeper {
             // The host has gone, or has found a gap: nothing runs.
             _ => return Ok(()),
         }
-        let start = with_checkpoint(self.spawn(&self.job.start), given);
-        finish(start.spawn_alone(), &self.job.program, "start")?;
+        if !self.let_go()? {
+            let start = with_checkpoint(self.spawn(&self.job.start), given);
+            finish(start.spawn_alone(), &self.job.program, "start")?;
+        }
         if let Some(save) = &self.job.save {
             return self.save(given, save);
         }
@@ -208,6 +211,34 @@ impl Keeper {
             .control
             .send(ENDED, &end)
             .map_err(|error| format!("reporting the end: {error}"))
+    }
+
+    /// Lets the container's process go on to its program, where all that it waits for is a reader; whether it is so.
+    fn let_go(&self) -> Result<bool, String> {
+        let Some(path) = &self.job.fifo else {
+            return Ok(false);
+        };
+        let failed = |error: io::Error| format!("the container's process does not go on: {error}");
+        // Without waiting, for who is to write may have died.
+        let mut fifo = match File::options()
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .open(path)
+        {
+            Ok(fifo) => fifo,
+            // Another version of the runtime does it otherwise.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut word = [0];
+        if !wait_readable(&[fifo.as_fd()], COMMAND_WITHIN).map_err(failed)?
+            || fifo.read(&mut word).map_err(failed)? == 0
+        {
+            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+        }
+        // What it is no more says that the container was started.
+        std::fs::remove_file(path).map_err(failed)?;
+        Ok(true)
     }
 
     /// Keeps the container as files when the host says that it is ready for that, which ends it.
@@ -413,6 +444,7 @@ mod tests {
             program: "/usr/bin/x".into(),
             create: Vec::new(),
             start: Vec::new(),
+            fifo: None,
             save: None,
             image: false,
             devices: false,

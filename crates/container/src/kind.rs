@@ -109,6 +109,15 @@ impl Kind {
         arguments
     }
 
+    /// What its command to begin reads in the place of the container's process, which waits until somebody does. It is
+    /// what that command is there for, and a second start of the runtime takes longer than an interpreter's.
+    pub(crate) fn fifo(self) -> Option<String> {
+        match self {
+            Self::Runc => Some(format!("{BUNDLE}/state/{ID}/exec.fifo")),
+            Self::Crun | Self::Gvisor(_) => None,
+        }
+    }
+
     /// Its arguments to go on from a checkpoint, in the place of those to begin.
     pub(crate) fn restore(self) -> Vec<String> {
         let mut arguments = self.general();
@@ -169,6 +178,9 @@ mod tests {
             crun,
             "--root=/tmp/bundle/state --log=/tmp/bundle/log --cgroup-manager=disabled start casemate"
         );
+        let fifo = Kind::Runc.fifo().unwrap();
+        assert_eq!(fifo, "/tmp/bundle/state/casemate/exec.fifo");
+        assert_eq!(Kind::Crun.fifo(), None);
         for platform in [Platform::Systrap, Platform::Ptrace] {
             let gvisor = Kind::Gvisor(platform).create().join(" ");
             assert!(gvisor.contains(&format!(

@@ -44,6 +44,8 @@ pub(crate) struct KeeperJob {
     pub(crate) program: String,
     pub(crate) create: Vec<String>,
     pub(crate) start: Vec<String>,
+    /// Where the container's process waits for a reader, where a runtime's command to begin is no more than that.
+    pub(crate) fifo: Option<String>,
     /// The arguments with which it keeps the container as files, where that is what it is made for.
     pub(crate) save: Option<Vec<String>>,
     /// Whether the folder of a checkpoint comes with it.
@@ -217,6 +219,10 @@ pub(crate) fn keeper_job(
         start: match begins {
             Begins::Anew | Begins::Into(_) => kind.start(),
             Begins::From(..) => kind.restore(),
+        },
+        fifo: match begins {
+            Begins::Anew | Begins::Into(_) => kind.fifo(),
+            Begins::From(..) => None,
         },
         save: matches!(begins, Begins::Into(_)).then(|| kind.checkpoint()),
         image: begins.image().is_some(),

@@ -444,7 +444,10 @@ impl Rule {
         self.texts(facts, &mut hits);
         if let Some(regex) = &self.and_string
             && !hits.is_empty()
-            && !facts.strings.iter().any(|seen| regex.get().is_match(&seen.value))
+            && !facts
+                .strings
+                .iter()
+                .any(|seen| regex.get().is_match(&seen.value))
         {
             hits.clear();
         }
