@@ -297,6 +297,20 @@ pub fn hand_over(control: &Packets, job: &impl Serialize, lowered: &Lowered<'_>)
     Ok(())
 }
 
+/// The host's side: hears the other, what it is and its content.
+///
+/// # Errors
+/// What it failed with (of kind `Other`), or that it is gone or too late.
+pub fn hear(control: &mut Packets, deadline: Instant) -> io::Result<(u8, Vec<u8>)> {
+    match control.receive_until(deadline)? {
+        Received::Packet(FAILED, why) => {
+            Err(io::Error::other(String::from_utf8_lossy(&why).into_owned()))
+        }
+        Received::Packet(kind, content) => Ok((kind, content)),
+        Received::Closed | Received::Nothing => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
 /// The host's side: hears which walls stand, once they do.
 ///
 /// # Errors
@@ -304,18 +318,10 @@ pub fn hand_over(control: &Packets, job: &impl Serialize, lowered: &Lowered<'_>)
 pub fn hear_walls(control: &mut Packets, deadline: Instant) -> io::Result<WireWalls> {
     let mut text = Vec::new();
     loop {
-        match control.receive_until(deadline)? {
-            Received::Packet(WALLS, part) if text.len() + part.len() <= WALLS_MAX => {
-                text.extend(part);
-            }
-            Received::Packet(ARMED, _) => return Ok(serde_json::from_slice(&text)?),
-            Received::Packet(FAILED, why) => {
-                return Err(io::Error::other(String::from_utf8_lossy(&why).into_owned()));
-            }
-            Received::Packet(..) | Received::Nothing => {
-                return Err(io::Error::other("it did not report its walls"));
-            }
-            Received::Closed => return Err(io::ErrorKind::UnexpectedEof.into()),
+        match hear(control, deadline)? {
+            (WALLS, part) if text.len() + part.len() <= WALLS_MAX => text.extend(part),
+            (ARMED, _) => return Ok(serde_json::from_slice(&text)?),
+            _ => return Err(io::Error::other("it did not report its walls")),
         }
     }
 }

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use casemate_driver::handover::{BORN, ENDED, FAILED, READY};
+use casemate_driver::handover::{BORN, ENDED, READY, hear};
 use casemate_driver::outside::Process;
-use casemate_driver::packets::{Packets, Received, wait_readable};
+use casemate_driver::packets::{Packets, wait_readable};
 use casemate_linux::jail::enter::{Call, begin, forked, passed};
 use casemate_linux::{Child, Spawn, handoff};
 use casemate_model::job::TenantId;
@@ -177,12 +177,9 @@ impl Zygote {
             .spawn()
             .map_err(failed)?;
         drop(end);
-        match control.receive_until(Instant::now() + LOADED_WITHIN) {
-            Ok(Received::Packet(READY, _)) => {}
-            Ok(Received::Packet(FAILED, why)) => {
-                return Err(format!("the zygote: {}", String::from_utf8_lossy(&why)));
-            }
-            Ok(_) => return Err("the zygote ended before it was loaded".to_owned()),
+        match hear(&mut control, Instant::now() + LOADED_WITHIN) {
+            Ok((READY, _)) => {}
+            Ok(_) => return Err("the zygote said something else".to_owned()),
             Err(error) => return Err(failed(error)),
         }
         // While it loaded it had one processor, so that no library started threads for more.
@@ -236,16 +233,13 @@ impl Zygote {
         fds.extend(in_order(passed));
         send(&self.control, &begin(fds.len() - 1 - forked::GROUPS), &fds).map_err(failed)?;
         drop(end);
-        match line.receive_until(Instant::now() + BORN_WITHIN) {
-            Ok(Received::Packet(BORN, number)) => {
+        match hear(&mut line, Instant::now() + BORN_WITHIN) {
+            Ok((BORN, number)) => {
                 let number = String::from_utf8_lossy(&number).into_owned();
                 let pid = number
                     .parse()
                     .map_err(|_| format!("the zygote says that its child is {number:?}"))?;
                 Ok(Born { pid, line })
-            }
-            Ok(Received::Packet(FAILED, why)) => {
-                Err(format!("the zygote: {}", String::from_utf8_lossy(&why)))
             }
             Ok(_) => Err("the zygote did not answer".to_owned()),
             Err(error) => Err(failed(error)),
@@ -272,8 +266,8 @@ impl Born {
     pub(crate) fn dismiss(mut self) -> Result<(), String> {
         let failed = |error: io::Error| format!("ending a child that waited: {error}");
         shutdown(&self.line, Shutdown::Write).map_err(|error| failed(error.into()))?;
-        match self.line.receive_until(Instant::now() + BORN_WITHIN) {
-            Ok(Received::Packet(ENDED, _)) => Ok(()),
+        match hear(&mut self.line, Instant::now() + BORN_WITHIN) {
+            Ok((ENDED, _)) => Ok(()),
             Ok(_) => Err("a child that waited did not end".to_owned()),
             Err(error) => Err(failed(error)),
         }

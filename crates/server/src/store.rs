@@ -23,6 +23,16 @@ pub(crate) use audit::Entry;
 pub use audit::{EntryRow, Head, Looked};
 pub(crate) use uploads::UploadRow;
 
+/// What asks for runs with how they ended.
+macro_rules! whole_run {
+    ($which:literal) => {
+        concat!(
+            "SELECT id, created_ms, ended_ms, state, request_sha256, about, brief, outcome, packed FROM runs WHERE ",
+            $which
+        )
+    };
+}
+
 /// Steps that brought the schema to where it is; one is never changed, only another added.
 const MIGRATIONS: &[&str] = &[
     "CREATE TABLE runs (id TEXT PRIMARY KEY, tenant TEXT NOT NULL, created_ms BIGINT NOT NULL, ended_ms BIGINT, \
@@ -322,7 +332,7 @@ impl Store {
             artifacts,
             ..
         } = *ended;
-        let packed = packed::pack(outcome, receipt)?;
+        let packed = packed::pack_aside(outcome, receipt).await?;
         let mut step = self.step().await?;
         for (number, artifact) in artifacts.iter().enumerate() {
             sqlx::query(
@@ -436,14 +446,11 @@ impl Store {
     }
 
     pub(crate) async fn run(&self, tenant: &str, id: &str) -> Result<Option<RunRow>, StoreError> {
-        let row = sqlx::query(
-            "SELECT id, created_ms, ended_ms, state, request_sha256, about, brief, outcome, packed FROM runs \
-             WHERE tenant = $1 AND id = $2",
-        )
-        .bind(tenant)
-        .bind(id)
-        .fetch_optional(&self.pool)
-        .await?;
+        let row = sqlx::query(whole_run!("tenant = $1 AND id = $2"))
+            .bind(tenant)
+            .bind(id)
+            .fetch_optional(&self.pool)
+            .await?;
         row.as_ref().map(whole_row).transpose()
     }
 
@@ -452,14 +459,11 @@ impl Store {
         tenant: &str,
         key: &str,
     ) -> Result<Option<RunRow>, StoreError> {
-        let row = sqlx::query(
-            "SELECT id, created_ms, ended_ms, state, request_sha256, about, brief, outcome, packed FROM runs \
-             WHERE tenant = $1 AND idempotency_key = $2",
-        )
-        .bind(tenant)
-        .bind(key)
-        .fetch_optional(&self.pool)
-        .await?;
+        let row = sqlx::query(whole_run!("tenant = $1 AND idempotency_key = $2"))
+            .bind(tenant)
+            .bind(key)
+            .fetch_optional(&self.pool)
+            .await?;
         row.as_ref().map(whole_row).transpose()
     }
 
@@ -559,7 +563,7 @@ fn run_row(row: &AnyRow) -> Result<RunRow, sqlx::Error> {
     })
 }
 
-/// The same with it.
+/// The same with it, of what `whole_run` asks for.
 fn whole_row(row: &AnyRow) -> Result<RunRow, StoreError> {
     let outcome = match row.try_get::<Option<Vec<u8>>, _>(8)? {
         Some(packed) => Some(packed::unpack(&packed)?.0),

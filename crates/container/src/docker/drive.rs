@@ -14,7 +14,7 @@ use casemate_backend::contract::{
     Backend, Cancel, CreateError, Fault, Finish, Offer, Sandbox, Signal,
 };
 use casemate_backend::plan::Plan;
-use casemate_driver::handover::{FAILED, MADE, READY, hand_over, hear_walls, send_job};
+use casemate_driver::handover::{FAILED, MADE, READY, hand_over, hear, hear_walls, send_job};
 use casemate_driver::listen::{Holder, Lasts, Lines, READY_WITHIN, Running};
 use casemate_driver::lowered::{Lowered, Watched};
 use casemate_driver::packages::{Store, guest};
@@ -370,15 +370,12 @@ impl Making<'_> {
         let asking = || failed("having the container made");
         send_job(control, &body).map_err(asking())?;
         let deadline = Instant::now() + ANSWER_WITHIN + READY_WITHIN;
-        let answer: Result<String, Trouble> = match control.receive_until(deadline) {
-            Ok(Received::Packet(MADE, answer)) => {
+        let answer: Result<String, Trouble> = match hear(control, deadline) {
+            Ok((MADE, answer)) => {
                 serde_json::from_slice(&answer).map_err(|error| asking()(error.into()))?
             }
-            Ok(Received::Packet(FAILED, why)) => {
-                let why = String::from_utf8_lossy(&why).into_owned();
-                return Err(asking()(io::Error::other(why)));
-            }
             Ok(_) => return Err(no_control()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(no_control()),
             Err(error) => return Err(asking()(error)),
         };
         Ok(answer?)
