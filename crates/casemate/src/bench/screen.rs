@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use casemate_backend::contract::Cancel;
 use casemate_screen::trial::{self, Rate, Row, Speed, Table};
+use rustix::io::Errno;
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::Serialize;
 use serde_json::Value;
 use walkdir::WalkDir;
@@ -69,6 +72,7 @@ pub(crate) fn command(options: &Options, json: bool, cancel: &Cancel) -> anyhow:
             columns.push(peer_column(peer, venv, &rows, cancel)?);
         }
     }
+    one_processor().context("keeping to one processor")?;
     let snippets = trial::speed(rows.iter().map(|row| row.code.as_str()));
     let tree = match &options.tree {
         Some(tree) => {
@@ -93,6 +97,25 @@ pub(crate) fn command(options: &Options, json: bool, cancel: &Cancel) -> anyhow:
         .first()
         .is_some_and(|own| !own.table.wrong.is_empty());
     Ok(i32::from(wrong))
+}
+
+/// Keeps every thread of this process to one processor, on which what is promised is measured: an analysis has a thread of
+/// its own, and waking another processor for each of them would be measured too.
+fn one_processor() -> anyhow::Result<()> {
+    let all = sched_getaffinity(None)?;
+    let first = (0..CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu));
+    let mut one = CpuSet::new();
+    one.set(first.context("no processor may be used")?);
+    for task in fs::read_dir("/proc/self/task")? {
+        let number = task?.file_name();
+        let number = number.to_str().and_then(|number| number.parse().ok());
+        // One that has ended meanwhile is on none.
+        match sched_setaffinity(number.and_then(Pid::from_raw), &one) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 fn column(name: &str, rows: &[Row], judge: impl FnMut(&str) -> &'static str) -> Column {
@@ -269,7 +292,7 @@ fn text(report: &Report) -> String {
     ] {
         if let Some(speed) = speed {
             lines.push(format!(
-                "{name}: {} programs, p50 {} us, p95 {} us, slowest {} us, {:.1} MB/s",
+                "{name}, on one processor: {} programs, p50 {} us, p95 {} us, slowest {} us, {:.1} MB/s",
                 speed.programs, speed.p50_us, speed.p95_us, speed.max_us, speed.mb_per_s
             ));
         }
