@@ -16,12 +16,12 @@ use casemate_model::receipt::{Receipt, Wall};
 
 /// This program as one of the other processes of a jail, by its first argument: how that ended.
 pub(crate) fn part(first: &OsStr) -> Option<i32> {
-    let parts: [(&str, fn() -> ExitCode); 3] = [
-        (init::ARGUMENT, init::main),
-        (maker::process::ARGUMENT, maker::process::main),
-        (zygote::process::ARGUMENT, zygote::process::main),
-    ];
-    let (_, main) = parts.into_iter().find(|(name, _)| first == *name)?;
+    let main = match first.to_str()? {
+        init::ARGUMENT => init::main,
+        maker::process::ARGUMENT => maker::process::main,
+        zygote::process::ARGUMENT => zygote::process::main,
+        _ => return None,
+    };
     // The code is what the kernel is given either way; `ExitCode` does not tell it.
     Some(i32::from(main() != ExitCode::SUCCESS))
 }
