@@ -40,7 +40,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What a backend keeps ready between runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Warm {
-    /// Jails that wait for a job.
+    /// Jails that wait for a job; the child of a zygote with the libraries that waits in one has some 12 MiB of its own.
     pub spares: usize,
     /// Tenants that have zygotes: one with the libraries, of about 110 MiB, and one without, of about 20 MiB.
     pub zygotes: usize,

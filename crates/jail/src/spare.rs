@@ -154,12 +154,12 @@ impl Spare {
 
     /// Has a child of this zygote wait in it.
     fn expect(&mut self, zygote: Arc<Zygote>) -> Result<(), String> {
-        let born = self.fork_child(&zygote)?;
+        let born = self.fork_child(&zygote, true)?;
         self.early = Some(Early { born, zygote });
         Ok(())
     }
 
-    fn fork_child(&mut self, zygote: &Zygote) -> Result<Born, String> {
+    fn fork_child(&mut self, zygote: &Zygote, ahead: bool) -> Result<Born, String> {
         let cgroup = self.cgroup.as_ref().ok();
         let groups = entrances(cgroup).map_err(|error| format!("the control groups: {error}"))?;
         if !self.all.contains_key(&handed::INIT) {
@@ -170,7 +170,7 @@ impl Spare {
         }
         let init = self.all.get(&handed::INIT);
         let init = init.ok_or("there is no process 1")?;
-        zygote.fork(init.as_fd(), &borrow(&groups))
+        zygote.fork(init.as_fd(), &borrow(&groups), ahead)
     }
 
     /// The child of this zygote that waits in it, or a new one; whoever else waits is ended.
@@ -181,7 +181,7 @@ impl Spare {
             return Ok(early.born);
         }
         self.dismiss()?;
-        self.fork_child(zygote)
+        self.fork_child(zygote, false)
     }
 
     /// The same with nobody in it but process 1; nothing where that cannot be had.

@@ -158,6 +158,8 @@ pub(crate) struct Taken<'a> {
 #[derive(Serialize)]
 struct Request<'a> {
     calls: &'a [Call],
+    /// Whether there is time before the job comes.
+    ahead: bool,
 }
 
 impl Zygote {
@@ -218,11 +220,13 @@ impl Zygote {
         wait_readable(&[self.child.pidfd()], Duration::ZERO).unwrap_or(true)
     }
 
-    /// Has a child forked into the jail that has this process 1, and into these control groups.
+    /// Has a child forked into the jail that has this process 1, and into these control groups; `ahead` of a job it
+    /// does what it can before there is one.
     pub(crate) fn fork(
         &self,
         init: BorrowedFd<'_>,
         groups: &[BorrowedFd<'_>],
+        ahead: bool,
     ) -> Result<Born, String> {
         let failed = |error: io::Error| format!("asking the zygote: {error}");
         let (mut line, end) = Packets::pair().map_err(failed)?;
@@ -231,7 +235,12 @@ impl Zygote {
         let passed = passed.chain(groups.map(|(index, fd)| (forked::GROUPS + index, fd)));
         let mut fds = vec![end.as_fd()];
         fds.extend(in_order(passed));
-        send(&self.control, &begin(fds.len() - 1 - forked::GROUPS), &fds).map_err(failed)?;
+        let calls = begin(fds.len() - 1 - forked::GROUPS);
+        let request = Request {
+            calls: &calls,
+            ahead,
+        };
+        send(&self.control, &request, &fds).map_err(failed)?;
         drop(end);
         match hear(&mut line, Instant::now() + BORN_WITHIN) {
             Ok((BORN, number)) => {
@@ -258,7 +267,11 @@ impl Born {
             (passed::INIT, taken.init),
             (passed::RULES, taken.rules),
         ];
-        send(&self.line, calls, &in_order(passed))
+        let request = Request {
+            calls,
+            ahead: false,
+        };
+        send(&self.line, &request, &in_order(passed))
             .map_err(|error| format!("asking the zygote's child: {error}"))
     }
 
@@ -275,8 +288,8 @@ impl Born {
 }
 
 /// A list of calls with the descriptors that it counts on.
-fn send(to: &Packets, calls: &[Call], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let request = serde_json::to_vec(&Request { calls }).map_err(io::Error::other)?;
+fn send(to: &Packets, request: &Request<'_>, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let request = serde_json::to_vec(request).map_err(io::Error::other)?;
     handoff::send_with(to, &request, fds)
 }
 

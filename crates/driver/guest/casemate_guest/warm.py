@@ -47,14 +47,22 @@ def use_small():
     _run(("print(end=''); 1", "1/0"), "")
 
 
+def rehearse(code):
+    """Run one program as a run does, in a process that ends then."""
+    runner.run(_job(code, ""), channel.Channel(lambda message: None))
+
+
+def _job(code, argument):
+    return {"name": "warm.py", "argv": ["warm.py", argument], "env": {}, "cell": False, "code": code}
+
+
 def _run(programs, argument):
     sent = []
     out = channel.Channel(sent.append, 1 << 24)
-    job = {"name": "warm.py", "argv": ["warm.py", argument], "env": {}, "cell": False}
     for code in programs:
         # Some of the programs fail on purpose; their tracebacks are nobody's business.
         with contextlib.redirect_stderr(io.StringIO()):
-            runner.run({**job, "code": code}, out)
+            runner.run(_job(code, argument), out)
     failures = [json.loads(message.partition(b"\n")[0]) for message in sent if b'"kind":"error"' in message[:16]]
     expected = [name for code, name in _FAILURES.items() if code in programs]
     if [failure["name"] for failure in failures] != expected:

@@ -5,6 +5,7 @@ down, which put it under the walls of a jail, and is then the native driver with
 only waits for its children and tells the host how they ended. Nothing of a program's ever comes back here.
 """
 
+import array
 import contextlib
 import ctypes
 import importlib
@@ -27,6 +28,16 @@ _INIT = _PASSED + 0
 # The child's channel among the descriptors of its second list.
 _MESSAGES = 0
 _HUGE, _MADV_COLLAPSE = 2 << 20, 25
+_PAGE, _MADV_POPULATE_WRITE = 4096, 23
+# Of the kernel's word for a page: it is there, it is no file's, and it is in no other process's memory.
+_PRESENT, _FILE, _EXCLUSIVE = 1 << 63, 1 << 61, 1 << 56
+# What a run that needs the libraries is likely to do at least.
+_LIKELY = """
+import io
+import pandas as pd
+table = pd.read_csv(io.StringIO("day,city,n,x\\n" + "2024-01-01,a,1,1.5\\n2024-01-02,b,2,\\n" * 500))
+print(table.describe())
+"""
 # Where this lies in the root that was made for it, and how large the folder is that it may write to.
 _PACKAGES, _SCRATCH_MOST = "/opt/casemate/site-packages/", 64 << 20
 _NEW_PROCESS_TABLE = 0x20000000
@@ -116,6 +127,64 @@ def _use_huge_pages(libc):
             libc.madvise(page, _HUGE, _MADV_COLLAPSE)
 
 
+def _writable():
+    """The private memory that can be written to: where it begins and ends."""
+    with open("/proc/self/maps") as maps:
+        areas = [line.split()[:2] for line in maps]
+    return [tuple(int(end, 16) for end in area.split("-")) for area, access in areas if access[1] == "w" and access[3] == "p"]
+
+
+def _pages_of(program):
+    """The pages that a run writes to, as addresses and lengths: a child runs a program and looks at its own memory.
+
+    Who waits for a job writes to them first, for each is a copy that the run need not wait for.
+    """
+    areas = _writable()
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            warm.rehearse(program)
+            found = _written(areas)
+            with open(writer, "wb") as out:
+                out.write(found.tobytes())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as given:
+        pages = array.array("Q", given.read())
+    os.waitpid(pid, 0)
+    return pages
+
+
+def _written(areas):
+    found = array.array("Q")
+    with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+        for start, end in areas:
+            pagemap.seek(start // _PAGE * 8)
+            words = array.array("Q", pagemap.read((end - start) // _PAGE * 8))
+            for index, word in enumerate(words):
+                if word & (_PRESENT | _FILE | _EXCLUSIVE) != _PRESENT | _EXCLUSIVE:
+                    continue
+                address = start + index * _PAGE
+                if found and found[-2] + found[-1] == address:
+                    found[-1] += _PAGE
+                else:
+                    found.extend((address, _PAGE))
+    return found
+
+
+def _write_ahead(libc, pages, line):
+    """Have these pages copied, until there is a job. A kernel that does not know how leaves it to the run."""
+    job = select.poll()
+    job.register(line, select.POLLIN)
+    for index in range(0, len(pages), 2):
+        if index % 64 == 0 and job.poll(0):
+            return
+        if libc.madvise(pages[index], pages[index + 1], _MADV_POPULATE_WRITE):
+            return
+
+
 def main(modules):
     """Load these modules, or the libraries where there are none; then serve the host until it is gone."""
     host = socket.socket(fileno=CONTROL)
@@ -125,12 +194,14 @@ def main(modules):
         own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         _load_small(modules) if modules else load(_use_in_scratch)
         _use_huge_pages(libc)
+        # Without the libraries there are so few that it takes longer to have them copied ahead.
+        pages = array.array("Q") if modules else _pages_of(_LIKELY)
         _check_alone({0, 1, 2, CONTROL, own})
     except BaseException as error:
         host.send(_FAILED + f"{type(error).__name__}: {error}".encode()[:4096])
         os._exit(1)
     host.send(_READY)
-    _serve(host, libc, own)
+    _serve(host, libc, own, pages)
 
 
 def _check_alone(descriptors):
@@ -153,7 +224,7 @@ def _is_open(fd):
     return True
 
 
-def _serve(host, libc, own):
+def _serve(host, libc, own, pages):
     poll = select.poll()
     poll.register(CONTROL, select.POLLIN)
     children = {}
@@ -164,7 +235,7 @@ def _serve(host, libc, own):
                 if not message:
                     # The host is gone, and with this process every child.
                     os._exit(0)
-                child = _fork(host, libc, own, message, fds)
+                child = _fork(host, libc, own, pages, message, fds)
                 if child is not None:
                     children[child[0]] = child
                     poll.register(child[0], select.POLLIN)
@@ -173,7 +244,7 @@ def _serve(host, libc, own):
                 _end(*children.pop(fd))
 
 
-def _fork(host, libc, own, message, fds):
+def _fork(host, libc, own, pages, message, fds):
     """A child for a request: its descriptor, its number and the line on which its end will be told."""
     line = fds[_LINE]
     try:
@@ -181,7 +252,7 @@ def _fork(host, libc, own, message, fds):
             raise RuntimeError("the zygote has more than one thread")
         pid = _fork_into(libc, own, fds[_INIT])
         if pid == 0:
-            _child(host, libc, message, fds)
+            _child(host, libc, pages, message, fds)
         os.write(line, _BORN + str(pid).encode())
         return os.pidfd_open(pid), pid, line
     except Exception as error:
@@ -228,14 +299,15 @@ def _tell(fd, error):
         return 0
 
 
-def _child(host, libc, message, fds):
+def _child(host, libc, pages, message, fds):
     """In the child: wait in the jail for its job, come under the walls, then be the driver. Never returns."""
     line = fds[_LINE]
     try:
         # Its number is about to be the guest's channel.
         host.detach()
         _close_but(fds)
-        _make_all(libc, message, fds[_PASSED:])
+        if _make_all(libc, message, fds[_PASSED:])["ahead"]:
+            _write_ahead(libc, pages, line)
         channel = socket.socket(fileno=line)
         message, fds, _, _ = socket.recv_fds(channel, _REQUEST_MAX, _MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
         if not message:
@@ -267,8 +339,10 @@ def _close_but(fds):
 
 
 def _make_all(libc, message, fds):
-    for call in json.loads(message)["calls"]:
+    asked = json.loads(message)
+    for call in asked["calls"]:
         _make(libc, call, fds)
+    return asked
 
 
 def _make(libc, call, fds):
