@@ -140,10 +140,10 @@ impl Spare {
     fn fits(&mut self, key: &Key) -> bool {
         *key == self.key
             && matches!(self.processes.child.try_wait(), Ok(None))
-            && !self
+            && self
                 .early
                 .as_ref()
-                .is_some_and(|early| early.zygote.ended())
+                .is_none_or(|early| early.zygote.serves())
     }
 
     /// Whether a child of this zygote waits in it.
@@ -415,7 +415,8 @@ impl Waiting {
 
     /// The zygote of which a child is to wait in the next jail: the one used last of which none waits, or of them all.
     fn next(&self) -> Option<Arc<Zygote>> {
-        let used: Vec<_> = self.used.iter().filter_map(Weak::upgrade).collect();
+        let used = self.used.iter().filter_map(Weak::upgrade);
+        let used: Vec<_> = used.filter(|zygote| zygote.serves()).collect();
         let waits = |zygote: &Arc<Zygote>| self.jails.iter().any(|spare| spare.has(zygote));
         let without = used.iter().find(|zygote| !waits(zygote));
         without.or(used.first()).cloned()

@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -132,6 +133,8 @@ pub(crate) struct Zygote {
     control: Packets,
     /// The system it was made from.
     key: Key,
+    /// No run will begin from it any more.
+    retired: AtomicBool,
 }
 
 /// A child of a zygote, in the process table and the control groups of a jail. It ends when this is dropped before it has
@@ -193,6 +196,7 @@ impl Zygote {
             child,
             control,
             key: shown.key().map_err(failed)?,
+            retired: AtomicBool::new(false),
         };
         zygote.usable()?;
         Ok(zygote)
@@ -213,6 +217,11 @@ impl Zygote {
             .single_thread()
             .map(drop)
             .map_err(|why| format!("the zygote is not alone: {why}"))
+    }
+
+    /// Whether runs may begin from it: none does from one that made room for another.
+    pub(crate) fn serves(&self) -> bool {
+        !self.retired.load(Ordering::Acquire) && !self.ended()
     }
 
     /// Whether it runs no more. In doubt it does not.
@@ -433,6 +442,15 @@ impl Zygotes {
 
     fn all(&self) -> MutexGuard<'_, HashMap<Whose, Slot>> {
         self.of.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Who still holds the zygote, for a child of it that waits, is to let it go.
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let State::Stands(zygote) = &self.state {
+            zygote.retired.store(true, Ordering::Release);
+        }
     }
 }
 

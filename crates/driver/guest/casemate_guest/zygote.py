@@ -28,7 +28,7 @@ _INIT = _PASSED + 0
 # The child's channel among the descriptors of its second list.
 _MESSAGES = 0
 _HUGE, _MADV_COLLAPSE = 2 << 20, 25
-_PAGE, _MADV_POPULATE_WRITE = 4096, 23
+_PAGE, _MADV_POPULATE_WRITE = os.sysconf("SC_PAGE_SIZE"), 23
 # Of the kernel's word for a page: it is there, it is no file's, and it is in no other process's memory.
 _PRESENT, _FILE, _EXCLUSIVE = 1 << 63, 1 << 61, 1 << 56
 # What a run that needs the libraries is likely to do at least.

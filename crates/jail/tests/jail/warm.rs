@@ -10,6 +10,7 @@ use casemate_backend::suite::{self, Seen, plan_for, plan_without};
 use casemate_jail::setup::Store;
 use casemate_jail::{JailBackend, Warm};
 use casemate_model::guarantee::Guarantee;
+use casemate_model::job::TenantId;
 use casemate_model::outcome::Exit;
 use casemate_model::receipt::Receipt;
 use rustix::process::{Pid, Signal, kill_process, pidfd_open};
@@ -33,6 +34,10 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
         nobody_waits_any_more,
     ),
     ("a_dead_maker_of_jails_is_replaced", dead_maker),
+    (
+        "a_zygote_that_made_room_is_gone_though_a_child_of_it_waits",
+        made_room,
+    ),
     (
         "a_dead_zygote_is_replaced_and_the_run_starts_cold",
         dead_zygote,
@@ -277,12 +282,47 @@ fn nobody_waits_any_more() {
     }
 }
 
+fn made_room() {
+    let Some((backend, _)) = warm() else { return };
+    let plan_of = |tenant: &str| Plan {
+        tenant: TenantId::new(tenant),
+        ..plan_without("print(1)", &lacking())
+    };
+    // With room for two, the third makes the first go.
+    let mut zygotes = Vec::new();
+    for tenant in ["a", "b", "c"] {
+        let plan = plan_of(tenant);
+        zygotes.push(backend.wait_warm(&plan.tenant).unwrap());
+        let seen = suite::run(&backend, &plan, &Cancel::new()).unwrap();
+        assert_eq!(seen.stdout, "1\n", "{}", seen.stderr);
+        backend.wait_warm(&plan.tenant).unwrap();
+    }
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while living_below(std::process::id()).contains(&zygotes[0]) {
+        assert!(Instant::now() < deadline, "the first is still there");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(living_below(std::process::id()).contains(&zygotes[2]));
+}
+
 /// The network namespace of a process.
 fn network(process: &str) -> Option<std::path::PathBuf> {
     std::fs::read_link(format!("/proc/{process}/ns/net")).ok()
 }
 
-/// The processes of this one that make jails.
+/// The process of this one that makes jails. One that it has just made looks like it until it has left for namespaces
+/// of its own.
+fn maker() -> u32 {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        match makers()[..] {
+            [one] => return one,
+            ref others => assert!(Instant::now() < deadline, "{others:?}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 fn makers() -> Vec<u32> {
     let argument = casemate_jail::maker::process::ARGUMENT.as_bytes();
     let own = living_below(std::process::id()).into_iter();
@@ -297,15 +337,13 @@ fn makers() -> Vec<u32> {
 
 fn dead_maker() {
     let Some((backend, _)) = warm() else { return };
-    let before = makers();
-    assert_eq!(before.len(), 1, "{before:?}");
-    kill_and_wait(before[0]);
+    let before = maker();
+    kill_and_wait(before);
     for _ in 0..4 {
         assert_eq!(run(&backend, "print(1)").stdout, "1\n");
     }
     backend.wait_warm(&plan_for("").tenant).unwrap();
-    let after = makers();
-    assert!(after.len() == 1 && after != before, "{after:?}");
+    assert_ne!(maker(), before);
 }
 
 fn kill_and_wait(pid: u32) {
