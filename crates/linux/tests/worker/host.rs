@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use casemate_linux::lockdown::wall;
@@ -632,6 +633,17 @@ fn an_abort() -> Verdict {
 }
 
 fn interrupts() -> Verdict {
+    // In a process that ignores none of them: one that is started in the background may.
+    let child = Spawn::this_program()
+        .arg("interrupted")
+        .stderr(Stderr::Inherit)
+        .spawn();
+    assert_eq!(child.unwrap().wait().unwrap().exit, Exit::Code(0));
+    Ok(())
+}
+
+/// Interrupts itself, and hears of each.
+pub(crate) fn interrupted() -> ExitCode {
     use casemate_linux::term::{Interrupt, on_interrupt};
     use rustix::process::{Signal, getpid, kill_process};
     let (sender, receiver) = std::sync::mpsc::channel();
@@ -647,5 +659,5 @@ fn interrupts() -> Verdict {
         assert_eq!(got, kind);
     }
     assert!(on_interrupt(|_| ()).is_err(), "once only");
-    Ok(())
+    ExitCode::SUCCESS
 }

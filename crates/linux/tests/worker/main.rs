@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Some("look") => guest::look(),
         Some("parent") => guest::parent(),
         Some("crowded") => guest::crowded(),
+        Some("interrupted") => host::interrupted(),
         Some("owner") => guest::owner(),
         Some("unprivileged") => guest::unprivileged(),
         Some("--list") => ExitCode::SUCCESS,
