@@ -46,9 +46,8 @@ const FAILED: i32 = 125;
 const NOT_FOUND: i32 = 127;
 
 fn main() -> ExitCode {
-    // A worker, the process that analyses a script, the one that unpacks an image, the first process of a jail, a zygote and the keeper of a container are
-    // this program once more; each
-    // must do its own work before anything else happens.
+    // A worker, the process that analyses a script, the one that unpacks an image, the first process of a jail, what makes those, a zygote and the keeper of a
+    // container are this program once more; each must do its own work before anything else happens.
     match std::env::args_os().nth(1) {
         Some(arg) if arg == casemate_wasm::worker::ARGUMENT => {
             return casemate_wasm::worker::main();

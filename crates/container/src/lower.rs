@@ -211,19 +211,17 @@ pub(crate) fn keeper_job(
         tasks,
         lived_in,
     })?;
+    let (start, fifo) = match begins {
+        Begins::Anew | Begins::Into(_) => (kind.start(), kind.fifo()),
+        Begins::From(..) => (kind.restore(), None),
+    };
     Ok(KeeperJob {
         job: job.clone(),
         owner: ids.user,
         program: program.to_owned(),
         create: kind.create(),
-        start: match begins {
-            Begins::Anew | Begins::Into(_) => kind.start(),
-            Begins::From(..) => kind.restore(),
-        },
-        fifo: match begins {
-            Begins::Anew | Begins::Into(_) => kind.fifo(),
-            Begins::From(..) => None,
-        },
+        start,
+        fifo,
         save: matches!(begins, Begins::Into(_)).then(|| kind.checkpoint()),
         image: begins.image().is_some(),
         devices: kind.groups() == casemate_linux::keeper::Groups::Devices,

@@ -70,8 +70,8 @@ pub(crate) struct Given {
     pub(crate) stderr: OwnedFd,
 }
 
-/// What is the same for every jail that shows a system, and named before there is a job.
-pub(crate) struct Shows {
+/// What is the same for every jail that shows a system, and named before there is a job: a ground with its folders open.
+pub(crate) struct OpenGround {
     ground: Ground,
     packages: OwnedFd,
     image: Option<OwnedFd>,
@@ -86,14 +86,14 @@ pub fn main() -> ExitCode {
         // There is nobody to tell: it was started by hand.
         Err(_) => return ExitCode::from(125),
     };
-    match tell(&given.control, |_| Shows::take()) {
+    match tell(&given.control, |_| OpenGround::take()) {
         Ok(shows) => become_jail(given, shows, None),
         Err(Told) => ExitCode::from(125),
     }
 }
 
 /// What this process is from now on: a jail, with a filter that was compiled before, if one was.
-pub(crate) fn become_jail(given: Given, shows: Shows, filter: Option<Filter>) -> ExitCode {
+pub(crate) fn become_jail(given: Given, shows: OpenGround, filter: Option<Filter>) -> ExitCode {
     match run(given, shows, filter) {
         Ok(code) => ExitCode::from(code),
         Err(Told) => ExitCode::from(125),
@@ -125,7 +125,7 @@ impl Given {
     }
 }
 
-impl Shows {
+impl OpenGround {
     /// The folder of the packages, the root of an image, the packages of a virtual environment and the folder of an
     /// agent, as the arguments name them; no words for what there is not.
     pub(crate) fn take() -> Result<Self, String> {
@@ -174,7 +174,7 @@ impl Shows {
 }
 
 /// Every descriptor that a jail is made with.
-fn kept(given: &Given, shows: &Shows) -> Vec<RawFd> {
+fn kept(given: &Given, shows: &OpenGround) -> Vec<RawFd> {
     let streams = [
         given.control.as_fd(),
         given.handoff.as_fd(),
@@ -193,7 +193,7 @@ fn kept(given: &Given, shows: &Shows) -> Vec<RawFd> {
 }
 
 /// An error here has been told to the host.
-fn run(mut given: Given, shows: Shows, filter: Option<Filter>) -> Result<u8, Told> {
+fn run(mut given: Given, shows: OpenGround, filter: Option<Filter>) -> Result<u8, Told> {
     // What is made here is for the guest to read, whatever the user's own mask says.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let identity = Identity::of_this_process();
@@ -252,7 +252,7 @@ impl Inside {
     fn arm(
         mut self,
         given: &mut Given,
-        shows: Shows,
+        shows: OpenGround,
         filter: Option<Filter>,
         mut steps: Vec<Step>,
     ) -> Result<(Program, File), String> {

@@ -185,6 +185,9 @@ impl Zygote {
         match hear(&mut control, Instant::now() + LOADED_WITHIN) {
             Ok((READY, _)) => {}
             Ok(_) => return Err("the zygote said something else".to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err("the zygote ended before it was loaded".to_owned());
+            }
             Err(error) => return Err(failed(error)),
         }
         // While it loaded it had one processor, so that no library started threads for more.
@@ -259,7 +262,10 @@ impl Zygote {
                     .map_err(|_| format!("the zygote says that its child is {number:?}"))?;
                 Ok(Born { pid, line })
             }
-            Ok(_) => Err("the zygote did not answer".to_owned()),
+            Ok(_) => Err("the zygote said something else".to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err("the zygote did not answer".to_owned())
+            }
             Err(error) => Err(failed(error)),
         }
     }

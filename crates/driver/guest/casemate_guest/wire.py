@@ -5,6 +5,9 @@ What is read was written by the host, in one line and without a space; what is w
 
 import _json
 
+# Taken before any user code runs, so that a program that patches `_json` does not cut its own reports off.
+_make_encoder, _text = _json.make_encoder, _json.encode_basestring
+
 
 class _Scanning:
     """What the scanner asks of a decoder."""
@@ -39,5 +42,5 @@ def _refuse(value):
 def encode(value):
     """A value as UTF-8 JSON; a lone surrogate becomes `?`, because no strict parser accepts one."""
     # As the package does it: whoever holds itself is found by what is being written, and no float is outside of JSON.
-    write = _json.make_encoder({}, _refuse, _json.encode_basestring, None, ":", ",", False, False, False)
+    write = _make_encoder({}, _refuse, _text, None, ":", ",", False, False, False)
     return "".join(write(value, 0)).encode("utf-8", "replace")

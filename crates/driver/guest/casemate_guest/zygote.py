@@ -117,21 +117,23 @@ def _use_huge_pages(libc):
     What the kernel cannot put together stays as it is.
     """
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    with open("/proc/self/maps") as maps:
-        areas = [line.split() for line in maps]
-    for addresses, access, _, _, inode, *name in areas:
-        if "w" not in access or inode != "0" or name not in ([], ["[heap]"]):
+    for start, end, plain in _writable():
+        if not plain:
             continue
-        start, end = (int(address, 16) for address in addresses.split("-"))
         for page in range(-(-start // _HUGE) * _HUGE, end - _HUGE + 1, _HUGE):
             libc.madvise(page, _HUGE, _MADV_COLLAPSE)
 
 
 def _writable():
-    """The private memory that can be written to: where it begins and ends."""
+    """The private memory that can be written to: where it begins and ends, and whether it is no file's nor a stack."""
+    found = []
     with open("/proc/self/maps") as maps:
-        areas = [line.split()[:2] for line in maps]
-    return [tuple(int(end, 16) for end in area.split("-")) for area, access in areas if access[1] == "w" and access[3] == "p"]
+        for line in maps:
+            addresses, access, _, _, inode, *name = line.split()
+            if access[1] == "w" and access[3] == "p":
+                start, end = (int(address, 16) for address in addresses.split("-"))
+                found.append((start, end, inode == "0" and name in ([], ["[heap]"])))
+    return found
 
 
 def _pages_of(program):
@@ -160,7 +162,7 @@ def _pages_of(program):
 def _written(areas):
     found = array.array("Q")
     with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
-        for start, end in areas:
+        for start, end, _ in areas:
             pagemap.seek(start // _PAGE * 8)
             words = array.array("Q", pagemap.read((end - start) // _PAGE * 8))
             for index, word in enumerate(words):

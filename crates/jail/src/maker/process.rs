@@ -8,7 +8,7 @@ use casemate_driver::packets::Packets;
 use casemate_linux::jail::maker::{Made, Maker};
 use casemate_linux::{handoff, take_fd};
 
-use crate::init::{self, Given, Shows};
+use crate::init::{self, Given, OpenGround};
 
 /// The first argument that makes this program a maker of jails; what they show follows, as for one jail.
 pub const ARGUMENT: &str = "jail-maker";
@@ -19,7 +19,7 @@ pub(crate) const MAKE: &[u8] = b"j";
 
 /// Makes jails until the host is gone or nothing can be made; in each of them, is that jail.
 pub fn main() -> ExitCode {
-    let (Ok(control), Ok(shows)) = (take_fd(CONTROL), Shows::take()) else {
+    let (Ok(control), Ok(shows)) = (take_fd(CONTROL), OpenGround::take()) else {
         // There is nobody to tell: it was started by hand.
         return ExitCode::from(125);
     };
